@@ -1,0 +1,1 @@
+"""dalib: unsupervised domain adaptation for semantic segmentation, as plugins that stack over swappable backbones."""

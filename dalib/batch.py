@@ -1,0 +1,92 @@
+"""Streams of images and the batch that holds them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dalib.errors import StackError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """One named set of images with what belongs to them.
+
+    Fields:
+        image: (B, 3, H, W) float in [0, 1], RGB, not normalised.
+        label: (B, H, W) int64 train ids, 255 = ignore.
+        weight: (B, H, W) float >= 0, the weight of each pixel in the loss.
+        index: (B,) position of each image in its dataset.
+    """
+
+    image: Tensor
+    label: Tensor | None = None
+    weight: Tensor | None = None
+    index: Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the images."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+    def fields(self) -> set[str]:
+        """Names of the fields that are present."""
+        return {f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None}
+
+
+class Batch(Mapping[str, Stream]):
+    """The streams of one micro-batch, by name: ``source``, ``target`` and those that strategies add.
+
+    A stream never changes in place: ``write`` puts a new one in its stead, so what an earlier strategy kept stays true.
+    """
+
+    def __init__(self, streams: Mapping[str, Stream]) -> None:
+        self._streams = dict(streams)
+        self._versions = dict.fromkeys(self._streams, 0)
+        self._permitted: tuple[str, frozenset[str]] | None = None  # (strategy, fields) while a hook runs
+
+    def __getitem__(self, name: str) -> Stream:
+        try:
+            return self._streams[name]
+        except KeyError:
+            raise StackError(f"stream {name!r} is not in the batch; it holds {', '.join(self._streams)}.") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._streams
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._streams)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def version(self, name: str) -> int:
+        """How often the stream was written; what was computed from another version is stale."""
+        return self._versions[name]
+
+    def write(self, name: str, **fields: Any) -> None:
+        """Replace fields of a stream, e.g. ``batch.write("source", image=jittered)``."""
+        self._check(name, fields)
+        self._streams[name] = dataclasses.replace(self[name], **fields)
+        self._versions[name] += 1
+
+    def add(self, name: str, stream: Stream) -> None:
+        """Add a stream under a new name."""
+        if name in self._streams:
+            raise StackError(f"stream {name!r} is already in the batch; use batch.write to change it.")
+        self._check(name, stream.fields())
+        self._streams[name] = stream
+        self._versions[name] = 0
+
+    def _check(self, name: str, fields: Mapping[str, Any] | set[str]) -> None:
+        if self._permitted is None:
+            return
+        strategy, permitted = self._permitted
+        for field in sorted(fields):
+            if f"{name}.{field}" not in permitted:
+                raise StackError(
+                    f"strategy {strategy!r} changed {name}.{field} without declaring it; "
+                    f'add "{name}.{field}" to its `writes` (or `provides`, for a stream of its own).'
+                )

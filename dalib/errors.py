@@ -1,0 +1,41 @@
+"""What dalib raises when the user has to act: one message that names the thing, the expectation and the value."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DalibError(Exception):
+    """A user's error; the command line prints its message without a traceback and exits with status 2."""
+
+
+class RecipeError(DalibError):
+    """A recipe, or an option in it, is wrong."""
+
+
+class StackError(DalibError):
+    """The strategies of a stack do not fit together, or one of them breaks a hook's rules."""
+
+
+class RegistryError(DalibError):
+    """A name is unknown, registered twice, or belongs to a package that failed to import."""
+
+
+class DataError(DalibError):
+    """A data set, an image or a label is missing or malformed."""
+
+
+class WeightsError(DalibError):
+    """A file of weights does not fit the network, or is not a file of weights."""
+
+
+class CheckpointError(DalibError):
+    """A checkpoint cannot be read, or does not belong to this run."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest known name, else the list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(known) or 'none'}."

@@ -1,0 +1,80 @@
+"""The base class of everything that stacks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, dataclass_transform
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False)
+class Strategy:
+    """One stackable unit of adaptation: annotated options, and methods marked ``@hookimpl``.
+
+    Every subclass becomes a keyword-only dataclass compared by identity; its fields are its options and nothing else.
+    Run-time state is set in ``setup``. A whole strategy::
+
+        class Entropy(Strategy):
+            power: float = 1.0
+            forwards = frozenset({"target"})
+
+            @hookimpl
+            def loss(self, step):
+                p = step.logits("target").softmax(1)
+                return {"entropy": -(p * p.log()).sum(1).pow(self.power).mean()}
+
+    Options of every strategy:
+        name: the key in logs and checkpoints, unique in a stack; default: the registered name.
+        weight: factor of all its loss terms (>= 0); never touches a critic.
+
+    Declarations, class attributes or properties where options decide; entries are ``"stream.field"``:
+        requires: what it reads. provides: what it adds. writes: what it replaces in ``pre_batch``.
+        forwards: streams whose student outputs ``loss`` reads; None = any, which joins all losses into one graph.
+        same_size: streams that must have one size when its ``pre_batch`` runs.
+    """
+
+    name: str = ""
+    weight: float = 1.0
+
+    registered_name: ClassVar[str] = "strategy"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.registered_name = cls.__name__.lower()
+        dataclass(eq=False, kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.registered_name
+
+    # Properties here, so that a subclass may answer with a plain class attribute or with a property of its own.
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def forwards(self) -> frozenset[str] | None:
+        return None
+
+    @property
+    def same_size(self) -> frozenset[str]:
+        return frozenset()
+
+    def resized(self, stream: str, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (H, W) of ``stream`` after this strategy's ``pre_batch``, given the one before."""
+        return size
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what a resumed run needs: tensors and primitives."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+
+
+dataclass(eq=False, kw_only=True)(Strategy)
