@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dalib.errors import StackError
@@ -31,9 +32,14 @@ class Stream:
         """(H, W) of the images."""
         return self.image.shape[-2], self.image.shape[-1]
 
-    def fields(self) -> set[str]:
-        """Names of the fields that are present."""
-        return {f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None}
+    def fields(self) -> dict[str, Tensor]:
+        """Return the fields that are present, by name."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def to(self, device: torch.device) -> "Stream":
+        """Return the stream on a device."""
+        return Stream(**{name: value.to(device, non_blocking=True) for name, value in self.fields().items()})
 
 
 class Batch(Mapping[str, Stream]):
@@ -80,7 +86,15 @@ class Batch(Mapping[str, Stream]):
         self._streams[name] = stream
         self._versions[name] = 0
 
-    def _check(self, name: str, fields: Mapping[str, Any] | set[str]) -> None:
+    def permit(self, strategy: str | None, fields: frozenset[str] = frozenset()) -> None:
+        """Let ``strategy`` change only these ``stream.field`` entries; None lifts the limit."""
+        self._permitted = None if strategy is None else (strategy, fields)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return Batch({name: stream.to(device) for name, stream in self._streams.items()})
+
+    def _check(self, name: str, fields: Mapping[str, Any]) -> None:
         if self._permitted is None:
             return
         strategy, permitted = self._permitted

@@ -1,0 +1,58 @@
+"""Where the time of a step goes, without waiting for the device."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+OTHER = "other"
+
+
+class Clock:
+    """Exclusive seconds by section name: a nested section's time is not counted in the one around it.
+
+    On a GPU the marks are events in the stream, read by ``totals`` only, so that measuring costs no synchronisation.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._section = OTHER
+        self._marks: list[tuple[str, torch.cuda.Event]] = []  # (section that begins, when); GPU only
+        self._last = time.perf_counter()
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Count the body's time under ``name``."""
+        outer = self._section
+        self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def totals(self) -> dict[str, float]:
+        """Return seconds by section since the clock was made."""
+        self._switch(self._section)
+        if self._cuda:
+            self._read_marks()
+        return dict(self._seconds)
+
+    def _switch(self, name: str) -> None:
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((name, event))
+        else:
+            now = time.perf_counter()
+            self._seconds[self._section] += now - self._last
+            self._last = now
+        self._section = name
+
+    def _read_marks(self) -> None:
+        self._marks[-1][1].synchronize()
+        for (name, begin), (_, end) in zip(self._marks, self._marks[1:], strict=False):
+            self._seconds[name] += begin.elapsed_time(end) / 1000
+        del self._marks[:-1]

@@ -1,0 +1,87 @@
+"""Models, data sets and strategies by name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dalib.errors import RecipeError, RegistryError
+from dalib.options import check_options
+from dalib.registry import Kind, default_registry
+from dalib.strategy import Strategy
+
+if TYPE_CHECKING:
+    from dalib.data import SegmentationDataset
+
+
+def create_model(
+    name: str, num_classes: int = 19, *, weights: str | Path | None = None, path: str = "model", **options: Any
+) -> nn.Module:
+    """Create a model and wrap it: (B, 3, H, W) in [0, 1] -> logits (B, K, H, W) of the input's size.
+
+    Args:
+        name: a registered model, see ``list_models``.
+        weights: a file of weights, a checkpoint or a run folder to start from.
+        options: the factory's own.
+        path: where the options stand in a recipe, for messages.
+    """
+    from dalib.models import load_weights, wrap_model
+
+    factory = default_registry().get("model", name)
+    checked = check_options(factory, {"num_classes": num_classes, **options}, path)
+    model = wrap_model(factory(**checked), num_classes)
+    if weights is not None:
+        load_weights(model, weights_file(Path(weights)))
+    return model
+
+
+def create_dataset(name: str, *, path: str = "data", **options: Any) -> "SegmentationDataset":
+    """Create a data set; items are (image uint8 (3, H, W), label uint8 (H, W))."""
+    factory = default_registry().get("dataset", name)
+    dataset: SegmentationDataset = factory(**check_options(factory, options, path))
+    return dataset
+
+
+def create_strategy(name: str, *, path: str = "", **options: Any) -> Strategy:
+    """Create a strategy; ``name=`` in the options is its name in the stack."""
+    cls = default_registry().get("strategy", name)
+    checked = check_options(cls, options, path or name)
+    strategy: Strategy = cls(**{"name": name, **checked})
+    return strategy
+
+
+def check_use(kind: Kind, options: Mapping[str, Any], path: str) -> None:
+    """Check ``{use: name, ...}`` of a recipe without making anything."""
+    name = options.get("use")
+    if not isinstance(name, str):
+        raise RecipeError(f"{path}.use: expected the name of a {kind}, got {name!r}.")
+    try:
+        factory = default_registry().get(kind, name)
+    except RegistryError as error:
+        raise RegistryError(f"{path}.use: {error}") from None
+    own = {"use"} if kind != "model" else {"use", "weights"}
+    given = {"num_classes": 19} if kind == "model" else {}
+    check_options(factory, {k: v for k, v in options.items() if k not in own} | given, path)
+    if not isinstance(options.get("weights"), str | None):
+        raise RecipeError(f"{path}.weights: expected a path or null, got {options['weights']!r}.")
+
+
+def list_models() -> list[str]:
+    """Return the names of the registered models."""
+    return default_registry().names("model")
+
+
+def list_datasets() -> list[str]:
+    """Return the names of the registered data sets."""
+    return default_registry().names("dataset")
+
+
+def list_strategies() -> list[str]:
+    """Return the names of the registered strategies."""
+    return default_registry().names("strategy")
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file of weights that a path means: the file itself, or the last checkpoint of a run folder."""
+    return path / "checkpoints" / "last.pt" if path.is_dir() else path

@@ -1,0 +1,148 @@
+"""From data sets to batches: which image comes when depends on the seed and the step alone."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dalib.batch import Batch, Stream
+from dalib.errors import DataError
+from dalib.randomness import seed_of
+
+if TYPE_CHECKING:
+    from dalib.data import Draw, SegmentationDataset
+
+Item = tuple[Tensor, Tensor, int]
+
+
+def shuffled(length: int, *key: str | int) -> "Draw":
+    """Return the draw that goes through all images in a new random order each epoch."""
+
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed_of(*key, epoch))
+        return torch.randperm(length, generator=generator).tolist()
+
+    def draw(position: int) -> int:
+        return order(position // length)[position % length]
+
+    return draw
+
+
+class StreamLoader:
+    """Batches of every stream, from any step on: position p of a stream is image ``draw(p)``, so resuming is seeking.
+
+    Args:
+        datasets: by stream name. draws: those that strategies brought; the others are shuffled.
+        batch_size: images a stream an optimiser step. accumulate: micro-batches an optimiser step.
+        workers: processes a stream; 0 loads in this one.
+    """
+
+    def __init__(
+        self,
+        datasets: Mapping[str, "SegmentationDataset"],
+        draws: Mapping[str, "Draw"],
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        workers: int,
+    ) -> None:
+        if batch_size % accumulate:
+            raise DataError(
+                f"batch_size {batch_size} does not divide into {accumulate} micro-batches (train.accumulate); "
+                "it counts the images of one optimiser step."
+            )
+        for stream, dataset in datasets.items():
+            if len(dataset) == 0:
+                raise DataError(f"the {stream} data set is empty; check its root, split and lists.")
+        self._datasets = datasets
+        self._draws = {s: draws.get(s) or shuffled(len(d), seed, "order", s) for s, d in datasets.items()}
+        self._micro_size = batch_size // accumulate
+        self._accumulate = accumulate
+        self._workers = workers
+
+    @contextmanager
+    def batches(self, start: int, stop: int, device: torch.device) -> Iterator[Iterator[list[Batch]]]:
+        """Give the micro-batches of optimiser steps ``start`` to ``stop``; the loader's processes end with the body."""
+        loaders = {stream: self._loader(stream, start, stop) for stream in self._datasets}
+        iterators = {stream: iter(loader) for stream, loader in loaders.items()}
+        try:
+            yield self._group(iterators, stop - start, device)
+        finally:
+            for iterator in iterators.values():
+                shutdown = getattr(iterator, "_shutdown_workers", None)
+                if shutdown:
+                    shutdown()
+
+    def _group(
+        self, iterators: Mapping[str, Iterator[Stream]], steps: int, device: torch.device
+    ) -> Iterator[list[Batch]]:
+        for _ in range(steps):
+            yield [
+                Batch({stream: _arrive(next(it), device) for stream, it in iterators.items()})
+                for _ in range(self._accumulate)
+            ]
+
+    def _loader(self, stream: str, start: int, stop: int) -> "DataLoader[Any]":
+        size, draw = self._micro_size, self._draws[stream]
+        indices = [
+            [draw(p) for p in range(batch * size, (batch + 1) * size)]
+            for batch in range(start * self._accumulate, stop * self._accumulate)
+        ]
+        return DataLoader(
+            _Indexed(self._datasets[stream]),
+            batch_sampler=indices,
+            num_workers=self._workers,
+            collate_fn=_Collate(stream, self._datasets[stream]),
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # or the loader would take a draw from the global one
+        )
+
+
+def _arrive(stream: Stream, device: torch.device) -> Stream:
+    """Take a stream of bytes to the device and make it float there: a quarter of the traffic."""
+    arrived = stream.to(device)
+    label = None if arrived.label is None else arrived.label.long()
+    return Stream(arrived.image.float() / 255, label, index=arrived.index)
+
+
+class _Indexed(Dataset[Item]):
+    """Items together with their index."""
+
+    def __init__(self, dataset: "SegmentationDataset") -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Item:
+        image, label = self._dataset[index]
+        return image, label, index
+
+
+class _Collate:
+    """Stacks items to a stream of uint8 images and labels; a target stream leaves its labels behind here."""
+
+    def __init__(self, stream: str, dataset: "SegmentationDataset") -> None:
+        self._stream = stream
+        self._dataset = dataset
+
+    def __call__(self, items: list[Item]) -> Stream:
+        sizes = {tuple(image.shape[-2:]): index for image, _, index in items}
+        if len(sizes) > 1:
+            (one, i), (other, j) = list(sizes.items())[:2]
+            raise DataError(
+                f"the {self._stream} images differ in size: {self._name(i)} is {one[0]}x{one[1]}, {self._name(j)} is "
+                f"{other[0]}x{other[1]} (H x W). Set data.{self._stream}.size: [H, W] to resize them."
+            )
+        image = torch.stack([image for image, _, _ in items])
+        label = torch.stack([label for _, label, _ in items]) if self._stream == "source" else None
+        return Stream(image, label, index=torch.tensor([index for _, _, index in items]))
+
+    def _name(self, index: int) -> str:
+        name = getattr(self._dataset, "item_name", None)
+        return str(name(index)) if name else f"image {index}"

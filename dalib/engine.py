@@ -1,0 +1,359 @@
+"""The training engine: one loop that every strategy hooks into."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dalib import checkpoint
+from dalib.batch import Batch
+from dalib.clock import Clock
+from dalib.critic import Critic, MakeOptimizer
+from dalib.data.loader import StreamLoader
+from dalib.errors import StackError
+from dalib.hookspecs import Predict
+from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.plan import make_plan
+from dalib.precision import Precision, PrecisionName
+from dalib.randomness import seeded
+from dalib.setup import SetupContext, TeacherSettings
+from dalib.stack import Stack
+from dalib.step import Step
+from dalib.strategy import Strategy
+from dalib.teacher import Teacher
+
+if TYPE_CHECKING:
+    from dalib.data import SegmentationDataset
+    from dalib.evaluation import Result
+
+Schedule = Callable[[int], float]
+
+
+def default_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the SGD of the field: 2.5e-4, momentum 0.9, weight decay 5e-4."""
+    return torch.optim.SGD(parameters, lr=2.5e-4, momentum=0.9, weight_decay=5e-4)
+
+
+class Engine:
+    """Trains a model with an ordered stack of strategies.
+
+    Args:
+        model: (B, 3, H, W) in [0, 1] -> logits (B, K, H, W), as ``create_model`` and ``wrap_model`` give it.
+        strategies: the stack; list order is call order.
+        optimizer: makes the model's optimiser from its parameters.
+        schedule: factor on every learning rate, the critics' included, by optimiser step (from 0).
+        clip: greatest norm of the model's gradient. precision: ``fp32``, ``bf16`` or ``fp16``.
+        accumulate: micro-batches an optimiser step in ``fit``.
+        seed: with the step and the strategy's name it decides every random draw.
+        loss: the segmentation loss; default the model's own ``segmentation_loss``, else cross-entropy.
+        device: default the GPU where there is one. classes: names, for strategies that want them.
+
+    Raises:
+        StackError: the strategies do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        strategies: Sequence[Strategy],
+        *,
+        optimizer: MakeOptimizer | None = None,
+        schedule: Schedule | None = None,
+        clip: float | None = None,
+        device: torch.device | str | None = None,
+        precision: PrecisionName = "fp32",
+        accumulate: int = 1,
+        seed: int = 0,
+        loss: SegmentationLossFunction | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.stack = Stack(strategies)
+        self.precision = Precision(precision, self.device)
+        self.schedule = schedule
+        self.clip = clip
+        self.accumulate = accumulate
+        self.seed = seed
+        self.index = 0
+        self.clock = Clock(self.device)
+        self.segmentation_loss = loss or getattr(network_of(model), "segmentation_loss", None) or SegmentationLoss()
+        self.critics: dict[str, Critic] = {}
+        self._planned: dict[str, tuple[int, int]] = {}
+        self.teacher = self._set_up(tuple(classes or map(str, range(self.num_classes))))
+        self.optimizer = (optimizer or default_optimizer)(self.model.parameters())
+        for each in self.optimizers:
+            for group in each.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+
+    # ------------------------------------------------------------------------------------------------ one step
+
+    def step(self, *micro_batches: Batch) -> dict[str, Tensor]:
+        """Do one optimiser step and return its terms, unweighted and detached, by ``strategy/term``."""
+        self._plan(micro_batches[0])
+        self._begin()
+        terms = Terms(len(micro_batches))
+        for micro, batch in enumerate(micro_batches):
+            step = Step(self, self.index, micro, batch.to(self.device))
+            with torch.no_grad():
+                self._call("pre_batch", step)
+            for group in self.stack.groups:
+                self._backward([(s.weight, self._scalars("loss", s, step, terms)) for s in group], len(micro_batches))
+                step.detach_outputs()
+            with self._training_critics() as critics:
+                self._backward(
+                    [(1.0, self._scalars("critic_loss", s, step, terms)) for s in critics], len(micro_batches)
+                )
+        self._update()
+        with torch.no_grad():
+            if self.teacher:
+                with self.clock.section("teacher"):
+                    self.teacher.update(self.model, self.index)
+            self._call("post_step", step)
+        self.index += 1
+        return terms.values | step.logged
+
+    def _begin(self) -> None:
+        self.model.train()
+        factor = self.schedule(self.index) if self.schedule else 1.0
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def _backward(self, weighted: Sequence[tuple[float, Mapping[str, Tensor]]], accumulate: int) -> None:
+        """Backpropagate the weighted sum of the terms; a term that is a constant trains nothing."""
+        terms = [weight * term.float() for weight, terms in weighted for term in terms.values() if term.requires_grad]
+        if terms:
+            with self.clock.section("backward"):
+                self.precision.scaler.scale(torch.stack(terms).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
+
+    def _update(self) -> None:
+        """Step every optimiser that received a gradient, under one scaler that is updated once."""
+        scaler = self.precision.scaler
+        received = [o for o in self.optimizers if any(p.grad is not None for g in o.param_groups for p in g["params"])]
+        with self.clock.section("optimizer"):
+            for optimizer in received:
+                scaler.unscale_(optimizer)
+                if self.clip is not None and optimizer is self.optimizer:
+                    nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+                scaler.step(optimizer)
+            if received:
+                scaler.update()
+
+    def _scalars(self, hook: str, strategy: Strategy, step: Step, terms: "Terms") -> dict[str, Tensor]:
+        with self._running(hook, strategy, step):
+            scalars = self.stack.scalars(hook, strategy, step)
+        terms.add(strategy.name, scalars)
+        return scalars
+
+    def _call(self, hook: str, step: Step) -> None:
+        for strategy in self.stack.implementing(hook):
+            with self._running(hook, strategy, step):
+                self.stack.call(hook, strategy, step=step)
+
+    @contextmanager
+    def _running(self, hook: str, strategy: Strategy, step: Step) -> Iterator[None]:
+        key = (self.seed, step.index, step.micro, hook, strategy.name)
+        with step.running(hook, strategy), self.clock.section(strategy.name), seeded(self.device, *key):
+            yield
+
+    @contextmanager
+    def _training_critics(self) -> Iterator[tuple[Strategy, ...]]:
+        for critic in self.critics.values():
+            critic.unfreeze()
+        try:
+            yield self.stack.implementing("critic_loss")
+        finally:
+            for critic in self.critics.values():
+                critic.freeze()
+
+    @contextmanager
+    def forward_context(self, step: Step, who: str, stream: str) -> Iterator[None]:
+        """Autocast, a section of the clock, and draws (dropout) that do not depend on which strategy reads first."""
+        key = (self.seed, step.index, step.micro, who, stream)
+        with self.clock.section(f"forward ({who})"), seeded(self.device, *key), self.precision.autocast():
+            yield
+
+    # --------------------------------------------------------------------------------------------- many steps
+
+    def iterate(
+        self,
+        source: "SegmentationDataset",
+        target: "SegmentationDataset | None" = None,
+        *,
+        steps: int,
+        batch_size: int,
+        workers: int = 0,
+    ) -> Iterator[dict[str, Tensor]]:
+        """Train up to step number ``steps``, counted from the run's start, yielding the terms of each step.
+
+        Args:
+            batch_size: images a domain an optimiser step, over all micro-batches.
+        """
+        datasets = {"source": source} | ({"target": target} if target is not None else {})
+        loader = StreamLoader(datasets, self._draws(datasets), batch_size, self.accumulate, self.seed, workers)
+        with loader.batches(self.index, steps, self.device) as batches:
+            while self.index < steps:
+                with self.clock.section("data"):
+                    micro_batches = next(batches)
+                yield self.step(*micro_batches)
+
+    def fit(
+        self,
+        source: "SegmentationDataset",
+        target: "SegmentationDataset | None" = None,
+        *,
+        steps: int,
+        batch_size: int,
+        workers: int = 0,
+        eval: "SegmentationDataset | None" = None,
+    ) -> "Result | None":
+        """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it."""
+        for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, workers=workers):
+            pass
+        return None if eval is None else self.evaluate(eval)
+
+    def evaluate(self, dataset: "SegmentationDataset", *, teacher: bool = False, **options: Any) -> "Result":
+        """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
+        from dalib.evaluation import evaluate
+
+        if teacher and self.teacher is None:
+            raise StackError("there is no teacher to evaluate: no strategy of this stack asked for one.")
+        model = self.teacher.module if teacher and self.teacher else self.model
+        with self.clock.section("evaluation"):
+            result = evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
+        if self.teacher:
+            self.teacher.train_mode()
+        return result
+
+    def predictor(self, model: nn.Module) -> Predict:
+        """Return ``predict(images) -> logits`` with what the strategies put around the model."""
+
+        def predict(images: Tensor) -> Tensor:
+            with self.precision.autocast():
+                logits: Tensor = model(images)
+            return logits.float()
+
+        return self.stack.predictor(model, predict)
+
+    # --------------------------------------------------------------------------------------------------- state
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.model.num_classes)  # type: ignore[arg-type]
+
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """The model's optimiser and those of the critics."""
+        return (self.optimizer, *(critic.optimizer for critic in self.critics.values()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that moves in training: tensors and primitives."""
+        return {
+            "model": network_of(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "teacher": network_of(self.teacher.module).state_dict() if self.teacher else None,
+            "critics": {name: critic.state_dict() for name, critic in self.critics.items()},
+            "strategies": {s.name: dict(s.state_dict()) for s in self.stack.strategies},
+            "stack": [[s.name, s.registered_name] for s in self.stack.strategies],
+            "seed": self.seed,
+            "step": self.index,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned; strict, and nothing changes if it does not fit."""
+        checkpoint.check_fits(state, self.state_dict())
+        network_of(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        if self.teacher:
+            network_of(self.teacher.module).load_state_dict(state["teacher"])
+        for name, critic in self.critics.items():
+            critic.load_state_dict(state["critics"][name])
+        for strategy in self.stack.strategies:
+            strategy.load_state_dict(state["strategies"][strategy.name])
+        self.seed, self.index = state["seed"], state["step"]
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        checkpoint.write(self.state_dict(), Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a checkpoint, bit for bit."""
+        self.load_state_dict(checkpoint.read(Path(path)))
+
+    def close(self) -> None:
+        """Let the strategies release what they took."""
+        self.stack.teardown()
+
+    # --------------------------------------------------------------------------------------------------- start
+
+    def _set_up(self, classes: tuple[str, ...]) -> Teacher | None:
+        settings = TeacherSettings()
+        for strategy in self.stack.implementing("setup"):
+            ctx = SetupContext(
+                strategy=strategy.name,
+                model=self.model,
+                num_classes=self.num_classes,
+                classes=classes,
+                device=self.device,
+                loss=self.segmentation_loss,
+                _precision=self.precision,
+                _critics=self.critics,
+                _teacher=settings,
+            )
+            with seeded(self.device, self.seed, "setup", strategy.name):
+                self.stack.call("setup", strategy, ctx=ctx)
+        return Teacher(self.model, settings.decay, settings.batch_norm) if settings.asked else None
+
+    def _plan(self, batch: Batch) -> None:
+        """Check the stack against the streams that really come, whenever these change."""
+        sizes = {name: stream.size for name, stream in batch.items()}
+        if sizes != self._planned:
+            for message in make_plan(self.stack, sizes).warnings:
+                warnings.warn(message, stacklevel=3)
+            self._planned = sizes
+
+    def _draws(self, datasets: Mapping[str, "SegmentationDataset"]) -> dict[str, Callable[[int], int]]:
+        draws: dict[str, Callable[[int], int]] = {}
+        owners: dict[str, str] = {}
+        for strategy in self.stack.implementing("sampler"):
+            for stream, dataset in datasets.items():
+                draw = self.stack.call("sampler", strategy, stream=stream, dataset=dataset)
+                if draw is not None and stream in owners:
+                    raise StackError(
+                        f"strategies {owners[stream]!r} and {strategy.name!r} both sample the stream {stream!r}; "
+                        "a stream has one sampler: drop one of them."
+                    )
+                if draw is not None:
+                    draws[stream], owners[stream] = draw, strategy.name
+        return draws
+
+
+class Terms:
+    """Loss terms of a step, averaged over its micro-batches, on the device."""
+
+    def __init__(self, micro_batches: int) -> None:
+        self.values: dict[str, Tensor] = {}
+        self._share = 1 / micro_batches
+
+    def add(self, strategy: str, scalars: Mapping[str, Tensor]) -> None:
+        """Add one micro-batch's terms of a strategy."""
+        for name, value in scalars.items():
+            key = f"{strategy}/{name}"
+            share = value.detach() * self._share
+            self.values[key] = self.values[key] + share if key in self.values else share
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """Return the network inside a wrapped model, whose keys a checkpoint holds; else the model itself."""
+    network = getattr(model, "network", model)
+    assert isinstance(network, nn.Module)
+    return network

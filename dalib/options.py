@@ -1,0 +1,96 @@
+"""Options from a recipe or a keyword call, checked against the annotations of what they configure."""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+from dalib.errors import RecipeError, suggest
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_EXPECTED = {
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "none_required": "null",
+}
+
+
+def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return ``options`` in the types that ``target`` (a class or factory) is annotated with.
+
+    Args:
+        path: where the options stand, for messages such as ``strategies[2].beta: expected a number, got [1]``.
+
+    Raises:
+        RecipeError: an unknown option, a missing one, or a value of the wrong type.
+    """
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {n: p for n, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    for name in options:
+        if name not in named and not open_ended:
+            raise RecipeError(f"{_at(path, name)}: unknown option.{suggest(name, named)}")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise RecipeError(f"{_at(path, name)}: this option is required.")
+    hints = get_type_hints(target)
+    return {name: _value(hints.get(name, Any), value, _at(path, name)) for name, value in options.items()}
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    """Check one value in pydantic's strict JSON mode: lists make tuples, but no text makes a number, nor true a 1."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return _unserialisable(value, path)
+    try:
+        adapter = TypeAdapter(hint, config=_STRICT)
+    except PydanticUserError:  # a dataclass or TypedDict brings its own configuration
+        adapter = TypeAdapter(hint)
+    except PydanticSchemaGenerationError as error:
+        raise RecipeError(f"{path}: its type {hint!r} cannot be given in a recipe.") from error
+    try:
+        return adapter.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise RecipeError(_message(error, value, path)) from None
+
+
+def _unserialisable(value: Any, path: str) -> Any:
+    if isinstance(value, float):
+        raise RecipeError(f"{path}: expected a finite number, got {value}.")
+    return value  # an object handed over in Python, such as a path or a tensor; the factory knows what to do with it
+
+
+def _message(error: ValidationError, value: Any, path: str) -> str:
+    """Say what was expected in the words of a recipe's author; of a union's errors, the deepest one."""
+    details = error.errors(include_url=False)
+    deepest = max(len([p for p in d["loc"] if _is_key(p)]) for d in details)
+    chosen = [d for d in details if len([p for p in d["loc"] if _is_key(p)]) == deepest]
+    first = chosen[0]
+    for part in first["loc"]:
+        if _is_key(part):
+            path = f"{path}[{part}]" if isinstance(part, int) else _at(path, str(part))
+    expected = " or ".join(dict.fromkeys(_EXPECTED.get(d["type"], d["msg"][0].lower() + d["msg"][1:]) for d in chosen))
+    verb = "" if expected.startswith(("unexpected", "field required", "input should")) else "expected "
+    return f"{path}: {verb}{expected}, got {json.dumps(first['input'])}."
+
+
+def _is_key(part: int | str) -> bool:
+    """Tell a key of the data from the name that pydantic puts in for a member of a union."""
+    return isinstance(part, int) or (
+        part.isidentifier() and part not in ("float", "int", "str", "bool", "none", "list", "tuple", "dict")
+    )
+
+
+def _at(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,212 @@
+"""The recipe: what to train, on what, with which strategies, checked as a whole before any work."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dalib.create import check_use
+from dalib.errors import DalibError, RecipeError
+from dalib.losses import SegmentationLoss
+from dalib.optim import OPTIMIZERS, SCHEDULES
+from dalib.options import check_options
+from dalib.precision import PrecisionName
+from dalib.registry import default_registry
+from dalib.yaml_text import dump_yaml, parse_yaml, read_yaml
+
+Options = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class DataOptions:
+    """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images a domain a step."""
+
+    source: Options
+    target: Options | None = None
+    eval: Options | None = None
+    batch_size: int = 4
+    workers: int = 0
+
+
+@dataclass(kw_only=True)
+class TrainOptions:
+    """``train:``. Every ``*_every`` counts steps; ``eval_every: null`` evaluates at the end alone."""
+
+    steps: int
+    precision: PrecisionName = "fp32"
+    accumulate: int = 1
+    clip: float | None = None
+    seed: int = 0
+    device: str | None = None
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    eval_every: int | None = None
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions:
+    """``evaluate:``. ``classes``: names or ids to average over; None = those present. ``limit``: first images only."""
+
+    model: Literal["student", "teacher"] = "student"
+    classes: list[str | int] | None = None
+    protocol: str = "full"
+    batch_size: int = 1
+    limit: int | None = None
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """A whole recipe. ``model``, data sets and strategies are ``{use: name, **options}``."""
+
+    model: Options
+    data: DataOptions
+    train: TrainOptions
+    strategies: list[Options] = field(default_factory=lambda: [{"use": "supervised"}])
+    loss: Options | None = None
+    optimizer: Options = field(default_factory=lambda: {"use": "sgd", "lr": 2.5e-4})
+    schedule: Options | None = field(default_factory=lambda: {"use": "poly"})
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    plugins: list[str] = field(default_factory=list)
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML, defaults filled in."""
+        return dump_yaml(asdict(self))
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe, apply ``dotted.key=value`` overrides and check it as a whole.
+
+    Raises:
+        RecipeError: with the file, the path to the faulty entry, what was expected and what was found.
+    """
+    value = read_yaml(Path(path))
+    if not isinstance(value, dict):
+        raise RecipeError(
+            f"{path}: a recipe is a mapping with the keys model, data, strategies, train; got {value!r:.60}."
+        )
+    for override in overrides:
+        apply_override(value, override)
+    try:
+        return make_recipe(value)
+    except DalibError as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def make_recipe(value: Mapping[str, Any]) -> Recipe:
+    """Return the checked recipe of a mapping."""
+    _check_finite(value, "")
+    built = {name: _section(kind, value[name], name) for name, kind in _SECTIONS.items() if name in value}
+    recipe = Recipe(**check_options(Recipe, {**value, **built}, ""))
+    _check_numbers(recipe)
+    _check_uses(recipe)
+    return recipe
+
+
+def apply_override(value: Any, override: str) -> None:
+    """Change one entry of a recipe in place: ``train.steps=100``, ``strategies.1.beta=0.05``."""
+    keys, equals, text = override.partition("=")
+    if not equals or not keys:
+        raise RecipeError(f"override {override!r}: expected dotted.key=value, such as train.steps=100.")
+    *parents, last = keys.split(".")
+    for depth, key in enumerate(parents):
+        if isinstance(value, dict) and value.get(key) is None:
+            value[key] = {}
+        value = _entry(value, key, override, ".".join(parents[:depth]))
+    new = parse_yaml(text, f"override {override!r}")
+    if isinstance(value, dict):
+        value[last] = new
+    else:
+        _entry(value, last, override, ".".join(parents))
+        value[int(last)] = new
+
+
+_SECTIONS: dict[str, type] = {"data": DataOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
+
+# What must be at least so much, by its path.
+_AT_LEAST = {
+    "data.batch_size": 1,
+    "data.workers": 0,
+    "train.steps": 1,
+    "train.accumulate": 1,
+    "train.seed": 0,
+    "train.log_every": 1,
+    "train.checkpoint_every": 1,
+    "train.eval_every": 1,
+    "evaluate.batch_size": 1,
+    "evaluate.limit": 1,
+}
+
+
+def _section(kind: type, value: Any, path: str) -> Any:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{path}: expected a mapping, got {value!r:.60}.")
+    return kind(**check_options(kind, value, path))
+
+
+def _entry(value: Any, key: str, override: str, path: str) -> Any:
+    """Return the child of a mapping or list on the way of an override."""
+    if isinstance(value, list):
+        if not key.isdigit() or int(key) >= len(value):
+            raise RecipeError(
+                f"override {override!r}: {path} is a list of {len(value)}; expected an index, got {key!r}."
+            )
+        return value[int(key)]
+    if not isinstance(value, dict):
+        raise RecipeError(f"override {override!r}: {path} is {value!r:.60}, which has no entry {key!r}.")
+    return value[key]
+
+
+def _check_finite(value: Any, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{path}: expected a finite number, got {value}.")
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            _check_finite(child, f"{path}.{key}" if path else str(key))
+    if isinstance(value, list):
+        for index, child in enumerate(value):
+            _check_finite(child, f"{path}[{index}]")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    values = asdict(recipe)
+    for path, least in _AT_LEAST.items():
+        section, name = path.split(".")
+        if values[section][name] is not None and values[section][name] < least:
+            raise RecipeError(f"{path}: expected at least {least}, got {values[section][name]}.")
+    if recipe.train.clip is not None and recipe.train.clip <= 0:
+        raise RecipeError(f"train.clip: expected a norm above 0, got {recipe.train.clip}.")
+    if recipe.data.batch_size % recipe.train.accumulate:
+        raise RecipeError(
+            f"data.batch_size: {recipe.data.batch_size} images do not divide into {recipe.train.accumulate} "
+            "micro-batches (train.accumulate)."
+        )
+
+
+def _check_uses(recipe: Recipe) -> None:
+    """Check everything that names a plugin, an optimiser or a schedule, with its options."""
+    for module in recipe.plugins:
+        default_registry().load_module(module)
+    check_use("model", recipe.model, "model")
+    for name in ("source", "target", "eval"):
+        options = getattr(recipe.data, name)
+        if options is not None:
+            check_use("dataset", options, f"data.{name}")
+    for index, options in enumerate(recipe.strategies):
+        check_use("strategy", options, f"strategies[{index}]")
+        if options.get("weight", 1.0) < 0:
+            raise RecipeError(f"strategies[{index}].weight: expected at least 0, got {options['weight']}.")
+    if recipe.loss is not None:
+        check_options(SegmentationLoss, recipe.loss, "loss")
+    _check_choice(OPTIMIZERS, recipe.optimizer, "optimizer")
+    if recipe.optimizer["lr"] <= 0:
+        raise RecipeError(f"optimizer.lr: expected a rate above 0, got {recipe.optimizer['lr']}.")
+    if recipe.schedule is not None:
+        _check_choice(SCHEDULES, {"steps": recipe.train.steps, **recipe.schedule}, "schedule")
+
+
+def _check_choice(choices: Mapping[str, Any], options: Options, path: str) -> None:
+    name = options.get("use")
+    if not isinstance(name, str) or name not in choices:
+        raise RecipeError(f"{path}.use: expected one of {', '.join(choices)}, got {name!r}.")
+    check_options(choices[name], {k: v for k, v in options.items() if k != "use"}, path)

@@ -1,0 +1,129 @@
+"""The ordered stack of strategies: pluggy checks the hooks, the user's list gives the order."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pluggy
+from torch import Tensor
+
+from dalib.errors import DalibError, StackError, suggest
+from dalib.hookspecs import HOOKS, PROJECT, Predict, StrategySpecs
+from dalib.step import Step
+from dalib.strategy import Strategy
+
+Groups = list[tuple[Strategy, ...]]
+
+
+class Stack:
+    """Strategies in list order, and calls of their hooks in that order."""
+
+    def __init__(self, strategies: Sequence[Strategy]) -> None:
+        self.strategies = tuple(strategies)
+        _check_names(self.strategies)
+        self._hooks = _register(self.strategies)
+        self.groups = self._make_groups()
+
+    def implementing(self, hook: str) -> tuple[Strategy, ...]:
+        """Return the strategies that implement a hook, in order."""
+        return tuple(s for s in self.strategies if s in self._hooks[hook])
+
+    def call(self, hook: str, strategy: Strategy, **arguments: Any) -> Any:
+        """Call one strategy's hook; an error that leaves it names the strategy and the hook."""
+        implementation = self._hooks[hook][strategy]
+        try:
+            return implementation.function(*(arguments[name] for name in implementation.argnames))
+        except DalibError:
+            raise
+        except Exception as error:
+            error.add_note(f"raised by strategy {strategy.name!r} in its hook {hook!r}")
+            raise
+
+    def scalars(self, hook: str, strategy: Strategy, step: Step) -> dict[str, Tensor]:
+        """Call ``loss`` or ``critic_loss`` and check that it returned named scalars."""
+        terms = self.call(hook, strategy, step=step)
+        if not isinstance(terms, Mapping):
+            raise StackError(
+                f"{hook} of strategy {strategy.name!r} must return a dict of scalars, such as "
+                f'{{"entropy": tensor}}; it returned {type(terms).__name__}.'
+            )
+        for name, term in terms.items():
+            if not isinstance(term, Tensor) or term.ndim != 0:
+                found = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else repr(term)
+                raise StackError(f"{hook} of strategy {strategy.name!r}: term {name!r} must be a scalar, got {found}.")
+        return dict(terms)
+
+    def predictor(self, model: Any, predict: Predict) -> Predict:
+        """Return ``predict`` wrapped by every strategy's ``predictor``, the first in the list innermost."""
+        for strategy in self.implementing("predictor"):
+            predict = self.call("predictor", strategy, model=model, predict=predict)
+        return predict
+
+    def teardown(self) -> None:
+        """Call ``teardown`` in reverse order."""
+        for strategy in reversed(self.implementing("teardown")):
+            self.call("teardown", strategy)
+
+    def _make_groups(self) -> Groups:
+        """Partition the strategies with a loss: those that share a student forward share a graph.
+
+        One that does not declare its forwards may read any stream, so then there is one group of all.
+        """
+        strategies = self.implementing("loss")
+        if any(s.forwards is None for s in strategies):
+            return [strategies]
+        groups: list[tuple[frozenset[str], tuple[Strategy, ...]]] = []
+        for strategy in strategies:
+            streams, members = strategy.forwards or frozenset(), (strategy,)
+            for other in [g for g in groups if g[0] & streams]:
+                groups.remove(other)
+                streams, members = other[0] | streams, other[1] + members
+            groups.append((streams, members))
+        order = {strategy: i for i, strategy in enumerate(strategies)}
+        return sorted((tuple(sorted(m, key=order.__getitem__)) for _, m in groups), key=lambda m: order[m[0]])
+
+
+def _check_names(strategies: Sequence[Strategy]) -> None:
+    seen: set[str] = set()
+    for strategy in strategies:
+        if not isinstance(strategy, Strategy):
+            raise StackError(f"a stack holds Strategy instances; got {strategy!r}. Did you pass the class?")
+        if strategy.name in seen:
+            raise StackError(
+                f"two strategies are named {strategy.name!r}; give one of them its own `name`, "
+                "which is its key in logs and checkpoints."
+            )
+        seen.add(strategy.name)
+
+
+def _register(strategies: Sequence[Strategy]) -> dict[str, dict[Strategy, pluggy.HookImpl]]:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(StrategySpecs)
+    for strategy in strategies:
+        _check_hooks(manager, strategy)
+        try:
+            manager.register(strategy, name=strategy.name)
+        except pluggy.PluginValidationError as error:
+            detail = str(error).split("\n", 1)[-1].strip()
+            raise StackError(f"strategy {strategy.name!r} has a hook with a wrong argument: {detail}") from error
+    return {hook: {impl.plugin: impl for impl in getattr(manager.hook, hook).get_hookimpls()} for hook in HOOKS}
+
+
+def _check_hooks(manager: pluggy.PluginManager, strategy: Strategy) -> None:
+    """Make the two mistakes that pluggy lets pass loud: a hook without its mark, a mark without a hook."""
+    kind = type(strategy)
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        marked = manager.parse_hookimpl_opts(kind, name) is not None
+        if name in HOOKS and not marked:
+            raise StackError(
+                f"strategy {strategy.name!r}: {kind.__name__}.{name} is named like a hook but lacks @hookimpl."
+            )
+        if marked and name not in HOOKS:
+            raise StackError(
+                f"strategy {strategy.name!r}: {kind.__name__}.{method.__name__} is not a hook.{suggest(name, HOOKS)}"
+            )
+    if kind.state_dict is not Strategy.state_dict and kind.load_state_dict is Strategy.load_state_dict:
+        raise StackError(
+            f"strategy {strategy.name!r} returns state but cannot load it: {kind.__name__} defines state_dict "
+            "without load_state_dict."
+        )

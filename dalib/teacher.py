@@ -1,0 +1,56 @@
+"""The exponential moving average of the student."""
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BatchNormMode = Literal["train", "eval"]
+
+DEFAULT_DECAY = 0.99
+DEFAULT_BATCH_NORM: BatchNormMode = "train"
+
+
+class Teacher:
+    """The EMA copy of the student: theta' = a theta' + (1 - a) theta with a = min(1 - 1/(t + 1), decay) after step t.
+
+    ``batch_norm="train"`` is what DACS and its successors do: the teacher normalises with the statistics of its own
+    batch, keeps running statistics of its own for evaluation, and only parameters are averaged. With ``"eval"`` it uses
+    running statistics, averaged like the parameters. Dropout and stochastic depth are off in both.
+    """
+
+    def __init__(self, student: nn.Module, decay: float | None, batch_norm: BatchNormMode | None) -> None:
+        self.decay = DEFAULT_DECAY if decay is None else decay
+        self.batch_norm = batch_norm or DEFAULT_BATCH_NORM
+        self.module = copy.deepcopy(student).requires_grad_(False)
+        self.train_mode()
+
+    def train_mode(self) -> None:
+        """Set the mode in which pseudo-labels are made."""
+        self.module.eval()
+        if self.batch_norm == "train":
+            for module in self.module.modules():
+                if isinstance(module, _BatchNorm):
+                    module.train()
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, step: int) -> None:
+        """Move towards the student, after optimiser step number ``step`` (from 0)."""
+        towards = 1 - min(1 - 1 / (step + 1), self.decay)
+        torch._foreach_lerp_(list(self.module.parameters()), list(student.parameters()), towards)
+        if self.batch_norm == "eval":
+            for mine, theirs in zip(self.module.buffers(), student.buffers(), strict=True):
+                if mine.is_floating_point():
+                    mine.lerp_(theirs, towards)
+                else:
+                    mine.copy_(theirs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged weights and buffers."""
+        return self.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+        self.module.load_state_dict(state)
