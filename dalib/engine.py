@@ -222,14 +222,26 @@ class Engine:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
         from dalib.evaluation import evaluate
 
-        if teacher and self.teacher is None:
-            raise StackError("there is no teacher to evaluate: no strategy of this stack asked for one.")
-        model = self.teacher.module if teacher and self.teacher else self.model
+        model = self.network(teacher)
         with self.clock.section("evaluation"):
-            result = evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
-        if self.teacher:
-            self.teacher.train_mode()
-        return result
+            return evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
+
+    def network(self, teacher: bool) -> nn.Module:
+        """Return the student, or the teacher; StackError where no strategy asked for one."""
+        if not teacher:
+            return self.model
+        if self.teacher is None:
+            raise StackError("there is no teacher to evaluate: no strategy of this stack asked for one.")
+        return self.teacher.module
+
+    def predict(self, images: Tensor, *, teacher: bool = False) -> Tensor:
+        """Return train ids (B, H, W) uint8 on the CPU for images (B, 3, H, W) uint8, through the predictors."""
+        from dalib.evaluation import inference
+
+        model = self.network(teacher)
+        with inference(model):
+            logits = self.predictor(model)(images.to(self.device).float() / 255)
+        return logits.argmax(1).to(torch.uint8).cpu()
 
     def predictor(self, model: nn.Module) -> Predict:
         """Return ``predict(images) -> logits`` with what the strategies put around the model."""

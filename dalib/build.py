@@ -1,0 +1,95 @@
+"""From a checked recipe to the objects it names."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dalib.create import create_dataset, create_model, create_strategy
+from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+from dalib.engine import Engine
+from dalib.errors import DataError
+from dalib.losses import SegmentationLoss
+from dalib.optim import OPTIMIZERS, SCHEDULES
+from dalib.randomness import seeded
+from dalib.recipe import Options, Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from dalib.data import SegmentationDataset
+
+
+def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
+    """Return the data set ``source``, ``target`` or ``eval``; None where the recipe has none.
+
+    ``eval`` defaults to the target with ``split: val``, and to the source's where there is no target.
+    """
+    options = getattr(recipe.data, name)
+    if name == "eval" and options is None:
+        options = {**(recipe.data.target or recipe.data.source), "split": "val"}
+    if options is None:
+        return None
+    used, rest = _used(options)
+    return create_dataset(used, path=f"data.{name}", **rest)
+
+
+def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device") -> nn.Module:
+    """Return the model for these classes, its random weights drawn from the recipe's seed."""
+    used, rest = _used(recipe.model)
+    with seeded(device, recipe.train.seed, "model"):
+        return create_model(used, len(classes), **rest)
+
+
+def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], device: "torch.device") -> Engine:
+    """Return the engine with the recipe's stack, optimiser and schedule."""
+    strategies = []
+    for index, options in enumerate(recipe.strategies):
+        used, rest = _used(options)
+        strategies.append(create_strategy(used, path=f"strategies[{index}]", **rest))
+    optimizer, optimizer_options = _used(recipe.optimizer)
+    schedule = None
+    if recipe.schedule is not None:
+        used, rest = _used(recipe.schedule)
+        schedule = SCHEDULES[used](**{"steps": recipe.train.steps, **rest})
+    return Engine(
+        model,
+        strategies,
+        optimizer=OPTIMIZERS[optimizer](**optimizer_options),
+        schedule=schedule,
+        clip=recipe.train.clip,
+        device=device,
+        precision=recipe.train.precision,
+        accumulate=recipe.train.accumulate,
+        seed=recipe.train.seed,
+        loss=None if recipe.loss is None else SegmentationLoss(**recipe.loss),
+        classes=classes,
+    )
+
+
+def classes_of(dataset: "SegmentationDataset") -> tuple[str, ...]:
+    """Return a data set's class names, Cityscapes' 19 where it names none."""
+    return tuple(getattr(dataset, "classes", CITYSCAPES_CLASSES))
+
+
+def palette_of(dataset: "SegmentationDataset") -> tuple[tuple[int, int, int], ...]:
+    """Return a data set's colours, Cityscapes' 19 where it names none."""
+    return tuple(getattr(dataset, "palette", CITYSCAPES_PALETTE))
+
+
+def check_classes(**datasets: "SegmentationDataset | None") -> tuple[str, ...]:
+    """Return the classes that all data sets share; DataError where two differ."""
+    present = {name: classes_of(dataset) for name, dataset in datasets.items() if dataset is not None}
+    first, classes = next(iter(present.items()))
+    for name, others in present.items():
+        if others != classes:
+            odd = sorted(set(classes) ^ set(others)) or ["their order"]
+            raise DataError(
+                f"data.{first} has {len(classes)} classes and data.{name} has {len(others)}; they differ in "
+                f"{', '.join(odd[:5])}. Map both to one set of classes (the `folder` data set takes a label map)."
+            )
+    return classes
+
+
+def _used(options: Options) -> tuple[str, dict[str, Any]]:
+    rest = dict(options)
+    return rest.pop("use"), rest

@@ -1,0 +1,80 @@
+"""The command line: arguments in, exit status out; the work is done by ``dalib.commands``."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from dalib import __version__
+from dalib.errors import DalibError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 2 for a user's error (one message, no traceback), 128 + a signal.
+
+    A fault of ours leaves as an exception, with its traceback and status 1.
+    """
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    from dalib import commands
+
+    try:
+        return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
+    except DalibError as error:
+        print(f"dalib: {error}", file=sys.stderr)  # noqa: T201
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away, as `| head` does
+        return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; it imports nothing heavy, so that --help answers at once."""
+    parser = argparse.ArgumentParser(
+        prog="dalib", description="Unsupervised domain adaptation for semantic segmentation, from one recipe."
+    )
+    parser.add_argument("--version", action="version", version=f"dalib {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train what a recipe says, evaluate and report it")
+    _add_recipe(train)
+    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/NAME-OF-THE-RECIPE)")
+    train.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint, if there is one")
+    train.add_argument("--before", metavar="RUN", help="a run to compare with in panels and report")
+
+    evaluate = commands.add_parser("evaluate", help="score a run on its evaluation data, or on others")
+    _add_run(evaluate)
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.eval.split=test")
+    evaluate.add_argument("--json", metavar="FILE", help="write the result here, too")
+
+    predict = commands.add_parser("predict", help="segment an image or a folder of images")
+    _add_run(predict)
+    predict.add_argument("input", metavar="INPUT", help="an image, or a folder of images")
+    predict.add_argument("--out", metavar="DIR", required=True, help="where labels, colours and blends are written")
+    predict.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="size that the network sees")
+    predict.add_argument("--teacher", action="store_true", help="use the teacher instead of the student")
+
+    plan = commands.add_parser("plan", help="check a recipe's stack and print it in order")
+    _add_recipe(plan)
+
+    commands.add_parser("plugins", help="list the installed plugins and what they register")
+
+    doctor = commands.add_parser("doctor", help="examine a recipe's data: counts, sizes, labels, broken files")
+    _add_recipe(doctor)
+    doctor.add_argument("--sample", type=int, metavar="N", help="read at most N images of each set")
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100 strategies.1.beta=0.05")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's folder or one of its checkpoints")

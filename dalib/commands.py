@@ -1,0 +1,155 @@
+"""What each command of the command line does."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dalib.build import build_dataset, build_engine, build_model, classes_of
+from dalib.doctor import examine
+from dalib.errors import DalibError
+from dalib.loading import load_run
+from dalib.plan import Plan, make_plan
+from dalib.predict import predict_images
+from dalib.recipe import Recipe, apply_override, load_recipe, make_recipe
+from dalib.registry import default_registry
+from dalib.run_folder import write_json
+from dalib.training import run as run_recipe
+from dalib.yaml_text import parse_yaml
+
+
+def train(options: Namespace) -> None:
+    """Train a recipe into a run folder."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    out = options.out or Path("runs") / Path(options.recipe).stem
+    run_recipe(recipe, out, resume=options.resume, before=options.before, console=Console())
+
+
+def evaluate(options: Namespace) -> None:
+    """Score a run."""
+    loaded = load_run(options.run)
+    recipe = _overridden(loaded.recipe, options.overrides)
+    dataset = build_dataset(recipe, "eval")
+    assert dataset is not None
+    if classes_of(dataset) != loaded.classes:
+        raise DalibError(
+            f"the run has {len(loaded.classes)} classes and its evaluation data {len(classes_of(dataset))}; "
+            "evaluate on data with the classes that it was trained on."
+        )
+    settings = recipe.evaluate
+    result = loaded.engine.evaluate(
+        dataset,
+        teacher=settings.model == "teacher",
+        protocol=settings.protocol,
+        classes=settings.classes,
+        batch_size=settings.batch_size,
+        limit=settings.limit,
+    )
+    Console().print(result.table())
+    if options.json:
+        write_json(Path(options.json), result.to_dict())
+
+
+def predict(options: Namespace) -> None:
+    """Segment images."""
+    loaded = load_run(options.run)
+    engine = loaded.engine
+    written = predict_images(
+        engine.network(options.teacher),
+        Path(options.input),
+        Path(options.out),
+        loaded.palette,
+        loaded.classes,
+        engine.device,
+        predict=engine.predictor(engine.network(options.teacher)),
+        size=None if options.size is None else tuple(options.size),
+    )
+    Console().print(f"{len(written)} files in {options.out}", soft_wrap=True)
+
+
+def plan(options: Namespace) -> None:
+    """Check a stack on the meta device, without data or memory, and print it."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    meta = torch.device("meta")
+    recipe.model.update({key: None for key in ("weights", "backbone_weights") if recipe.model.get(key)})
+    recipe.train.precision = "fp32"
+    classes = tuple(map(str, range(19)))
+    with meta:
+        engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta)
+    streams = {name: getattr(recipe.data, name) for name in ("source", "target")}
+    sizes = {name: _size(data) for name, data in streams.items() if data is not None}
+    console = Console()
+    made = make_plan(engine.stack, sizes)
+    console.print(_plan_table(made))
+    console.print(f"{len(engine.stack.groups)} backward pass(es) a micro-batch; teacher: {_teacher(engine.teacher)}")
+    for warning in made.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def plugins(options: Namespace) -> None:
+    """List plugins, broken ones with their errors, and names."""
+    registry = default_registry()
+    found = Table("plugin", "module", "state", title="plugins")
+    for name, module in registry.loaded.items():
+        found.add_row(name, module, "loaded")
+    for name, error in registry.broken.items():
+        found.add_row(name, "", f"[red]broken[/]: {error}")
+    names = Table("kind", "name", "plugin", title="registered names")
+    for kind in ("strategy", "model", "dataset"):
+        for name in registry.names(kind):
+            names.add_row(kind, name, registry.owner(kind, name))
+    console = Console()
+    console.print(found)
+    console.print(names)
+
+
+def doctor(options: Namespace) -> int:
+    """Examine the data of a recipe; status 2 when something in it is broken."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    console, faults = Console(), 0
+    for name in ("source", "target", "eval"):
+        dataset = build_dataset(recipe, name)
+        if dataset is not None:
+            findings = examine(dataset, limit=options.sample)
+            console.rule(f"data.{name}")
+            console.print(findings.render())
+            faults += len(findings.faults)
+    return 2 if faults else 0
+
+
+def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
+    value = parse_yaml(recipe.to_yaml())
+    if value["data"]["eval"] is None and any(o.startswith("data.eval.") for o in overrides):
+        value["data"]["eval"] = {**(value["data"]["target"] or value["data"]["source"]), "split": "val"}
+    for override in overrides:
+        apply_override(value, override)
+    return make_recipe(value)
+
+
+def _size(data: dict[str, object]) -> tuple[int, int] | None:
+    size = data.get("size")
+    return (size[0], size[1]) if isinstance(size, list) else None
+
+
+def _teacher(teacher: object) -> str:
+    return "none" if teacher is None else f"EMA {getattr(teacher, 'decay', '')}, BatchNorm {getattr(teacher, 'batch_norm', '')}"
+
+
+def _plan_table(made: Plan) -> Table:
+    table = Table("strategy", "weight", "hooks", "reads", "writes", "forwards", "graph", "sizes after", title="stack")
+    for row in made.rows:
+        strategy = row.strategy
+        sizes = ", ".join(f"{name} {'?' if size is None else f'{size[0]}x{size[1]}'}" for name, size in row.sizes.items())
+        table.add_row(
+            strategy.name if strategy.name == strategy.registered_name else f"{strategy.name} ({strategy.registered_name})",
+            f"{strategy.weight:g}",
+            ", ".join(row.hooks),
+            ", ".join(sorted(strategy.requires)),
+            ", ".join(sorted(strategy.writes | strategy.provides)),
+            "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards)),
+            "" if row.group is None else str(row.group + 1),
+            sizes,
+        )
+    return table

@@ -1,0 +1,118 @@
+"""The files of a run."""
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dalib.errors import CheckpointError, DalibError
+from dalib.files import write_text
+
+PACKAGES = ("dalib-seg", "torch", "torchvision", "kornia", "timm", "pluggy", "pydantic")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its recipe, environment, metrics, results, checkpoints, panels and report."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def panels(self) -> Path:
+        return self.path / "panels"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.pt"
+
+    def start(self, recipe: str, environment: Mapping[str, Any]) -> None:
+        """Begin a new run here; a folder that holds one already is refused."""
+        if self.recipe.exists():
+            raise DalibError(
+                f"{self.path} already holds a run. Go on with it by --resume, or choose another folder with --out."
+            )
+        write_text(self.recipe, recipe)
+        write_json(self.environment, environment)
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Add a line to the metrics."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics of steps after ``step``, which a resumed run will log again, and a line cut short."""
+        if not self.metrics.exists():
+            return
+        kept = [line for line in self.metrics.read_text().splitlines() if _logged_step(line) <= step]
+        write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that a run folder or a path to a checkpoint means."""
+    if path.is_dir():
+        last = RunFolder(path).last
+        if not last.exists():
+            raise CheckpointError(f"{path} has no checkpoint; expected {last}. Has the run written one yet?")
+        return last
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; expected a run folder or a checkpoint.")
+    return path
+
+
+def environment_of(device: torch.device) -> dict[str, Any]:
+    """Return what a figure needs beside it: versions and hardware."""
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(device),
+        "hardware": hardware,
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "command": " ".join(["dalib", *sys.argv[1:]]),
+    }
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
