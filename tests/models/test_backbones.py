@@ -46,6 +46,17 @@ def test_a_file_of_another_backbone_is_refused_and_nothing_changes(imagenet_file
     assert torch.equal(body.conv1.weight, before)
 
 
+def test_order_counts_only_where_the_kinds_of_tensors_agree(tmp_path: Path) -> None:
+    body = timm.create_model("resnet18", features_only=True)
+    swapped = {  # the shapes agree everywhere, but each variance stands where a mean belongs
+        f"x{i}.{key.replace('running_mean', 'running_var')}": value
+        for i, (key, value) in enumerate(body.state_dict().items())
+    }
+    torch.save(swapped, tmp_path / "swapped.pth")
+    with pytest.raises(WeightsError, match="matches 0 of"):
+        load_backbone(body, tmp_path / "swapped.pth")
+
+
 def test_an_unknown_backbone_is_named_with_the_nearest() -> None:
     with pytest.raises(RegistryError, match=r"timm has no backbone 'resnet181'\. Did you mean .*resnet18"):
         create_backbone("resnet181", strides=(16, 32))
