@@ -1,0 +1,19 @@
+"""The bundled networks, the wrapper that they train in, and the loading of weights."""
+
+from typing import TYPE_CHECKING
+
+from dalib.hookspecs import hookimpl
+from dalib.models.bisenet import BiSeNet
+from dalib.models.weights import LoadReport, load_weights
+from dalib.models.wrapper import SegmentationModel, wrap_model
+
+if TYPE_CHECKING:
+    from dalib.registry import Registry
+
+__all__ = ["BiSeNet", "LoadReport", "SegmentationModel", "dalib_register", "load_weights", "wrap_model"]
+
+
+@hookimpl
+def dalib_register(registry: "Registry") -> None:
+    """Register the bundled networks."""
+    registry.model("bisenet", BiSeNet)

@@ -1,0 +1,31 @@
+"""BatchNorm where a channel holds a single value: after global pooling, with a batch of one."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def guard_batch_norm(network: nn.Module) -> None:
+    """Let every BatchNorm of ``network`` use its running statistics when it sees one value per channel in training.
+
+    One value has no variance. The running statistics are then read and not updated; the shape alone decides.
+    """
+    for module in network.modules():
+        guarded = _borrow in module._forward_pre_hooks.values()
+        if isinstance(module, _BatchNorm) and module.track_running_stats and not guarded:
+            module.register_forward_pre_hook(_borrow)
+            module.register_forward_hook(_give_back)
+
+
+# Hooks rather than a class of our own, so that subclasses (timm's BatchNormAct2d) keep their type and their activation.
+def _borrow(module: Any, args: tuple[Tensor, ...]) -> None:
+    if module.training and args[0].numel() == args[0].shape[1]:
+        module.training = False
+        module.borrowed = True
+
+
+def _give_back(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+    if getattr(module, "borrowed", False):
+        module.training = True
+        module.borrowed = False

@@ -1,0 +1,190 @@
+"""Loading trained weights: from dalib's own checkpoints and from official layouts, all checked before any is copied."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dalib.errors import WeightsError, suggest
+from dalib.models.layouts import LAYOUTS
+from dalib.models.wrapper import SegmentationModel
+
+logger = logging.getLogger("dalib")
+
+CONTAINERS = ("model", "state_dict")  # keys under which checkpoints keep the weights, beside optimisers and counters
+WRAPPERS = ("_orig_mod.", "module.", "model.", "network.")  # what compilers and wrappers put before every key
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of each tensor; keys are the network's own, those of ``unexpected`` the file's.
+
+    Fields:
+        origin: the file's path, or "state dict".
+        layout: the layout that the keys were read in.
+        matched: tensors that were loaded.
+        missing: tensors that inference needs and the file lacks; they keep their values.
+        unexpected: tensors of the file that the network has no place for.
+        heads: tensors of heads that only run in training and that the file lacks.
+    """
+
+    origin: str
+    layout: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    heads: tuple[str, ...]
+
+    def __str__(self) -> str:
+        total = len(self.matched) + len(self.missing) + len(self.heads)
+        notes = {"missing": self.missing, "of training heads absent": self.heads, "unexpected": self.unexpected}
+        rest = "".join(f", {len(keys)} {note}" for note, keys in notes.items() if keys)
+        return f"{len(self.matched)} of {total} tensors loaded from {self.origin} (layout: {self.layout}){rest}"
+
+
+def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layout: str = "auto") -> LoadReport:
+    """Load weights into a model, wrapped or bare, and report what matched.
+
+    Args:
+        model: its tensors are changed in place: all that match or, on an error, none.
+        source: a file (``.pt``, ``.pth``, ``.safetensors``) or a state dict. Either may hold the weights under the key
+            ``model`` or ``state_dict``, and carry the prefixes of wrappers.
+        layout: a name in ``dalib.models.layouts.LAYOUTS``, or "auto" for the one under which most keys match.
+
+    Raises:
+        WeightsError: the source is no file of weights, fits less than half of the backbone, or has other shapes.
+    """
+    network = model.network if isinstance(model, SegmentationModel) else model
+    own = network.state_dict()
+    found = _unwrap(read_weights(source), own)
+    layout = _likeliest(found, own) if layout == "auto" else layout
+    if layout not in LAYOUTS:
+        raise WeightsError(f"unknown layout {layout!r}.{suggest(layout, [*LAYOUTS, 'auto'])}")
+    names = {key: name for key in found if (name := LAYOUTS[layout](key)) is not None}
+    pairs = {name: key for key, name in names.items() if name in own}
+    origin = "state dict" if isinstance(source, Mapping) else str(source)
+    report = load_pairs(network, {key: found[key] for key in names}, pairs, origin=origin, layout=layout)
+    logger.info("%s", report)
+    return report
+
+
+def load_pairs(
+    module: nn.Module, found: Mapping[str, Tensor], pairs: Mapping[str, str], *, origin: str, layout: str
+) -> LoadReport:
+    """Copy ``found[pairs[key]]`` into each tensor ``key`` of ``module``, after all of them were checked.
+
+    Raises:
+        WeightsError: ``pairs`` cover less than half of the backbone, or shapes differ.
+    """
+    own, used = module.state_dict(), set(pairs.values())
+    absent = [key for key in own if key not in pairs and not key.endswith("num_batches_tracked")]
+    training_heads = tuple(f"{head}." for head in getattr(module, "training_heads", ()))
+    report = LoadReport(
+        origin=origin,
+        layout=layout,
+        matched=tuple(key for key in own if key in pairs),
+        missing=tuple(key for key in absent if not key.startswith(training_heads)),
+        unexpected=tuple(key for key in found if key not in used),
+        heads=tuple(key for key in absent if key.startswith(training_heads)),
+    )
+    _refuse_poor_match(report, own, found)
+    _refuse_other_shapes(own, {key: found[source] for key, source in pairs.items()}, module, origin)
+    with torch.no_grad():
+        for key, source in pairs.items():
+            own[key].copy_(found[source])
+    return report
+
+
+def read_weights(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a file or state dict by key; a file's objects other than tensors are never run.
+
+    Raises:
+        WeightsError: there is no such file, or it holds no weights.
+    """
+    state: Any = source if isinstance(source, Mapping) else _read_file(Path(source))
+    while isinstance(state, Mapping) and (inner := [c for c in CONTAINERS if isinstance(state.get(c), Mapping)]):
+        state = state[inner[0]]
+    tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
+    if not tensors:
+        name = "the state dict" if isinstance(source, Mapping) else str(source)
+        raise WeightsError(f"{name} holds no weights: expected a dict of tensors, or one under {_either(CONTAINERS)}.")
+    return tensors
+
+
+def _read_file(path: Path) -> Any:
+    if not path.is_file():
+        raise WeightsError(f"{path} is not a file; give the path of a file of weights (.pt, .pth or .safetensors).")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails anywhere in the readers
+        raise WeightsError(
+            f"{path} is not a file of weights, is damaged, or holds objects besides tensors, which dalib does not load "
+            f"because they could run code ({type(error).__name__})."
+        ) from error
+
+
+def _unwrap(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    while not own.keys() & found.keys():
+        keys = [key for key in found if key not in ("mean", "std")]  # buffers of a SegmentationModel
+        prefix = next((w for w in WRAPPERS if keys and all(key.startswith(w) for key in keys)), None)
+        if prefix is None:
+            break
+        found = {key.removeprefix(prefix): found[key] for key in keys}
+    return found
+
+
+def _likeliest(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    return max(LAYOUTS, key=lambda layout: sum(LAYOUTS[layout](key) in own for key in found))
+
+
+def _refuse_poor_match(report: LoadReport, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    backbone = [key for key in own if key.startswith("backbone.")] or list(own)
+    matched = len(set(report.matched).intersection(backbone))
+    if 2 * matched < len(backbone):
+        raise WeightsError(
+            f"{report.origin} matches {matched} of the backbone's {len(backbone)} tensors, so it belongs to another "
+            f"network. Its keys look like {_sample(found)}; the network's like {_sample(backbone)}. "
+            f"Known layouts: {', '.join(LAYOUTS)}."
+        )
+
+
+def _refuse_other_shapes(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], module: nn.Module, origin: str
+) -> None:
+    wrong = {key: (own[key].shape, t.shape) for key, t in found.items() if own[key].shape != t.shape}
+    if not wrong:
+        return
+    differing = {pair for expected, shape in wrong.values() for pair in _differences(expected, shape)}
+    num_classes = getattr(module, "num_classes", None)
+    if len(differing) == 1 and (pair := differing.pop())[0] == num_classes:
+        raise WeightsError(
+            f"{origin} was trained for {pair[1]} classes and this model has {num_classes}; "
+            f"create the model with num_classes={pair[1]}, or bring weights for {num_classes} classes."
+        )
+    key, (expected, shape) = next(iter(wrong.items()))
+    raise WeightsError(
+        f"{origin} has tensors of another shape, {len(wrong)} in all; the first is {key}: "
+        f"expected {tuple(expected)}, found {tuple(shape)}. Nothing was loaded."
+    )
+
+
+def _differences(expected: torch.Size, shape: torch.Size) -> set[tuple[int, int]]:
+    if len(expected) != len(shape):
+        return {(0, 0), (1, 1)}  # no single count explains it
+    return {(a, b) for a, b in zip(expected, shape, strict=True) if a != b}
+
+
+def _sample(keys: Any) -> str:
+    return ", ".join(list(keys)[:2])
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join(repr(name) for name in names)

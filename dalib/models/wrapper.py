@@ -1,0 +1,66 @@
+"""The wrapper that every network trains and predicts in: images in [0, 1] in, logits of their size out."""
+
+from collections.abc import Sequence
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from dalib.errors import DalibError
+from dalib.models.batchnorm import guard_batch_norm
+from dalib.models.layers import resize
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class SegmentationModel(nn.Module):
+    """Normalise, call the network, resize its logits to the input.
+
+    Args:
+        network: maps normalised (B, 3, H, W) to logits, or to a dict of ``logits`` and any of ``aux.*``, ``boundary``,
+            ``features`` and ``low_res``.
+        num_classes: K, the channels of the logits.
+        mean, std: of the RGB channels, for images in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+        self.register_buffer("mean", _three(mean, "mean"))
+        self.register_buffer("std", _three(std, "std"))
+        guard_batch_norm(network)
+
+    @overload
+    def forward(self, x: Tensor, outputs: Literal[False] = False) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, outputs: Literal[True]) -> dict[str, Tensor]: ...
+    def forward(self, x: Tensor, outputs: bool = False) -> Tensor | dict[str, Tensor]:
+        """Return logits (B, K, H, W) of images (B, 3, H, W) in [0, 1]; with ``outputs`` all that the network gives.
+
+        In the dict only ``logits`` has the input's size; the others keep their own.
+        """
+        found = self.network((x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1))
+        named = {"logits": found} if isinstance(found, Tensor) else dict(found)
+        named["logits"] = resize(named["logits"], (x.shape[-2], x.shape[-1]))
+        return named if outputs else named["logits"]
+
+
+def wrap_model(
+    network: nn.Module, num_classes: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> SegmentationModel:
+    """Wrap a network made anywhere; ``mean`` and ``std`` default to the network's own attributes, else ImageNet's."""
+    mean = getattr(network, "mean", IMAGENET_MEAN) if mean is None else mean
+    std = getattr(network, "std", IMAGENET_STD) if std is None else std
+    return SegmentationModel(network, num_classes, mean, std)
+
+
+def _three(values: Sequence[float], name: str) -> Tensor:
+    tensor = torch.as_tensor(values, dtype=torch.float32).detach().clone().flatten()
+    if tensor.numel() != 3:
+        raise DalibError(f"{name} of a model: expected 3 values, one per RGB channel, found {tensor.numel()}.")
+    return tensor

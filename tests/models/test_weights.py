@@ -1,0 +1,135 @@
+"""Loading weights: every container, all or nothing, and messages for people."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dalib.errors import WeightsError
+from dalib.models import load_weights, wrap_model
+
+
+class Net(nn.Module):
+    training_heads = ("head",)
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
+        self.classifier = nn.Conv2d(8, num_classes, 1)
+        self.head = nn.Conv2d(8, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.backbone(x))  # type: ignore[no-any-return]
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+CONTAINERS: dict[str, Callable[[Net], Any]] = {
+    "network": lambda net: net.state_dict(),
+    "wrapped model": lambda net: wrap_model(net, 4).state_dict(),
+    "checkpoint": lambda net: {"model": net.state_dict(), "step": 3, "optimizers": {"model": {"state": {}}}},
+    "data parallel": lambda net: {f"module.{k}": v for k, v in wrap_model(net, 4).state_dict().items()},
+    "lightning": lambda net: {"state_dict": {f"model.{k}": v for k, v in net.state_dict().items()}},
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_file_loads_whatever_holds_the_weights(container: str, wrapped: bool, tmp_path: Path) -> None:
+    donor, net = Net(), Net()
+    torch.save(CONTAINERS[container](donor), tmp_path / "w.pt")
+    report = load_weights(wrap_model(net, 4) if wrapped else net, tmp_path / "w.pt")
+    assert same(net, donor)
+    assert (report.missing, report.unexpected, report.heads) == ((), (), ())
+
+
+def test_safetensors_load(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    donor, net = Net(), Net()
+    safetensors.save_file(donor.state_dict(), tmp_path / "w.safetensors")
+    load_weights(net, tmp_path / "w.safetensors")
+    assert same(net, donor)
+
+
+def test_the_report_counts_what_is_absent_and_what_is_too_much() -> None:
+    state = Net().state_dict()
+    for key in ("head.bias", "classifier.bias", "backbone.1.num_batches_tracked"):
+        del state[key]
+    state["extra.weight"] = torch.zeros(1)
+    report = load_weights(Net(), state)
+    assert (report.heads, report.missing, report.unexpected) == (
+        ("head.bias",),
+        ("classifier.bias",),
+        ("extra.weight",),
+    )
+    assert str(report) == (
+        "10 of 12 tensors loaded from state dict (layout: dalib), 1 missing, 1 of training heads absent, 1 unexpected"
+    )
+
+
+def test_a_file_that_matches_under_half_of_the_backbone_is_refused() -> None:
+    net = Net()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    few = {k: v + 1 for k, v in net.state_dict().items() if not k.startswith("backbone.") or k == "backbone.0.weight"}
+    with pytest.raises(WeightsError, match=r"state dict matches 1 of the backbone's 9 tensors.*backbone\.0\.weight"):
+        load_weights(net, few)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_another_class_count_is_said_as_such() -> None:
+    with pytest.raises(WeightsError, match=r"trained for 11 classes and this model has 4; .* num_classes=11"):
+        load_weights(Net(4), Net(11).state_dict())
+
+
+def test_another_shape_names_the_tensor_and_copies_nothing() -> None:
+    net, state = Net(), {k: v + 1 for k, v in Net().state_dict().items()}
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    state["classifier.weight"] = torch.zeros(4, 9, 1, 1)
+    expected = r"1 in all; the first is classifier\.weight: expected \(4, 8, 1, 1\), found \(4, 9, 1, 1\)\. Nothing was"
+    with pytest.raises(WeightsError, match=expected):
+        load_weights(net, state)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_an_unknown_layout_is_named_with_the_nearest() -> None:
+    with pytest.raises(WeightsError, match=r"unknown layout 'dalb'\. Did you mean 'dalib'\?"):
+        load_weights(Net(), Net().state_dict(), layout="dalb")
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"nothing\.pt is not a file"):
+        load_weights(Net(), tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 torn"])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_file_that_is_not_weights_is_said(content: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"w.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"is not a file of weights, is damaged, or holds objects besides tensors"):
+        load_weights(Net(), path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {"a": 1}}, {}])
+def test_a_file_without_tensors_is_said(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"w\.pt holds no weights: expected a dict of tensors"):
+        load_weights(Net(), tmp_path / "w.pt")
+
+
+def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"model": Net().state_dict(), "payload": Payload()}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="because they could run code"):
+        load_weights(Net(), tmp_path / "w.pt")
+    assert not (tmp_path / "ran").exists()

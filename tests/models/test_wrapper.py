@@ -1,0 +1,54 @@
+"""The wrapper normalises, names and resizes, around any network."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dalib.errors import DalibError
+from dalib.models import wrap_model
+
+
+class Named(nn.Module):
+    mean = (0.5, 0.25, 0.125)
+    std = (0.5, 2.0, 4.0)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": x[..., ::2, ::2], "boundary": x[:, :1, ::4, ::4]}
+
+
+def test_normalises_with_the_networks_own_mean_and_std() -> None:
+    class Plain(Named):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return x
+
+    x = torch.rand(2, 3, 5, 7)
+    expected = torch.stack([(x[:, 0] - 0.5) / 0.5, (x[:, 1] - 0.25) / 2, (x[:, 2] - 0.125) / 4], dim=1)
+    torch.testing.assert_close(wrap_model(Plain(), 3)(x), expected)
+
+
+def test_defaults_to_imagenet_and_explicit_values_win() -> None:
+    assert wrap_model(nn.Identity(), 3).mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert wrap_model(nn.Identity(), 3).std.tolist() == pytest.approx([0.229, 0.224, 0.225])
+    assert wrap_model(Named(), 3, mean=(0, 0, 0), std=(1, 1, 1)).mean.tolist() == [0, 0, 0]
+
+
+def test_resizes_logits_only_and_returns_them_alone_unless_asked() -> None:
+    model, x = wrap_model(Named(), 3), torch.rand(1, 3, 9, 14)
+    outputs = model(x, outputs=True)
+    assert outputs["logits"].shape == (1, 3, 9, 14)
+    assert outputs["boundary"].shape == (1, 1, 3, 4)
+    assert torch.equal(model(x), outputs["logits"])
+
+
+def test_resizing_is_bilinear_between_pixel_centres() -> None:
+    class Row(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([0.0, 4.0]).expand(1, 1, 1, 2)
+
+    logits = wrap_model(Row(), 1)(torch.zeros(1, 3, 1, 4))
+    assert logits.flatten().tolist() == [0, 1, 3, 4]  # aligned corners would give 0, 4/3, 8/3, 4
+
+
+def test_mean_of_another_length_is_refused() -> None:
+    with pytest.raises(DalibError, match=r"mean of a model: expected 3 values, one per RGB channel, found 1"):
+        wrap_model(nn.Identity(), 3, mean=[0.5])
