@@ -1,0 +1,85 @@
+"""Diorama: procedural streets in two domains, a clean rendering and a photograph, made on the fly."""
+
+import random
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dalib.data.diorama.domain import SOURCE, TARGET
+from dalib.data.diorama.fronts import Fronts, paint_skyline
+from dalib.data.diorama.ground import paint_ground, paint_sky
+from dalib.data.diorama.photo import develop, photograph
+from dalib.data.diorama.scene import draw_scene
+from dalib.data.diorama.things import paint_hood, paint_things
+from dalib.data.diorama.view import View
+from dalib.errors import DataError, suggest
+
+__all__ = ["Diorama", "diorama"]
+
+_DOMAINS = {"source": SOURCE, "target": TARGET}
+_LENGTHS = {"train": 2000, "val": 200, "test": 200}
+
+
+def diorama(
+    *,
+    domain: Literal["source", "target"] = "source",
+    split: str = "train",
+    size: tuple[int, int] = (128, 256),
+    length: int | None = None,
+    seed: int = 0,
+) -> "Diorama":
+    """Return a procedural street data set: nothing on disk, all 19 Cityscapes classes.
+
+    Args:
+        domain: "source", a clean rendering, or "target", what a car camera would see of the same kind of street.
+        split: "train", "val" or "test"; no two share a scene.
+        size: (H, W) of the images.
+        length: number of images; default 2000 for train and 200 for val and test.
+        seed: another one gives other scenes.
+
+    Raises:
+        DataError: an unknown domain or split.
+    """
+    for what, name, known in (("domain", domain, _DOMAINS), ("split", split, _LENGTHS)):
+        if name not in known:
+            raise DataError(f"diorama: {what} {name!r} is unknown.{suggest(name, known)}")
+    return Diorama(domain, split, size, _LENGTHS[split] if length is None else length, seed)
+
+
+class Diorama:
+    """Streets drawn on request; item i depends on (seed, split, i, domain) and the size alone."""
+
+    def __init__(self, domain: str, split: str, size: tuple[int, int], length: int, seed: int) -> None:
+        self.domain = domain
+        self.split = split
+        self.size = size
+        self.length = length
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the image, uint8 (3, H, W), and its labels, uint8 (H, W) with 255 = ignore."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"diorama has {self.length} images; there is no image {index}")
+        domain = _DOMAINS[self.domain]
+        draw = random.Random(f"{self.seed}/{self.split}/{index}/{self.domain}")
+        scene = draw_scene(draw, domain.habits)
+        view = View(self.size, scene.camera, domain.look, draw)
+        paint_sky(view)
+        paint_skyline(view)
+        paint_ground(view, scene)
+        fronts = Fronts(view, scene)
+        fronts.paint_gables()
+        paint_things(view, (t for t in scene.things if t.beyond))
+        fronts.paint()
+        paint_things(view, (t for t in scene.things if not t.beyond))
+        if scene.hood:
+            paint_hood(view)
+        label = torch.from_numpy(view.label)
+        if domain.look.camera:
+            return photograph(view.image, np.random.default_rng(draw.getrandbits(64))), label
+        return develop(view.image), label
