@@ -3,24 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from dalib.data.labels import CITYSCAPES_CLASSES
+from dalib.data.dataset import SegmentationDataset, classes_of
 from dalib.errors import DataError
 from dalib.hookspecs import Predict
 from dalib.metrics import ConfusionMatrix, Result, class_ids
 from dalib.protocols import Protocol, get_protocol
 
-if TYPE_CHECKING:
-    from dalib.data import SegmentationDataset
-
 
 def evaluate(
     model: nn.Module,
-    dataset: "SegmentationDataset",
+    dataset: SegmentationDataset,
     *,
     protocol: str | Protocol = "full",
     classes: Sequence[str | int] | str | None = None,
@@ -49,7 +45,7 @@ def evaluate(
         DataError: an unknown protocol or class, an empty data set, or labels that are no classes of the network.
     """
     protocol = get_protocol(protocol)
-    names: tuple[str, ...] = tuple(getattr(dataset, "classes", CITYSCAPES_CLASSES))
+    names = classes_of(dataset)
     counted = class_ids(classes, names)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     device = model_device(model) if device is None else torch.device(device)
@@ -104,7 +100,7 @@ def _score(
     return protocol.resize_logits(logits, (label.shape[-2], label.shape[-1])).argmax(1), label
 
 
-def _batches(dataset: "SegmentationDataset", total: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(dataset: SegmentationDataset, total: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield stacked images and labels in order; a batch ends early where the next item has another size."""
     held: list[tuple[Tensor, Tensor]] = []
     for i in range(total):

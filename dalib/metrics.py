@@ -10,9 +10,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from dalib.data.labels import IGNORE
 from dalib.errors import DataError, suggest
-
-IGNORE = 255
 
 SUBSETS: dict[str, tuple[str, ...]] = {
     "synthia16": (
@@ -52,7 +51,7 @@ class ConfusionMatrix:
         if counts[-1]:
             raise DataError(
                 f"{int(counts[-1])} pixels have a label outside 0..{self.num_classes - 1} that is not {IGNORE}; "
-                f"expected train ids of {self.num_classes} classes or ignore: check the label map of the evaluated data."
+                f"expected train ids of {self.num_classes} classes: check the label map of the data."
             )
         return counts[:-2].view(self.num_classes, self.num_classes)
 
