@@ -24,10 +24,15 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
     _sync_folder(path.parent)
 
 
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` whole or not at all."""
+    with replaced(path) as file:
+        file.write(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with replaced(path) as file:
-        file.write(text.encode())
+    write_atomically(path, text.encode())
 
 
 def _sync_folder(folder: Path) -> None:
