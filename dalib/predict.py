@@ -12,7 +12,7 @@ from dalib.data.decode import read_image
 from dalib.data.files import existing_folder, find_images
 from dalib.data.labels import Color
 from dalib.errors import DataError
-from dalib.evaluate import inference, model_device
+from dalib.evaluation import inference, model_device
 from dalib.files import write_atomically
 from dalib.hookspecs import Predict
 from dalib.palette import blend, colorize

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dalib.errors import DataError
-from dalib.evaluate import evaluate, inference
+from dalib.evaluation import evaluate, inference
 from dalib.protocols import PROTOCOLS
 from torch import nn
 
