@@ -1,0 +1,357 @@
+"""The engine does what a plain loop does, whatever the stack."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dalib import Batch, DalibError, Engine, Strategy, Stream, hookimpl
+from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=0.01)
+
+
+def engine(strategies, model=None, **options):
+    options = {"optimizer": sgd, "device": "cpu", "schedule": lambda step: (1 - step / 10) ** 0.9} | options
+    return Engine(model or tiny_model(), strategies, **options)
+
+
+def parameters_of(engine):
+    return {k: v.clone() for k, v in engine.model.state_dict().items()}
+
+
+def assert_same(mine, theirs, tolerance=0.0):
+    assert mine.keys() == theirs.keys()
+    for key, value in mine.items():
+        torch.testing.assert_close(value, theirs[key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
+
+
+class Noise(Strategy):
+    """Draws random numbers everywhere, reads only the source and has a dropout forward first."""
+
+    requires = frozenset({"source.image"})
+    forwards = frozenset({"source"})
+
+    @hookimpl
+    def pre_batch(self, step):
+        torch.rand(7)
+
+    @hookimpl
+    def loss(self, step):
+        return {"noise": (step.logits("source") * torch.rand(1)).mean()}
+
+    @hookimpl
+    def post_step(self, step):
+        torch.randn(3)
+
+
+class Jitter(Strategy):
+    """Replaces the source by a noisy one."""
+
+    requires = frozenset({"source.image"})
+    writes = frozenset({"source.image"})
+
+    @hookimpl
+    def pre_batch(self, step):
+        image = step.batch["source"].image
+        step.batch.write("source", image=image + 0.1 * torch.rand_like(image))
+
+
+class Fool(Strategy):
+    """A least-squares critic on softmax outputs."""
+
+    forwards = frozenset({"target"})
+
+    @hookimpl
+    def setup(self, ctx):
+        self.critic = ctx.critic("domain", nn.Conv2d(ctx.num_classes, 1, 3), adam)
+
+    @hookimpl
+    def loss(self, step):
+        return {"fool": self.critic(step.logits("target").softmax(1)).pow(2).mean()}
+
+    @hookimpl
+    def critic_loss(self, step):
+        outputs = {s: self.critic(step.logits(s).softmax(1)) for s in ("source", "target")}
+        return {"source": outputs["source"].pow(2).mean(), "target": (outputs["target"] - 1).pow(2).mean()}
+
+
+def seg_loss(outputs, label):
+    total = 0.0
+    for name in ("logits", "aux.1"):
+        values = F.cross_entropy(outputs[name], label, ignore_index=255, reduction="sum")
+        total = total + values / (label != 255).sum()
+    return total
+
+
+def test_source_only_equals_a_plain_loop():
+    mine, model = engine([Supervised()]), tiny_model()
+    optimizer = sgd(model.parameters())
+    for index in range(4):
+        batch = tiny_batch(index)
+        terms = mine.step(batch)
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - index / 10) ** 0.9
+        optimizer.zero_grad()
+        loss = seg_loss(model(batch["source"].image, outputs=True), batch["source"].label)
+        loss.backward()
+        optimizer.step()
+        torch.testing.assert_close(terms["supervised/loss"], loss.detach(), rtol=1e-6, atol=1e-6)
+    assert_same(parameters_of(mine), dict(model.state_dict()), 1e-6)
+
+
+def test_adversarial_equals_a_plain_loop():
+    mine, model = engine([Supervised(), Fool(weight=0.5)]), tiny_model()
+    critic = copy.deepcopy(mine.critics["fool/domain"].module).requires_grad_(True)
+    of_model, of_critic = sgd(model.parameters()), adam(critic.parameters())
+    for index in range(4):
+        batch = tiny_batch(index)
+        mine.step(batch)
+        for optimizer, lr in ((of_model, 0.1), (of_critic, 0.01)):
+            optimizer.param_groups[0]["lr"] = lr * (1 - index / 10) ** 0.9
+            optimizer.zero_grad()
+        source = model(batch["source"].image, outputs=True)
+        target = model(batch["target"].image, outputs=True)
+        fool = critic(target["logits"].softmax(1)).pow(2).mean()
+        (seg_loss(source, batch["source"].label) + 0.5 * fool).backward()
+        of_critic.zero_grad()
+        on_source = critic(source["logits"].detach().softmax(1)).pow(2).mean()
+        on_target = (critic(target["logits"].detach().softmax(1)) - 1).pow(2).mean()
+        (on_source + on_target).backward()
+        of_model.step()
+        of_critic.step()
+    assert_same(parameters_of(mine), dict(model.state_dict()), 1e-6)
+    assert_same(dict(mine.critics["fool/domain"].module.state_dict()), dict(critic.state_dict()), 1e-6)
+
+
+def test_the_critic_gets_no_gradient_from_loss_and_the_model_none_from_critic_loss():
+    mine = engine([Fool(weight=1e9)])
+    mine.step(tiny_batch())
+    critic = mine.critics["fool/domain"]
+    assert not any(p.requires_grad for p in critic.module.parameters())
+    fooled = copy.deepcopy(mine.model)
+    assert all(p.grad.abs().max() < 1e3 for p in critic.module.parameters())  # the weight of 1e9 did not touch it
+    assert any(p.grad is not None for p in fooled.parameters()) is False  # deepcopy drops nothing it should keep
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_grouped_and_joint_backward_give_the_same_gradients(precision):
+    class Undeclared(Entropy):
+        forwards = None
+
+    grouped = engine([Supervised(), Entropy(name="e", weight=0.3)], precision=precision)
+    joint = engine([Supervised(), Undeclared(name="e", weight=0.3)], precision=precision)
+    assert [len(g) for g in grouped.stack.groups] == [1, 1]
+    assert [len(g) for g in joint.stack.groups] == [2]
+    for index in range(3):
+        grouped.step(tiny_batch(index))
+        joint.step(tiny_batch(index))
+    assert_same(parameters_of(grouped), parameters_of(joint), 1e-6 if precision == "fp32" else 2e-3)
+
+
+def test_a_strategy_of_weight_0_that_draws_and_reads_the_source_changes_no_bit_of_the_rest():
+    def train(stack):
+        mine = engine(stack, tiny_model(dropout=0.3))
+        terms = [mine.step(tiny_batch(i)) for i in range(3)]
+        return parameters_of(mine), terms
+
+    plain, terms = train([Jitter(), Supervised(), Entropy()])
+    noisy, noisy_terms = train([Jitter(), Noise(name="first", weight=0.0), Supervised(), Entropy(), Noise(weight=0.0)])
+    assert_same(plain, noisy)
+    assert all(torch.equal(v, b[k]) for a, b in zip(terms, noisy_terms, strict=True) for k, v in a.items())
+
+
+def test_the_global_generator_is_left_as_it_was():
+    mine = engine([Jitter(), Supervised()], tiny_model(dropout=0.3))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    mine.step(tiny_batch())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_two_micro_batches_equal_the_mean_of_their_losses():
+    mine, model = engine([Supervised()], schedule=None), tiny_model()
+    optimizer = sgd(model.parameters())
+    halves = [tiny_batch(1), tiny_batch(2)]
+    terms = mine.step(*halves)
+    losses = [seg_loss(model(b["source"].image, outputs=True), b["source"].label) for b in halves]
+    (sum(losses) / 2).backward()
+    optimizer.step()
+    assert_same(parameters_of(mine), dict(model.state_dict()), 1e-6)
+    torch.testing.assert_close(terms["supervised/loss"], (sum(losses) / 2).detach())
+
+
+def test_one_train_mode_forward_a_stream_and_step():
+    calls = []
+    model = tiny_model()
+    model.body.register_forward_hook(lambda *_: calls.append(model.training))
+    engine([Supervised(), Entropy(), Fool(), Noise()], model).step(tiny_batch())
+    assert calls == [True, True]
+
+
+def test_fp16_scaler_is_updated_once_a_step_and_every_optimiser_sees_one_scale():
+    mine = engine([Supervised(), Fool()], precision="fp16")
+    scaler, updates = mine.precision.scaler, []
+    update = scaler.update
+    scaler.update = lambda: (updates.append(scaler.get_scale()), update())
+    scaler._growth_interval = 1  # a second update within a step would double the scale twice
+    for index in range(3):
+        mine.step(tiny_batch(index))
+    assert len(updates) == 3
+    assert updates == [updates[0], 2 * updates[0], 4 * updates[0]]
+
+
+def test_fp16_critic_takes_the_same_steps_as_in_fp32():
+    weights = []
+    for precision in ("fp32", "fp16"):
+        mine = engine([Supervised(), Fool()], precision=precision)
+        before = mine.critics["fool/domain"].module.weight.detach().clone()
+        mine.step(tiny_batch())
+        weights.append(mine.critics["fool/domain"].module.weight.detach() - before)
+    torch.testing.assert_close(weights[0], weights[1], rtol=0.02, atol=1e-4)
+
+
+def test_an_optimiser_without_gradient_is_not_stepped():
+    class Idle(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.critic = ctx.critic("idle", nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=0.5))
+
+    mine = engine([Supervised(), Idle()])
+    before = mine.critics["idle/idle"].module.weight.clone()
+    mine.step(tiny_batch())
+    assert torch.equal(before, mine.critics["idle/idle"].module.weight)
+
+
+def test_a_batch_without_a_valid_pixel_gives_exactly_0_and_changes_nothing_but_batch_norm():
+    mine = engine([Supervised()], optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
+    batch = tiny_batch()
+    ignored = torch.full_like(batch["source"].label, 255)
+    before = copy.deepcopy(dict(mine.model.named_parameters()))
+    terms = mine.step(Batch({"source": Stream(batch["source"].image, ignored)}))
+    assert terms["supervised/loss"] == 0
+    assert all(torch.equal(p, before[n]) for n, p in mine.model.named_parameters())
+
+
+def test_the_gradient_is_clipped_after_unscaling():
+    mine = engine([Supervised(weight=1e4)], clip=0.5, optimizer=lambda p: torch.optim.SGD(p, lr=1.0), schedule=None)
+    before = [p.detach().clone() for p in mine.model.parameters()]
+    mine.step(tiny_batch())
+    moved = torch.cat([(p - b).flatten() for p, b in zip(mine.model.parameters(), before, strict=True)])
+    assert moved.norm() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_reading_an_undeclared_forward_is_refused():
+    class Sly(Strategy):
+        forwards = frozenset({"source"})
+
+        @hookimpl
+        def loss(self, step):
+            return {"x": step.logits("target").mean()}
+
+    with pytest.raises(DalibError, match="'sly' reads student outputs of 'target' but declares forwards"):
+        engine([Sly()]).step(tiny_batch())
+
+
+def test_reading_the_student_in_pre_batch_is_refused():
+    class Early(Strategy):
+        @hookimpl
+        def pre_batch(self, step):
+            step.logits("source")
+
+    with pytest.raises(DalibError, match="'early' reads student outputs in pre_batch"):
+        engine([Early()]).step(tiny_batch())
+
+
+def test_an_undeclared_write_is_refused():
+    class Scribbler(Strategy):
+        @hookimpl
+        def pre_batch(self, step):
+            step.batch.write("source", image=step.batch["source"].image * 0)
+
+    with pytest.raises(DalibError, match=r"'scribbler' changed source.image without declaring it"):
+        engine([Scribbler()]).step(tiny_batch())
+
+
+def test_an_error_in_a_hook_names_the_strategy():
+    class Broken(Strategy):
+        @hookimpl
+        def loss(self, step):
+            raise ZeroDivisionError("oops")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        engine([Broken()]).step(tiny_batch())
+    assert "strategy 'broken' in its hook 'loss'" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(("result", "message"), [(1.0, "must return a dict"), ({"x": torch.ones(2)}, "must be a scalar")])
+def test_a_loss_that_is_no_mapping_of_scalars_is_refused(result, message):
+    class Wrong(Strategy):
+        @hookimpl
+        def loss(self, step):
+            return result
+
+    with pytest.raises(DalibError, match=message):
+        engine([Wrong()]).step(tiny_batch())
+
+
+def test_a_write_drops_what_the_teacher_said_of_the_old_images():
+    seen = []
+
+    class Reads(Strategy):
+        writes = frozenset({"target.image"})
+
+        @hookimpl
+        def setup(self, ctx):
+            ctx.teacher()
+
+        @hookimpl
+        def pre_batch(self, step):
+            seen.append(step.teacher_logits("target"))
+            assert step.teacher_logits("target") is seen[-1]
+            step.batch.write("target", image=step.batch["target"].image * 0)
+            seen.append(step.teacher_logits("target"))
+
+    engine([Reads()]).step(tiny_batch())
+    assert not torch.equal(*seen)
+
+
+def test_fit_trains_up_to_the_step_and_evaluates():
+    mine = engine([Supervised(), Entropy(weight=0.1)])
+    result = mine.fit(TinyData(), TinyData(seed=1), steps=3, batch_size=4, eval=FiveClasses())
+    assert mine.index == 3
+    assert 0 <= result.miou <= 1
+
+
+class FiveClasses(TinyData):
+    classes = ("a", "b", "c", "d", "e")
+
+
+def test_resuming_equals_not_stopping(tmp_path):
+    def fresh():
+        return engine([Jitter(), Supervised(), Fool(weight=0.1)], tiny_model(dropout=0.2), accumulate=2)
+
+    data = {"source": TinyData(), "target": TinyData(7, seed=1), "batch_size": 4}
+    whole = fresh()
+    whole.fit(**data, steps=6)
+    first = fresh()
+    first.fit(**data, steps=3)
+    first.save(tmp_path / "c.pt")
+    second = fresh()
+    second.load(tmp_path / "c.pt")
+    second.fit(**data, steps=6)
+    assert_same(parameters_of(whole), parameters_of(second))
+    states = [e.critics["fool/domain"].module.state_dict() for e in (whole, second)]
+    assert_same(*map(dict, states))
+
+
+def test_the_model_may_give_a_plain_module_without_wrapper():
+    assert isinstance(engine([Supervised()]).model, TinyModel)
