@@ -1,0 +1,35 @@
+"""Datasets: what one is, the real formats, and the folder that brings one's own data."""
+
+from typing import TYPE_CHECKING, Any
+
+from dalib.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from dalib.data.dataset import Draw, SegmentationDataset
+    from dalib.registry import Registry
+
+__all__ = ["Draw", "SegmentationDataset", "dalib_register"]
+
+
+@hookimpl
+def dalib_register(registry: "Registry") -> None:
+    """Register the bundled datasets."""
+    from dalib.data.camvid import camvid
+    from dalib.data.carla import carla
+    from dalib.data.cityscapes import cityscapes
+    from dalib.data.folder import folder
+    from dalib.data.gta5 import gta5
+
+    registry.dataset("camvid", camvid)
+    registry.dataset("carla", carla)
+    registry.dataset("cityscapes", cityscapes)
+    registry.dataset("folder", folder)
+    registry.dataset("gta5", gta5)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Draw", "SegmentationDataset"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dalib.data import dataset
+
+    return getattr(dataset, name)

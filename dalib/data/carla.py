@@ -1,0 +1,55 @@
+"""CARLA's own camera folders: CameraRGB and CameraSeg, as simulator versions up to 0.8 write them."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from dalib.data.decode import LABEL_SUFFIXES, Size
+from dalib.data.files import PairedFiles, existing_folder, find_files, find_images
+from dalib.data.labels import CITYSCAPES_CLASSES, IGNORE, IdMap
+from dalib.data.lists import listed
+
+# fmt: off
+CARLA_IDS = {
+    0: IGNORE, 3: IGNORE,  # none (sky and grass too) and other
+    1: 2, 2: 4, 4: 11, 5: 5, 6: 0, 7: 0, 8: 1, 9: 8, 10: 13, 11: 2, 12: 7,
+}
+# fmt: on
+"""CARLA 0.8's ids to Cityscapes' train ids: walls are building, lane markings road, all vehicles car."""
+
+
+def carla(
+    *,
+    root: str,
+    split: str | None = None,
+    size: Size | None = None,
+    list: str | None = None,
+    sky_from_top: bool = False,
+) -> PairedFiles:
+    """Open ``root/CameraRGB`` and ``root/CameraSeg``: files of the same names, the id in the labels' red channel.
+
+    Later versions of CARLA number other classes: an id above 12 is an error. They are read by ``folder`` with a label
+    map of their own that says ``channel: red``.
+
+    Args:
+        split: None is everything; others need ``list``.
+        size: (H, W) to resize to; None keeps the camera's own.
+        list: a text file with an image name a line; may contain ``{split}``.
+        sky_from_top: CARLA 0.8 has no id for the sky; call sky what has no id from the top edge of a column down to
+            its first labelled pixel. Else it is ignored.
+    """
+    base = existing_folder(Path(root), "CARLA recordings with CameraRGB/ and CameraSeg/")
+    images = find_images(existing_folder(base / "CameraRGB", "CARLA's images"))
+    labels = find_files(existing_folder(base / "CameraSeg", "CARLA's labels"), LABEL_SUFFIXES)
+    chosen = listed(images, list, root=base, split=split, format_name="carla")
+    if list is not None:
+        labels = {key: file for key, file in labels.items() if key in chosen}
+    label_map = _SkyFromTop if sky_from_top else IdMap
+    return PairedFiles(chosen, labels, label_map=label_map(CARLA_IDS, channel="red"), size=size)
+
+
+class _SkyFromTop(IdMap):
+    def __call__(self, stored: Tensor, file: Path) -> Tensor:
+        label = super().__call__(stored, file)
+        open_above = (stored[0] == 0).cumprod(dim=0).bool()
+        return label.masked_fill(open_above, CITYSCAPES_CLASSES.index("sky"))

@@ -1,0 +1,66 @@
+"""One's own data: a folder of images, a folder of labels, and a label map that says what the labels mean."""
+
+from pathlib import Path
+
+from dalib.data.decode import LABEL_SUFFIXES, Size
+from dalib.data.files import PairedFiles, existing_folder, find_files, find_images
+from dalib.data.label_map import LabelScheme, read_label_map
+from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, identity
+from dalib.data.lists import find_beside, listed
+
+
+def folder(
+    *,
+    root: str,
+    split: str | None = None,
+    size: Size | None = None,
+    images: str = "images",
+    labels: str | None = None,
+    list: str | None = None,
+    label_map: str | None = None,
+) -> PairedFiles:
+    """Open ``root/images`` and ``root/labels``, at any depth, matched by path without suffix.
+
+    Without labels every pixel is 255. Labels are PNG of Cityscapes' train ids unless ``label_map`` says otherwise.
+
+    Args:
+        split: names a folder below both, ``images/SPLIT`` and ``labels/SPLIT``, or takes ``{split}``'s place in
+            ``list``; None is everything.
+        size: (H, W) to resize to; None keeps each image's own.
+        images: folder of the images below ``root``.
+        labels: folder of the labels below ``root``; None: ``labels`` if there is one.
+        list: a text file with an image name a line; may contain ``{split}``.
+        label_map: a YAML file, see ``dalib.data.label_map.read_label_map``.
+
+    Relative paths of ``list`` and ``label_map`` are looked up from the current folder, then from ``root``.
+    """
+    base = existing_folder(Path(root), "a folder of images and labels")
+    image_folder = existing_folder(base / images, "a folder of images")
+    label_folder = base / (labels or "labels")
+    if split is not None and (image_folder / split).is_dir():
+        image_folder, label_folder, split = image_folder / split, label_folder / split, None
+    if labels is not None:
+        existing_folder(label_folder, "a folder of labels")
+    chosen = listed(find_images(image_folder), list, root=base, split=split, format_name="folder")
+    scheme = _scheme(label_map, base)
+    return PairedFiles(
+        chosen,
+        _labels(label_folder, chosen, listed_only=list is not None),
+        label_map=scheme.label_map,
+        size=size,
+        classes=scheme.classes,
+        palette=scheme.palette,
+    )
+
+
+def _labels(label_folder: Path, chosen: dict[str, Path], *, listed_only: bool) -> dict[str, Path] | None:
+    if not label_folder.is_dir():
+        return None
+    found = find_files(label_folder, LABEL_SUFFIXES)
+    return {key: file for key, file in found.items() if key in chosen} if listed_only else found
+
+
+def _scheme(label_map: str | None, base: Path) -> LabelScheme:
+    if label_map is None:
+        return LabelScheme(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, identity(len(CITYSCAPES_CLASSES)))
+    return read_label_map(find_beside(label_map, base))

@@ -1,0 +1,33 @@
+"""GTA5: frames of a game, labelled with Cityscapes' ids (Richter et al. 2016)."""
+
+from pathlib import Path
+
+from dalib.data.decode import LABEL_SUFFIXES, Size, png_size
+from dalib.data.files import PairedFiles, existing_folder, find_files, find_images
+from dalib.data.labels import CITYSCAPES_IDS, IdMap
+from dalib.data.lists import listed
+
+_MISFITS = ("15188", "17705")  # labels of another size than their images in the published archive
+
+
+def gta5(*, root: str, split: str | None = None, size: Size | None = None, list: str | None = None) -> PairedFiles:
+    """Open ``root/images`` and ``root/labels``: files of the same names, labels as indexed PNG.
+
+    Two published pairs whose sizes differ are left out where they do.
+
+    Args:
+        split: None is everything, as in the adaptation literature; others need ``list``.
+        size: (H, W) to resize to; None keeps each frame's own, about 1052 x 1914.
+        list: a text file with an image name a line; may contain ``{split}``.
+    """
+    base = existing_folder(Path(root), "GTA5 with images/ and labels/")
+    images = find_images(existing_folder(base / "images", "GTA5's images"))
+    labels = find_files(existing_folder(base / "labels", "GTA5's labels"), LABEL_SUFFIXES)
+    for key in _MISFITS:
+        pair = images.get(key), labels.get(key)
+        if pair[0] and pair[1] and png_size(pair[0]) != png_size(pair[1]):
+            del images[key], labels[key]
+    chosen = listed(images, list, root=base, split=split, format_name="gta5")
+    if list is not None:
+        labels = {key: file for key, file in labels.items() if key in chosen}
+    return PairedFiles(chosen, labels, label_map=IdMap(CITYSCAPES_IDS, unknown="ignore"), size=size)

@@ -1,0 +1,161 @@
+"""The YAML file that says what the labels of one's own data mean."""
+
+import colorsys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from dalib.data.labels import (
+    CHANNELS,
+    CITYSCAPES_CLASSES,
+    CITYSCAPES_PALETTE,
+    IGNORE,
+    Color,
+    ColorMap,
+    IdMap,
+    LabelMap,
+    identity,
+)
+from dalib.errors import DataError, suggest
+from dalib.yaml_text import read_yaml
+
+_K = TypeVar("_K")
+
+KEYS = ("bits", "channel", "classes", "colors", "ids", "palette", "unknown")
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """Classes, their colours, and the map from stored labels to train ids."""
+
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    label_map: LabelMap
+
+
+def read_label_map(file: Path) -> LabelScheme:
+    """Read a label map::
+
+        classes: [road, sidewalk, car]      # train ids 0, 1, 2; default: Cityscapes' 19
+        palette: [[128, 64, 128], ...]      # a colour a class for pictures; made up where left out
+        ids: {7: road, 8: sidewalk, 0: ignore, 26: 2}    # stored id: class name, train id or `ignore`
+        channel: red                        # the id stands in this channel of RGB files
+        bits: 16                            # of a stored id; default 8
+        unknown: ignore                     # ids or colours not named; default: error
+
+    Labels that are painted take ``colors: {"128,64,128": road, "0,0,0": ignore}`` instead of ``ids``. With neither,
+    the files store train ids. The stored id 255 is ignored unless ``ids`` names it.
+
+    Raises:
+        RecipeError: the file is no YAML, or a key stands twice.
+        DataError: the map is wrong; the message says where.
+    """
+    return _Parser(str(file), read_yaml(file)).scheme()
+
+
+def default_palette(classes: tuple[str, ...]) -> tuple[Color, ...]:
+    """Cityscapes' colours for its class names, made-up ones, far apart in hue, for others."""
+    known = dict(zip(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, strict=True))
+    return tuple(known.get(name) or _made_up(index) for index, name in enumerate(classes))
+
+
+def _made_up(index: int) -> Color:
+    golden_ratio = 0.618034
+    red, green, blue = colorsys.hsv_to_rgb(index * golden_ratio % 1, 0.7, 0.9)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+class _Parser:
+    """One label map on its way from YAML to a scheme; ``file`` is for messages."""
+
+    def __init__(self, file: str, content: Any) -> None:
+        self.file = file
+        if not isinstance(content, dict):
+            self.fail("the file", "a mapping such as `ids: {7: road}`", content)
+        for key in content:
+            if key not in KEYS:
+                raise DataError(f"{file}: unknown key {key!r}.{suggest(str(key), KEYS)}")
+        if "ids" in content and "colors" in content:
+            raise DataError(f"{file}: expected `ids` or `colors`, found both; label files store one or the other.")
+        self.content: Mapping[str, Any] = content
+        self.classes = tuple(self.names())
+
+    def scheme(self) -> LabelScheme:
+        unknown = self.choice("unknown", ("error", "ignore"), "error")
+        channel = self.choice("channel", (None, *CHANNELS), None)
+        bits = self.choice("bits", (8, 16), 8)
+        label_map: LabelMap
+        if "colors" in self.content:
+            label_map = ColorMap(dict(self.entries("colors", self.color_key)), unknown=unknown)
+        elif "ids" in self.content:
+            ids = dict(self.entries("ids", lambda key: self.id_key(key, 2**bits - 1)))
+            label_map = IdMap(ids, unknown=unknown, channel=channel, bits=bits)
+        else:
+            label_map = identity(len(self.classes), unknown=unknown, channel=channel, bits=bits)
+        return LabelScheme(self.classes, tuple(self.palette()), label_map)
+
+    def names(self) -> Iterator[str]:
+        names = self.content.get("classes", list(CITYSCAPES_CLASSES))
+        if not isinstance(names, list) or not 1 <= len(names) <= IGNORE:
+            self.fail("classes", f"a list of 1 to {IGNORE} names", names)
+        for index, name in enumerate(names):
+            if not isinstance(name, str) or name == "ignore":
+                self.fail(f"classes[{index}]", "a name (text, not `ignore`)", name)
+            if name in names[:index]:
+                self.fail(f"classes[{index}]", "each class once", name)
+            yield name
+
+    def palette(self) -> Iterator[Color]:
+        colors = self.content.get("palette", [list(color) for color in default_palette(self.classes)])
+        if not isinstance(colors, list) or len(colors) != len(self.classes):
+            self.fail("palette", f"a list of {len(self.classes)} colours, one a class", colors)
+        for index, color in enumerate(colors):
+            yield self.color(f"palette[{index}]", color)
+
+    def entries(self, section: str, key_of: Callable[[Any], _K]) -> Iterator[tuple[_K, int]]:
+        entries = self.content[section]
+        if not isinstance(entries, dict) or not entries:
+            self.fail(section, "a mapping to classes", entries)
+        seen: dict[_K, Any] = {}
+        for stored, value in entries.items():
+            key = key_of(stored)
+            if key in seen:
+                raise DataError(f"{self.file}: {section}: {seen[key]!r} and {stored!r} are the same; keep one.")
+            seen[key] = stored
+            yield key, self.train_id(f"{section}[{stored!r}]", value)
+
+    def train_id(self, where: str, value: Any) -> int:
+        if value in ("ignore", IGNORE):
+            return IGNORE
+        if isinstance(value, str):
+            if value not in self.classes:
+                raise DataError(f"{self.file}: {where}: unknown class {value!r}.{suggest(value, self.classes)}")
+            return self.classes.index(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(self.classes):
+            self.fail(where, f"a class name, a train id in 0..{len(self.classes) - 1} or `ignore`", value)
+        return value
+
+    def id_key(self, key: Any, largest: int) -> int:
+        if not isinstance(key, int) or isinstance(key, bool) or not 0 <= key <= largest:
+            self.fail("ids", f"stored ids in 0..{largest} as keys", key)
+        return key
+
+    def color_key(self, key: Any) -> Color:
+        parts = key.split(",") if isinstance(key, str) else []
+        return self.color("colors", [int(p) if p.strip().isdecimal() else p for p in parts] or key)
+
+    def color(self, where: str, value: Any) -> Color:
+        whole = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        if not whole or len(value) != 3 or not all(0 <= v <= 255 for v in value):
+            self.fail(where, "red, green and blue in 0..255", value)
+        return value[0], value[1], value[2]
+
+    def choice(self, key: str, choices: tuple[Any, ...], default: Any) -> Any:
+        value = self.content.get(key, default)
+        if value not in choices or isinstance(value, bool):
+            self.fail(key, f"one of {', '.join(str(c) for c in choices if c is not None)}", value)
+        return value
+
+    def fail(self, where: str, expected: str, found: Any) -> NoReturn:
+        raise DataError(f"{self.file}: {where}: expected {expected}, found {found!s:.80}.")
