@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dalib.create import create_dataset, create_model, create_strategy
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+from dalib.data.dataset import classes_of
 from dalib.engine import Engine
 from dalib.errors import DataError
 from dalib.losses import SegmentationLoss
@@ -30,7 +30,9 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
     if options is None:
         return None
     used, rest = _used(options)
-    return create_dataset(used, path=f"data.{name}", **rest)
+    dataset = create_dataset(used, path=f"data.{name}", **rest)
+    scored = getattr(dataset, "for_evaluation", None) if name == "eval" else None
+    return scored() if scored else dataset
 
 
 def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device") -> nn.Module:
@@ -64,16 +66,6 @@ def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], dev
         loss=None if recipe.loss is None else SegmentationLoss(**recipe.loss),
         classes=classes,
     )
-
-
-def classes_of(dataset: "SegmentationDataset") -> tuple[str, ...]:
-    """Return a data set's class names, Cityscapes' 19 where it names none."""
-    return tuple(getattr(dataset, "classes", CITYSCAPES_CLASSES))
-
-
-def palette_of(dataset: "SegmentationDataset") -> tuple[tuple[int, int, int], ...]:
-    """Return a data set's colours, Cityscapes' 19 where it names none."""
-    return tuple(getattr(dataset, "palette", CITYSCAPES_PALETTE))
 
 
 def check_classes(**datasets: "SegmentationDataset | None") -> tuple[str, ...]:

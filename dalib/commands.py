@@ -7,7 +7,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dalib.build import build_dataset, build_engine, build_model, classes_of
+from dalib.build import build_dataset, build_engine, build_model
+from dalib.data.dataset import classes_of
 from dalib.doctor import examine
 from dalib.errors import DalibError
 from dalib.loading import load_run

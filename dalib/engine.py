@@ -13,6 +13,7 @@ from dalib import checkpoint
 from dalib.batch import Batch
 from dalib.clock import Clock
 from dalib.critic import Critic, MakeOptimizer
+from dalib.data.labels import CITYSCAPES_CLASSES
 from dalib.data.loader import StreamLoader
 from dalib.errors import StackError
 from dalib.hookspecs import Predict
@@ -84,7 +85,7 @@ class Engine:
         self.segmentation_loss = loss or getattr(network_of(model), "segmentation_loss", None) or SegmentationLoss()
         self.critics: dict[str, Critic] = {}
         self._planned: dict[str, tuple[int, int]] = {}
-        self.teacher = self._set_up(tuple(classes or map(str, range(self.num_classes))))
+        self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)))
         self.optimizer = (optimizer or default_optimizer)(self.model.parameters())
         for each in self.optimizers:
             for group in each.param_groups:
@@ -362,6 +363,11 @@ class Terms:
             key = f"{strategy}/{name}"
             share = value.detach() * self._share
             self.values[key] = self.values[key] + share if key in self.values else share
+
+
+def default_classes(num_classes: int) -> tuple[str, ...]:
+    """Return Cityscapes' names for its 19 classes, numbers for any other count."""
+    return CITYSCAPES_CLASSES if num_classes == len(CITYSCAPES_CLASSES) else tuple(map(str, range(num_classes)))
 
 
 def network_of(model: nn.Module) -> nn.Module:

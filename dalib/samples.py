@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from dalib.data.decode import resize_label
 from dalib.engine import Engine
 from dalib.panels import sample_panel, write_png
 
@@ -32,5 +33,6 @@ class Samples:
         """Write a panel a scene: image, truth, then every prediction in the order it was made."""
         for number, (image, truth) in enumerate(self._items):
             predictions = {caption: labels[number] for caption, labels in self._predictions.items()}
+            truth = resize_label(truth[None], (image.shape[-2], image.shape[-1]))[0]
             write_png(folder / f"scene_{number}.png", sample_panel(image, truth, predictions, self._palette))
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from torch import Tensor
 
 from dalib import checkpoint
-from dalib.build import build_dataset, build_engine, build_model, check_classes, palette_of
+from dalib.build import build_dataset, build_engine, build_model, check_classes
+from dalib.data.dataset import palette_of
 from dalib.display import Display
 from dalib.engine import Engine
 from dalib.evaluation import Result

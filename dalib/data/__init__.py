@@ -17,12 +17,14 @@ def dalib_register(registry: "Registry") -> None:
     from dalib.data.camvid import camvid
     from dalib.data.carla import carla
     from dalib.data.cityscapes import cityscapes
+    from dalib.data.diorama import diorama
     from dalib.data.folder import folder
     from dalib.data.gta5 import gta5
 
     registry.dataset("camvid", camvid)
     registry.dataset("carla", carla)
     registry.dataset("cityscapes", cityscapes)
+    registry.dataset("diorama", diorama)
     registry.dataset("folder", folder)
     registry.dataset("gta5", gta5)
 

@@ -16,7 +16,8 @@ class SegmentationDataset(Protocol):
     """A map-style dataset of labelled images; any object with these two methods is one.
 
     Optional attributes: ``classes`` (names by train id) and ``palette`` (RGB by train id), by default Cityscapes' 19;
-    ``item_name(index) -> str``, what error messages call an item.
+    ``item_name(index) -> str``, what error messages call an item; ``for_evaluation()``, the data set to score on, whose
+    labels may be larger than its images.
     """
 
     def __len__(self) -> int: ...

@@ -1,5 +1,6 @@
 """Finding files, matching images with labels, and datasets made of such pairs."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class PairedFiles:
         self.size = _checked(size)
         self.classes = classes
         self.palette = palette
+        self.resizes_labels = True
         faults = dict(_unpaired(images, labels)) if labels is not None else {}
         if faults:
             raise UnpairedError(faults, self)
@@ -77,7 +79,15 @@ class PairedFiles:
                 f"{label_file}: expected the size of its image, {_times(image)}, found {_times(stored)}; "
                 f"image: {image_file} (EXIF orientation applied). Replace one of them, or leave the pair out."
             )
-        return resize_image(image, size), self.label_map(resize_label(stored, size), label_file)
+        if self.resizes_labels:
+            stored = resize_label(stored, size)
+        return resize_image(image, size), self.label_map(stored, label_file)
+
+    def for_evaluation(self) -> "PairedFiles":
+        """Return the same images at ``size`` with labels at their own, which is where published figures are scored."""
+        scored = copy.copy(self)
+        scored.resizes_labels = False
+        return scored
 
     def item_name(self, index: int) -> str:
         """The image's path."""

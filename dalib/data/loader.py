@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dalib.batch import Batch, Stream
+from dalib.data.dataset import item_name
 from dalib.errors import DataError
 from dalib.randomness import seed_of
 
@@ -136,13 +137,10 @@ class _Collate:
         if len(sizes) > 1:
             (one, i), (other, j) = list(sizes.items())[:2]
             raise DataError(
-                f"the {self._stream} images differ in size: {self._name(i)} is {one[0]}x{one[1]}, {self._name(j)} is "
+                f"the {self._stream} images differ in size: {item_name(self._dataset, i)} is {one[0]}x{one[1]}, "
+                f"{item_name(self._dataset, j)} is "
                 f"{other[0]}x{other[1]} (H x W). Set data.{self._stream}.size: [H, W] to resize them."
             )
         image = torch.stack([image for image, _, _ in items])
         label = torch.stack([label for _, label, _ in items]) if self._stream == "source" else None
         return Stream(image, label, index=torch.tensor([index for _, _, index in items]))
-
-    def _name(self, index: int) -> str:
-        name = getattr(self._dataset, "item_name", None)
-        return str(name(index)) if name else f"image {index}"
