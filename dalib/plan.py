@@ -60,7 +60,9 @@ def _check_required(
     strategies: Sequence[Strategy], position: int, provided: Mapping[str, str], streams: Mapping[str, Size]
 ) -> None:
     strategy = strategies[position]
-    for field in sorted((strategy.requires | strategy.writes) - provided.keys()):
+    # What it writes need not be there yet, a weight for instance; the stream must.
+    written = {f"{field.split('.')[0]}.image" for field in strategy.writes}
+    for field in sorted((strategy.requires | written) - provided.keys()):
         stream = field.split(".")[0]
         later = [other.name for other in strategies[position + 1 :] if field in other.provides]
         if later:

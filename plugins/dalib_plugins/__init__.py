@@ -1,0 +1,20 @@
+"""The strategies that come with dalib, registered by the same door as anybody's."""
+
+from dalib import Registry, hookimpl
+from dalib_plugins.adversarial import Adversarial
+from dalib_plugins.augment import Augment
+from dalib_plugins.dacs import Dacs
+from dalib_plugins.fda import Fda
+from dalib_plugins.minent import MinEnt
+from dalib_plugins.supervised import Supervised
+
+
+@hookimpl
+def dalib_register(registry: Registry) -> None:
+    """Register the bundled strategies."""
+    registry.strategy("adversarial", Adversarial)
+    registry.strategy("augment", Augment)
+    registry.strategy("dacs", Dacs)
+    registry.strategy("fda", Fda)
+    registry.strategy("minent", MinEnt)
+    registry.strategy("supervised", Supervised)

@@ -1,0 +1,110 @@
+"""Random augmentation on the device: views, colour jitter, blur, and whatever else Kornia has."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from dalib import SetupContext, Step, Strategy, Stream, hookimpl
+from dalib.losses import IGNORE
+from dalib_plugins.view import draw_view
+from dalib_plugins.warp import apply, make_augmentation, make_warp
+
+
+@dataclass(kw_only=True)
+class Blur:
+    """Options of Gaussian blur: an odd kernel size, the least and the greatest sigma, both in pixels."""
+
+    kernel: int = 3
+    sigma: tuple[float, float] = (0.2, 0.8)
+    p: float = 1.0
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # refuse misspelled options
+
+
+class Augment(Strategy):
+    """Augment streams, every sample with draws of its own; label and weight follow the image.
+
+    First the view (scale, crop, flip), then ``kornia`` in its order, then colour jitter, then blur. What a view or a
+    warp brings in from outside the image has the label 255 and the weight 0.
+
+    Options:
+        streams: which to augment, with draws of their own.
+        crop: (H, W) of the result; default the size that comes.
+        scale: least and greatest factor on the image.
+        flip: probability of mirroring left and right.
+        color_jitter: strength in brightness, contrast, saturation (>= 0) and hue (0..0.5), as torchvision defines them;
+            jitter_p: its probability.
+        blur: Gaussian blur.
+        kornia: augmentations of ``kornia.augmentation`` by class name, with their options, as
+            ``{use: RandomEqualize, p: 0.5}``.
+    """
+
+    streams: list[str] = field(default_factory=lambda: ["source"])
+    crop: tuple[int, int] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    color_jitter: tuple[float, float, float, float] | None = None
+    jitter_p: float = 1.0
+    blur: Blur | None = None
+    kornia: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset(f"{stream}.image" for stream in self.streams)
+
+    @property
+    def writes(self) -> frozenset[str]:
+        parts = ("image", "label", "weight") if self._has_view or self.kornia else ("image",)
+        return frozenset(f"{stream}.{part}" for stream in self.streams for part in parts)
+
+    def resized(self, stream: str, size: tuple[int, int]) -> tuple[int, int]:
+        return self.crop if self.crop and stream in self.streams else size
+
+    @hookimpl
+    def setup(self, ctx: SetupContext) -> None:
+        self._warps = [make_warp(self.name, **options) for options in self.kornia]
+        self._filters: list[nn.Module] = []
+        if self.color_jitter:
+            names = ("brightness", "contrast", "saturation", "hue")
+            strengths = dict(zip(names, self.color_jitter, strict=True))
+            self._filters.append(make_augmentation(self.name, "ColorJitter", p=self.jitter_p, **strengths))
+        if self.blur:
+            options = {"kernel_size": (self.blur.kernel,) * 2, "sigma": self.blur.sigma, "p": self.blur.p}
+            self._filters.append(make_augmentation(self.name, "RandomGaussianBlur", **options))
+
+    @hookimpl
+    def pre_batch(self, step: Step) -> None:
+        for name in self.streams:
+            before = step.batch[name]
+            after = self._filter(self._warp(self._view(before)))
+            step.batch.write(name, **{k: v for k, v in after.fields().items() if v is not getattr(before, k)})
+
+    def _view(self, stream: Stream) -> Stream:
+        if not self._has_view:
+            return stream
+        crop = self.crop or stream.size
+        view = draw_view(len(stream.image), stream.size, crop, self.scale, self.flip, stream.image.device)
+        return dataclasses.replace(
+            stream,
+            image=view.image(stream.image, interpolate=self.scale != (1.0, 1.0)),
+            label=None if stream.label is None else view.mask(stream.label, IGNORE),
+            weight=view.mask(torch.ones_like(stream.image[:, 0]) if stream.weight is None else stream.weight, 0.0),
+        )
+
+    def _warp(self, stream: Stream) -> Stream:
+        for augmentation in self._warps:
+            stream = apply(augmentation, stream)
+        return stream
+
+    def _filter(self, stream: Stream) -> Stream:
+        image = stream.image
+        for augmentation in self._filters:
+            image = augmentation(image)
+        return dataclasses.replace(stream, image=image)
+
+    @property
+    def _has_view(self) -> bool:
+        return self.crop is not None or self.scale != (1.0, 1.0) or self.flip > 0

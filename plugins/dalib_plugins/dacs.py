@@ -1,0 +1,136 @@
+"""DACS: self-training on images that mix source classes into target images (Tranheden et al. 2021)."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from dalib import SetupContext, Step, Strategy, Stream, hookimpl
+from dalib.losses import IGNORE
+
+LABELS = 256  # train ids and 255: few enough to count the presence of each without asking which there are
+
+Scope = Literal["batch", "image"]
+
+
+def pseudo_label(logits: Tensor, threshold: float, confidence: Scope = "batch") -> tuple[Tensor, Tensor]:
+    """Return the most probable classes and their weight: the share of pixels as probable as ``threshold`` or more.
+
+    Args:
+        logits: (B, K, H, W) of any float type.
+        confidence: the share is that of the whole batch, as published, or of each image.
+
+    Returns:
+        label: (B, H, W) int64; weight: (B, H, W) float32 in 0..1, one value for each batch or image.
+    """
+    probability, label = logits.float().softmax(1).max(1)
+    confident = (probability >= threshold).float()
+    share = confident.mean() if confidence == "batch" else confident.mean((1, 2), keepdim=True)
+    return label, share.expand_as(confident)
+
+
+def classmix_mask(
+    label: Tensor, generator: Generator | None = None, classes: Scope = "image", ignore_is_class: bool = False
+) -> Tensor:
+    """Return where half of each image's classes lie, (B, H, W) bool: of n classes (n + 1) // 2, drawn at random.
+
+    Never waits for the device, as ``torch.unique`` would: all 256 ids get a random rank, those absent behind the rest.
+
+    Args:
+        label: (B, H, W) int64 in 0..255.
+        generator: draws on the label's device; default torch's own.
+        classes: draw from the classes of each image, or, as DAFormer's code does, from those of the whole batch.
+        ignore_is_class: let 255 be drawn like a class, as the published code does.
+    """
+    flat = label.flatten(1)
+    present = torch.zeros(len(label), LABELS, dtype=torch.bool, device=label.device).scatter_(1, flat, True)
+    if not ignore_is_class:
+        present[:, IGNORE] = False
+    if classes == "batch":
+        present = present.any(0, keepdim=True).expand_as(present)
+    order = torch.rand(present.shape, generator=generator, device=label.device).masked_fill(~present, 2.0)
+    rank = order.argsort(1).argsort(1)
+    chosen = rank < (present.sum(1, keepdim=True) + 1) // 2
+    return chosen.gather(1, flat).view_as(label)
+
+
+def mix(source: Stream, target: Stream, pseudo: tuple[Tensor, Tensor], mask: Tensor) -> Stream:
+    """Return ``target`` with ``source`` where ``mask`` holds: image, label, and the weight of each pixel.
+
+    A stream's own weight, where it has one, stays in force: what a crop padded counts for nothing in the mixture too.
+
+    Args:
+        pseudo: label and weight of the target, both (B, H, W). mask: (B, H, W) bool.
+    """
+    assert source.label is not None  # the stack's checks made sure
+    label, weight = pseudo
+    ours = torch.ones_like(weight) if source.weight is None else source.weight
+    theirs = weight if target.weight is None else weight * target.weight
+    return Stream(
+        image=torch.where(mask[:, None], source.image, target.image),
+        label=torch.where(mask, source.label, label),
+        weight=torch.where(mask, ours, theirs),
+    )
+
+
+class Dacs(Strategy):
+    """Add the stream ``mixed`` and train on it: half of the classes of a source image pasted into the target image at
+    the same place in the batch, labelled by the source and, elsewhere, by the teacher.
+
+    Options:
+        threshold: a pixel is confident from this probability on.
+        confidence: the weight of target pixels is the share of confident ones in the batch (published) or the image.
+        classes: draw the pasted classes from those of the image (published) or of the batch (DAFormer).
+        ignore_is_class: let ignored pixels be pasted like a class (published).
+        jitter: strength of the jitter in brightness, contrast, saturation and hue (0..0.5); jitter_p: its probability.
+        blur: least and greatest sigma in pixels; blur_p: its probability. Both come after mixing, a draw a sample.
+        ema: limit of the teacher's decay; teacher_batch_norm: the statistics it uses, of its batch (``"train"``,
+            published) or running ones. None takes what another strategy asked for, else 0.99 and ``"train"``.
+    """
+
+    threshold: float = 0.968
+    confidence: Scope = "batch"
+    classes: Scope = "image"
+    ignore_is_class: bool = False
+    jitter: float = 0.25
+    jitter_p: float = 0.8
+    blur: tuple[float, float] = (0.15, 1.15)
+    blur_p: float = 0.5
+    ema: float | None = None
+    teacher_batch_norm: Literal["train", "eval"] | None = None
+
+    requires = frozenset({"source.image", "source.label", "target.image"})
+    provides = frozenset({"mixed.image", "mixed.label", "mixed.weight"})
+    forwards = frozenset({"mixed"})
+    same_size = frozenset({"source", "target"})
+
+    @hookimpl
+    def setup(self, ctx: SetupContext) -> None:
+        from kornia.augmentation import ColorJiggle, RandomGaussianBlur  # here: kornia takes long to import
+
+        ctx.teacher(decay=self.ema, batch_norm=self.teacher_batch_norm)
+        # DACS jittered brightness by adding, as kornia's ColorJitter of its time did; ColorJiggle still does.
+        jitter = ColorJiggle(self.jitter, self.jitter, self.jitter, self.jitter, p=self.jitter_p)
+        # The published kernel is a tenth of the image, of which all beyond four sigma is zero.
+        kernel = 2 * math.ceil(4 * self.blur[1]) + 1
+        self._strong = (jitter, RandomGaussianBlur((kernel, kernel), self.blur, p=self.blur_p))
+
+    @hookimpl
+    def pre_batch(self, step: Step) -> None:
+        source, target = step.batch["source"], step.batch["target"]
+        assert source.label is not None  # the stack's checks made sure
+        pseudo = pseudo_label(step.teacher_logits("target"), self.threshold, self.confidence)
+        mask = classmix_mask(source.label, classes=self.classes, ignore_is_class=self.ignore_is_class)
+        mixed = mix(source, target, pseudo, mask)
+        image = mixed.image
+        for augmentation in self._strong:
+            image = augmentation(image)
+        step.batch.add("mixed", dataclasses.replace(mixed, image=image))
+        step.log("confident", pseudo[1].mean())
+
+    @hookimpl
+    def loss(self, step: Step) -> Mapping[str, Tensor]:
+        return {"mixed": step.segmentation_loss("mixed")}

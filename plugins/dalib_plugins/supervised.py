@@ -1,0 +1,57 @@
+"""The segmentation loss on labelled streams."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import field
+
+from torch import Tensor
+
+from dalib import SegmentationLoss, SetupContext, Step, Strategy, hookimpl
+from dalib.errors import StackError
+
+OVERRIDES = ("class_weights", "ohem", "min_kept", "auxiliary")
+
+
+class Supervised(Strategy):
+    """Train on labels: the run's segmentation loss of each stream, a stream's ``weight`` counting by pixel.
+
+    Options:
+        streams: the labelled streams.
+        class_weights, ohem, min_kept, auxiliary: in place of the run's own (see ``dalib.SegmentationLoss``).
+    """
+
+    streams: list[str] = field(default_factory=lambda: ["source"])
+    class_weights: list[float] | None = None
+    ohem: float | None = None
+    min_kept: int | None = None
+    auxiliary: float | None = None
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset(f"{stream}.{part}" for stream in self.streams for part in ("image", "label"))
+
+    @property
+    def forwards(self) -> frozenset[str]:
+        return frozenset(self.streams)
+
+    @hookimpl
+    def setup(self, ctx: SetupContext) -> None:
+        overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
+        self._loss = ctx.loss
+        if not overrides:
+            return
+        if not isinstance(ctx.loss, SegmentationLoss):
+            raise StackError(
+                f"strategy {self.name!r} sets {', '.join(overrides)}, but the model brings a segmentation loss of its "
+                "own, which has no such options; drop them here, or give the run a `loss:`."
+            )
+        if self.class_weights is not None and len(self.class_weights) != ctx.num_classes:
+            raise StackError(
+                f"strategy {self.name!r}: class_weights has {len(self.class_weights)} values for "
+                f"{ctx.num_classes} classes; give one a class."
+            )
+        self._loss = dataclasses.replace(ctx.loss, **overrides)
+
+    @hookimpl
+    def loss(self, step: Step) -> Mapping[str, Tensor]:
+        return {stream: step.segmentation_loss(stream, self._loss) for stream in self.streams}

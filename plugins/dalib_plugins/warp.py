@@ -1,0 +1,68 @@
+"""Kornia's augmentations by name, applied to images together with label and weight."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from dalib import Stream, suggest
+from dalib.errors import StackError
+from dalib.losses import IGNORE
+
+
+def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
+    """Return an augmentation of ``kornia.augmentation`` by its class name.
+
+    Raises:
+        StackError: no augmentation of images has that name, or it refuses the options; ``owner`` is who asked.
+    """
+    import kornia.augmentation as kornia  # here: it takes long to import, and not every stack needs it
+    from kornia.augmentation._2d.base import AugmentationBase2D
+
+    known = [n for n, c in vars(kornia).items() if isinstance(c, type) and issubclass(c, AugmentationBase2D)]
+    known = [name for name in known if not name.endswith("Base2D")]
+    if use not in known:
+        raise StackError(f"strategy {owner!r}: kornia has no image augmentation {use!r}.{suggest(use, known)}")
+    try:
+        augmentation: nn.Module = getattr(kornia, use)(**options)
+    except Exception as error:
+        raise StackError(f"strategy {owner!r}: kornia's {use} refuses the options {options}: {error}") from error
+    return augmentation
+
+
+def make_warp(owner: str, use: str = "", **options: Any) -> nn.Module:
+    """Return an augmentation for ``apply``, tried on noise, so that what cannot work says so before the first step.
+
+    Raises:
+        StackError: as ``make_augmentation``, and for one that cannot carry labels along or changes the size.
+    """
+    import kornia.augmentation as kornia
+
+    augmentation = make_augmentation(owner, use, **options)
+    warp: nn.Module = kornia.AugmentationSequential(augmentation, data_keys=["input", "mask"], same_on_batch=None)
+    try:
+        image, mask = warp(torch.rand(2, 3, 64, 64), torch.zeros(2, 2, 64, 64))
+    except Exception as error:
+        told = str(error) or "it does not take labels along"
+        raise StackError(f"strategy {owner!r}: kornia's {use} with options {options} fails: {told}") from error
+    if not image.shape[-2:] == mask.shape[-2:] == (64, 64):
+        raise StackError(f"strategy {owner!r}: kornia's {use} changes the size of images; use `crop` and `scale`.")
+    return warp
+
+
+def apply(warp: nn.Module, stream: Stream) -> Stream:
+    """Return the stream with image, label and weight changed by the same draws.
+
+    Label and weight travel as one mask of two channels, shifted so that the zeros that a warp brings in from outside
+    mean ignore. Warps take the nearest pixel of a mask, and float32 keeps labels exact whatever the run's precision.
+    """
+    label = torch.full_like(stream.image[:, 0], IGNORE) if stream.label is None else stream.label.float()
+    weight = torch.ones_like(label) if stream.weight is None else stream.weight.float()
+    image, mask = warp(stream.image, torch.stack([label - IGNORE, weight], 1))
+    return dataclasses.replace(
+        stream,
+        image=image,
+        label=None if stream.label is None else (mask[:, 0] + IGNORE).round().long(),
+        weight=mask[:, 1],
+    )
