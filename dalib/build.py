@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from dalib.create import create_dataset, create_model, create_strategy
+from dalib.create import dataset_from, model_from, strategy_from
 from dalib.data.dataset import classes_of
 from dalib.engine import Engine
 from dalib.errors import DataError
@@ -29,25 +29,20 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
         options = {**(recipe.data.target or recipe.data.source), "split": "val"}
     if options is None:
         return None
-    used, rest = _used(options)
-    dataset = create_dataset(used, path=f"data.{name}", **rest)
+    dataset = dataset_from(options, f"data.{name}")
     scored = getattr(dataset, "for_evaluation", None) if name == "eval" else None
     return scored() if scored else dataset
 
 
 def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device") -> nn.Module:
     """Return the model for these classes, its random weights drawn from the recipe's seed."""
-    used, rest = _used(recipe.model)
     with seeded(device, recipe.train.seed, "model"):
-        return create_model(used, len(classes), **rest)
+        return model_from(recipe.model, len(classes), "model")
 
 
 def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], device: "torch.device") -> Engine:
     """Return the engine with the recipe's stack, optimiser and schedule."""
-    strategies = []
-    for index, options in enumerate(recipe.strategies):
-        used, rest = _used(options)
-        strategies.append(create_strategy(used, path=f"strategies[{index}]", **rest))
+    strategies = [strategy_from(options, f"strategies[{i}]") for i, options in enumerate(recipe.strategies)]
     optimizer, optimizer_options = _used(recipe.optimizer)
     schedule = None
     if recipe.schedule is not None:

@@ -8,50 +8,68 @@ from torch import nn
 
 from dalib.errors import RecipeError, RegistryError
 from dalib.options import check_options
-from dalib.registry import Kind, default_registry
+from dalib.registry import Factory, Kind, default_registry
 from dalib.strategy import Strategy
 
 if TYPE_CHECKING:
     from dalib.data import SegmentationDataset
 
+Options = Mapping[str, Any]
 
-def create_model(
-    name: str, num_classes: int = 19, *, weights: str | Path | None = None, path: str = "model", **options: Any
-) -> nn.Module:
+
+def create_model(name: str, num_classes: int = 19, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
     """Create a model and wrap it: (B, 3, H, W) in [0, 1] -> logits (B, K, H, W) of the input's size.
 
     Args:
         name: a registered model, see ``list_models``.
         weights: a file of weights, a checkpoint or a run folder to start from.
         options: the factory's own.
-        path: where the options stand in a recipe, for messages.
     """
+    return model_from({"use": name, "weights": weights, **options}, num_classes, name)
+
+
+def create_dataset(name: str, **options: Any) -> "SegmentationDataset":
+    """Create a data set; items are (image uint8 (3, H, W), label uint8 (H, W))."""
+    return dataset_from({"use": name, **options}, name)
+
+
+def create_strategy(use: str, /, **options: Any) -> Strategy:
+    """Create a strategy; ``name=`` in the options is its name in the stack, by default the registered one."""
+    return strategy_from({"use": use, **options}, use)
+
+
+def model_from(options: Options, num_classes: int, path: str) -> nn.Module:
+    """Create the model of ``{use: name, **options}``; ``path`` is where that stands, for messages."""
     from dalib.models import load_weights, wrap_model
 
-    factory = default_registry().get("model", name)
-    checked = check_options(factory, {"num_classes": num_classes, **options}, path)
-    model = wrap_model(factory(**checked), num_classes)
+    factory, rest = _factory("model", options)
+    weights = rest.pop("weights", None)
+    model = wrap_model(factory(**check_options(factory, {"num_classes": num_classes, **rest}, path)), num_classes)
     if weights is not None:
         load_weights(model, weights_file(Path(weights)))
     return model
 
 
-def create_dataset(name: str, *, path: str = "data", **options: Any) -> "SegmentationDataset":
-    """Create a data set; items are (image uint8 (3, H, W), label uint8 (H, W))."""
-    factory = default_registry().get("dataset", name)
-    dataset: SegmentationDataset = factory(**check_options(factory, options, path))
+def dataset_from(options: Options, path: str) -> "SegmentationDataset":
+    """Create the data set of ``{use: name, **options}``."""
+    factory, rest = _factory("dataset", options)
+    dataset: SegmentationDataset = factory(**check_options(factory, rest, path))
     return dataset
 
 
-def create_strategy(name: str, *, path: str = "", **options: Any) -> Strategy:
-    """Create a strategy; ``name=`` in the options is its name in the stack."""
-    cls = default_registry().get("strategy", name)
-    checked = check_options(cls, options, path or name)
-    strategy: Strategy = cls(**{"name": name, **checked})
+def strategy_from(options: Options, path: str) -> Strategy:
+    """Create the strategy of ``{use: name, **options}``."""
+    cls, rest = _factory("strategy", options)
+    strategy: Strategy = cls(**{"name": options["use"], **check_options(cls, rest, path)})
     return strategy
 
 
-def check_use(kind: Kind, options: Mapping[str, Any], path: str) -> None:
+def _factory(kind: Kind, options: Options) -> tuple[Factory, dict[str, Any]]:
+    rest = dict(options)
+    return default_registry().get(kind, rest.pop("use")), rest
+
+
+def check_use(kind: Kind, options: Options, path: str) -> None:
     """Check ``{use: name, ...}`` of a recipe without making anything."""
     name = options.get("use")
     if not isinstance(name, str):
