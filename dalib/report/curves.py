@@ -56,7 +56,7 @@ def line_chart(series: Series, *, color: str, label: str, smooth: bool) -> str:
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return round numbers, 1, 2, 2.5 or 5 times a power of ten apart, whose ``count`` or so spaces enclose [low, high]."""
+    """Return round numbers, 1, 2, 2.5 or 5 times a power of ten apart, at most ``count`` or so that enclose both."""
     if high <= low:
         low, high = low - (abs(low) or 1) / 2, low + (abs(low) or 1) / 2
     power = 10.0 ** math.floor(math.log10((high - low) / count))

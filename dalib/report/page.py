@@ -1,4 +1,4 @@
-"""The page of a report: its sections, each a pure function of the run that is empty where the run has nothing for it."""
+"""The page of a report: its sections, pure functions of the run that are empty where it has nothing for them."""
 
 import base64
 import json

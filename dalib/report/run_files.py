@@ -48,9 +48,7 @@ def read_run(folder: Path) -> Run:
         panels=tuple(sorted((folder / "panels").glob("*.png"))),
     )
     if not (run.curves or run.results or run.recipe):
-        raise DataError(
-            f"{folder}: expected a run folder (recipe.yaml, metrics.jsonl, results.json), found none of it."
-        )
+        raise DataError(f"{folder}: expected a run folder with recipe.yaml, metrics.jsonl or results.json, found none.")
     return run
 
 

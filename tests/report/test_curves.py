@@ -1,6 +1,7 @@
 """The numbers behind the curves."""
 
 import math
+import re
 
 import pytest
 from dalib.report.curves import POINTS, line_chart, nice_ticks, running_mean, short, thin
@@ -55,8 +56,8 @@ def test_short_numbers():
 @pytest.mark.parametrize("values", [[0.5], [math.nan], [math.inf, 1.0], [1.0, math.nan, 2.0, 3.0]])
 def test_charts_of_awkward_values_hold_only_finite_coordinates(values):
     chart = line_chart([(10 * i, v) for i, v in enumerate(values)], color="red", label="x", smooth=True)
-    shapes = "".join(part for part in chart.split("<title>") if part).split("</title>")
-    assert not any(word in shape.split("<title>")[0] for shape in shapes[1:] for word in ('="nan', '="inf', "Lnan"))
+    shapes = re.sub("<title>.*?</title>", "", chart)  # the hints do name a nan
+    assert not re.search("nan|inf", shapes)
 
 
 def test_a_nan_interrupts_the_line():
