@@ -51,5 +51,5 @@ def carla(
 class _SkyFromTop(IdMap):
     def __call__(self, stored: Tensor, file: Path) -> Tensor:
         label = super().__call__(stored, file)
-        open_above = (stored[0] == 0).cumprod(dim=0).bool()
+        open_above = (stored[0] != 0).cummax(dim=0).values.logical_not()
         return label.masked_fill(open_above, CITYSCAPES_CLASSES.index("sky"))

@@ -1,8 +1,11 @@
 """Image and label files to tensors, whatever their mode and depth.
 
 Images come out upright: the EXIF orientation of a photograph is applied. Labels are read as they are stored.
+torchvision does the decoding: unlike Pillow it keeps 16-bit RGB. From 0.29 on it calls that deprecated, in favour of
+TorchCodec, another package to install beside it; when it goes, this is the only module to change.
 """
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -91,7 +94,7 @@ def _decode(file: Path, data: bytes, mode: ImageReadMode) -> Tensor:
         stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         decoded: Tensor = decode_image(stored, mode, apply_exif_orientation=upright)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).rpartition(", ")[2].strip().rstrip(".")
+        reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error)).partition(". ")[0].strip(". ")
         raise DataError(
             f"{file}: expected a whole {', '.join(sorted(IMAGE_SUFFIXES))} file, found {len(data)} bytes that do not "
             f"decode ({reason}); replace the file, or convert it."

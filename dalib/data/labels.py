@@ -96,7 +96,7 @@ class IdMap:
             if channels > 2:  # two are the id and an alpha channel
                 raise DataError(
                     f"{file}: expected class ids in one channel, found {_mode(channels)}; use the dataset `folder` "
-                    "with a label map: `channel: red` where a channel holds the id, `colors:` where colours are classes."
+                    "with a label map: `channel: red` for ids in a channel, `colors:` for painted classes."
                 )
             return stored[0]
         if channels < 3:

@@ -1,0 +1,97 @@
+"""One's own data: folder, lists and splits."""
+
+import pytest
+import torch
+
+from dalib.data.dataset import SegmentationDataset, classes_of, item_name, palette_of
+from dalib.data.folder import folder
+from dalib.errors import DataError
+
+
+@pytest.fixture
+def root(save, rgb, ids, tmp_path):
+    for name in ["one", "two", "sub/three"]:
+        save(f"images/{name}.jpg", rgb)
+        save(f"labels/{name}.png", ids)
+    return tmp_path
+
+
+def test_images_and_labels_match_by_path_without_suffix(root, ids):
+    dataset = folder(root=str(root))
+    assert isinstance(dataset, SegmentationDataset)
+    assert [item_name(dataset, i) for i in range(3)] == [str(root / f"images/{n}.jpg") for n in ("one", "sub/three", "two")]
+    assert torch.equal(dataset[1][1], torch.from_numpy(ids))
+
+
+def test_list_chooses_and_orders_and_may_stand_in_root(root, monkeypatch):
+    (root / "lists").mkdir()
+    (root / "lists" / "train.txt").write_text("two.jpg\n\nsub/three\n", encoding="utf-8-sig")
+    monkeypatch.chdir(root.parent)
+    for name in ("lists/train.txt", f"{root.name}/lists/train.txt", str(root / "lists/train.txt")):
+        assert [n[1].name for n in folder(root=str(root), list=name).files] == ["two.png", "three.png"]
+    assert len(folder(root=str(root), list="lists/{split}.txt", split="train")) == 2
+
+
+def test_split_names_a_folder_below_both(root, save, rgb, ids):
+    save("images/val/x.png", rgb)
+    save("labels/val/x.png", ids)
+    assert [file.name for file, _ in folder(root=str(root), split="val").files] == ["x.png"]
+
+
+def test_without_labels_everything_is_ignored_but_a_named_folder_must_be_there(save, rgb, tmp_path):
+    save("images/a.png", rgb)
+    assert folder(root=str(tmp_path))[0][1].unique().tolist() == [255]
+    with pytest.raises(DataError, match=r"masks: expected a folder of labels, found nothing"):
+        folder(root=str(tmp_path), labels="masks")
+
+
+def test_label_map_brings_classes_and_colours(root):
+    (root / "map.yaml").write_text("{classes: [even, odd], ids: {0: even, 1: odd, 2: even}, unknown: ignore}")
+    dataset = folder(root=str(root), label_map="map.yaml")
+    assert classes_of(dataset) == ("even", "odd")
+    assert len(palette_of(dataset)) == 2
+    assert dataset[0][1].unique().tolist() == [0, 1, 255]
+
+
+def test_strays_are_errors_unless_a_list_leaves_them_out(root, save, rgb):
+    save("images/stray.png", rgb)
+    with pytest.raises(DataError, match=r"stray\.png: image without label"):
+        folder(root=str(root))
+    (root / "list.txt").write_text("one")
+    assert len(folder(root=str(root), list="list.txt")) == 1
+
+
+WRONG = {
+    "missing root": ({"root": "nowhere"}, "nowhere: expected a folder of images and labels, found nothing"),
+    "root is a file": ({"root": "images/one.jpg"}, "one.jpg: expected a folder of images and labels, found a file"),
+    "missing images": ({"images": "imgs"}, "imgs: expected a folder of images, found nothing; check `root`"),
+    "missing list": ({"list": "no.txt"}, "no.txt: expected a file in the current folder or in "),
+    "missing map": ({"label_map": "no.yaml"}, "no.yaml: expected a file in the current folder or in "),
+    "unknown name": ({"list": "typo.txt"}, "found 'won', which is not there. Did you mean 'one'?"),
+    "twice": ({"list": "twice.txt"}, "expected each image once, found 'one.jpg' twice"),
+    "empty list": ({"list": "empty.txt"}, "expected names of images, one a line, found none"),
+    "binary list": ({"list": "images/one.jpg"}, "expected a list of images in UTF-8"),
+    "split without list": ({"split": "val"}, "this format has no splits of its own; give `list: FILE`"),
+    "one list": ({"split": "val", "list": "empty.txt"}, "the list empty.txt is the same for every split"),
+}
+
+
+@pytest.mark.parametrize(("options", "text"), WRONG.values(), ids=WRONG)
+def test_wrong_folder_is_an_error_that_says_what_to_do(root, monkeypatch, options, text):
+    for name, content in {"typo": "won", "twice": "one\none.jpg", "empty": "\n"}.items():
+        (root / f"{name}.txt").write_text(content)
+    monkeypatch.chdir(root)
+    with pytest.raises(DataError) as caught:
+        folder(**{"root": str(root), **options})
+    assert text in str(caught.value)
+
+
+def test_prepared_real_data_opens_by_its_lists(shared):
+    base = shared / "data" / "carla_camvid"
+    root, lists = str(base / "source"), str(base / "lists" / "source_{split}.txt")
+    assert len(folder(root=root, list=lists, split="train")) == 474
+    dataset = folder(root=root, list=lists, split="val", size=(180, 240))
+    assert len(dataset) == 72
+    image, label = dataset[0]
+    assert image.shape == (3, 180, 240)
+    assert set(label.unique().tolist()) <= {0, 1, 2, 4, 5, 7, 8, 10, 11, 13, 255}
