@@ -13,6 +13,8 @@ from dalib.hookspecs import Predict
 from dalib.metrics import ConfusionMatrix, Result, class_ids
 from dalib.protocols import Protocol, get_protocol
 
+__all__ = ["Result", "evaluate", "inference", "model_device"]
+
 
 def evaluate(
     model: nn.Module,

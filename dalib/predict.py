@@ -23,10 +23,10 @@ def predict_images(
     model: nn.Module,
     inputs: Path,
     out: Path,
-    *,
     palette: Sequence[Color],
     classes: Sequence[str],
     device: torch.device | str | None = None,
+    *,
     predict: Predict | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[Path]:

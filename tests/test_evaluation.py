@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from dalib.errors import DataError
 from dalib.evaluation import evaluate, inference
 from dalib.protocols import PROTOCOLS
-from torch import nn
 
 
 class Scenes:

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from dalib.files import write_atomically
 
 

@@ -5,10 +5,11 @@ import math
 import numpy
 import pytest
 import torch
+from rich.console import Console
+
 from dalib.data.labels import CITYSCAPES_CLASSES
 from dalib.errors import DataError
 from dalib.metrics import SUBSETS, ConfusionMatrix, Result, class_ids, intersection_over_union
-from rich.console import Console
 
 
 def result(confusion, classes=("road", "sky", "car"), counted=(0, 1, 2), **fields):

@@ -1,6 +1,7 @@
 """Label maps in colour."""
 
 import torch
+
 from dalib.data.labels import CITYSCAPES_PALETTE
 from dalib.palette import blend, colorize
 

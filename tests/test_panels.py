@@ -2,10 +2,11 @@
 
 import numpy
 import torch
+from PIL import Image
+
 from dalib.data.labels import CITYSCAPES_PALETTE
 from dalib.palette import colorize
 from dalib.panels import GAP, sample_panel, write_png
-from PIL import Image
 
 
 def scene():

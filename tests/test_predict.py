@@ -5,12 +5,13 @@ import json
 import numpy
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+
 from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from dalib.errors import DataError
 from dalib.palette import blend, colorize
 from dalib.predict import predict_images
-from PIL import Image
-from torch import nn
 
 
 class Brightness(nn.Module):

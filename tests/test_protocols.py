@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+
 from dalib.errors import DataError
 from dalib.protocols import PROTOCOLS, get_protocol, sliding
 

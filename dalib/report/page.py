@@ -136,7 +136,7 @@ def time(run: Run) -> str:
 
 def settings(run: Run) -> str:
     """The recipe and the environment, so that the run can be repeated."""
-    rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(_plain(v))}</td></tr>" for key, v in run.environment.items())
+    rows = "".join(_row(key, value) for key, value in run.environment.items())
     recipe = f'<div><h2>Recipe</h2><div class="card"><pre>{escape(run.recipe)}</pre></div></div>' if run.recipe else ""
     table = f'<div><h2>Environment</h2><div class="card"><table>{rows}</table></div></div>' if rows else ""
     return f'<section class="columns">{recipe}{table}</section>' if recipe or table else ""
@@ -219,5 +219,8 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _row(key: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "".join(_row(f"{key} · {name}", part) for name, part in value.items())
+    plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"<tr><th>{escape(key)}</th><td>{escape(plain)}</td></tr>"

@@ -58,8 +58,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _curves(path: Path) -> dict[str, Series]:
-    # A resumed run logs some steps again; the later line is the one that led to the result.
-    by_step = {record["step"]: record for record in _records(path)}
+    # Losses and scores of one step come in lines of their own; of two values the later led to the result.
+    by_step: dict[int, dict[str, Any]] = {}
+    for record in _records(path):
+        by_step.setdefault(record["step"], {}).update(record)
     curves: dict[str, Series] = {}
     for step in sorted(by_step):
         for name, value in by_step[step].items():

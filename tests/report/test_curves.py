@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+
 from dalib.report.curves import POINTS, line_chart, nice_ticks, running_mean, short, thin
 
 

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+
 from dalib.errors import DataError
 from dalib.panels import write_png
 from dalib.report import write_report
@@ -102,7 +103,12 @@ def test_a_folder_of_something_else_is_an_error(tmp_path):
         write_report(tmp_path)
 
 
-def test_curves_survive_a_torn_line_and_take_the_later_of_two(tmp_path):
-    lines = ('"step": 2, "a/b": 1.0}', '"step": 1, "a/b": 5.0}', '"step": 2, "a/b": 3.0, "note": "x"}', '"step": 3, "a')
+def test_curves_survive_a_torn_line_and_take_the_later_of_two_values(tmp_path):
+    lines = (
+        '"step": 2, "a/b": 1.0, "c/d": 7}',
+        '"step": 1, "a/b": 5.0}',
+        '"step": 2, "a/b": 3.0, "e": "x"}',
+        '"step": 3,',
+    )
     (tmp_path / "metrics.jsonl").write_text("\n".join("{" + line for line in lines))
-    assert read_run(tmp_path).curves == {"a/b": [(1, 5.0), (2, 3.0)]}
+    assert read_run(tmp_path).curves == {"a/b": [(1, 5), (2, 3)], "c/d": [(2, 7)]}
