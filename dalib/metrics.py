@@ -105,7 +105,7 @@ class Result:
     Fields:
         confusion: (K, K) int64, rows = truth, columns = prediction.
         classes: names of the K classes.
-        counted: ids of the classes that ``miou`` averages over.
+        counted: ids of the classes that ``miou`` averages over where they occur.
         protocol: name of the protocol.
         images: number of images scored.
         epsilon: added to each union, in pixels (0 in all but one published protocol).
@@ -124,9 +124,15 @@ class Result:
         return intersection_over_union(self.confusion, self.epsilon)
 
     @property
+    def averaged(self) -> tuple[int, ...]:
+        """Ids of the counted classes that have a score, which are those that ``miou`` averages over."""
+        absent = self.iou.isnan().tolist()
+        return tuple(i for i in self.counted if not absent[i])
+
+    @property
     def miou(self) -> float:
         """Mean in [0, 1] over the counted classes that occur in truth or prediction; nan when none does."""
-        return float(self.iou[list(self.counted)].nanmean())
+        return float(self.iou[list(self.averaged)].mean())
 
     def over(self, classes: Sequence[str | int] | str | None) -> "Result":
         """Return the same counts with the mean over other ``classes``: ``result.over("synthia13").miou``."""
@@ -148,7 +154,7 @@ class Result:
         """Return a table of IoU and share of the labelled pixels by class, classes outside the mean dimmed."""
         title = f"protocol {self.protocol}, {self.images} images"
         table = Table("class", title=title, show_footer=True)
-        table.columns[0].footer = f"mean of {len(self.counted)}"
+        table.columns[0].footer = f"mean of {len(self.averaged)}"
         table.add_column("IoU %", footer=_percent(self.miou), justify="right")
         table.add_column("pixels %", justify="right")
         share = self.confusion.sum(1).double() / self.confusion.sum().clamp(min=1)

@@ -10,6 +10,7 @@ from dalib.report.svg import hint, line, path, svg, text
 WIDTH, HEIGHT = 340, 170  # in the chart's own units, which are pixels at its natural size
 LEFT, RIGHT, TOP, BOTTOM = 42, 8, 8, 24  # margins
 POINTS = 240  # drawn per curve: more than the pixels of a card can show
+DOTS = 40  # the longest curve whose points are marked
 HINTS = 60  # columns of a chart that answer the pointer
 
 
@@ -39,7 +40,7 @@ def line_chart(series: Series, *, color: str, label: str, smooth: bool) -> str:
         series: (step, value), at least one; a value that is not finite interrupts the line.
         color: CSS colour.
         label: what the chart shows, in words.
-        smooth: draw the running mean over faint raw values; else the values with a dot each.
+        smooth: draw the running mean over faint raw values; else the values alone, the few of a short curve as dots.
     """
     finite = [value for _, value in series if math.isfinite(value)]
     ticks = nice_ticks(min(finite, default=0.0), max(finite, default=1.0))
@@ -50,7 +51,8 @@ def line_chart(series: Series, *, color: str, label: str, smooth: bool) -> str:
         shapes.append(path(frame.points(thin(running_mean(series))), "curve", color))
     else:
         shapes.append(path(frame.points(thin(series)), "curve", color))
-        shapes += (_dot(x, y, color) for x, y in frame.points(thin(series)) if math.isfinite(y))
+        dots = frame.points(series) if len(series) <= DOTS else []
+        shapes += (_dot(x, y, color) for x, y in dots if math.isfinite(y))
     shapes += _hints(frame, series)
     return svg(WIDTH, HEIGHT, label, shapes)
 

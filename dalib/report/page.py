@@ -83,7 +83,7 @@ def losses(run: Run) -> str:
 def progress(run: Run) -> str:
     """Everything else that was logged, such as the learning rate."""
     curves = {name: series for name, series in run.curves.items() if "/" not in name and name != "seconds"}
-    cards = [_chart(name, series, "var(--soft)") for name, series in curves.items()]
+    cards = [_chart(name, series, "var(--soft)", smooth=False) for name, series in curves.items()]
     return _section("Training", f'<div class="charts">{"".join(cards)}</div>' if cards else "")
 
 
@@ -108,7 +108,7 @@ def classes(run: Run) -> str:
     ]
     key = _key({"after": "var(--accent)", "before": "var(--before)"}) if before else ""
     chart = bar_chart(bars, label="intersection over union by class", width=620, percent_axis=True)
-    return _section("IoU by class", f'<div class="card">{key}{chart}</div>')
+    return _section("IoU by class", f'{_protocol(run)}<div class="card">{key}{chart}</div>')
 
 
 def panels(run: Run) -> str:
@@ -119,18 +119,25 @@ def panels(run: Run) -> str:
 
 
 def time(run: Run) -> str:
-    """Where the time went, by strategy."""
+    """Seconds of each strategy and of the engine's own work; those with learning curves in their colour."""
     seconds: dict[str, float] = run.results.get("time", {})
     total, colors = sum(seconds.values()), _strategy_colors(run)
     if not total:
         return ""
     longest = max(seconds.values())
     bars = [
-        Bar(label=name, value=s / longest, figure=_duration(s), note=f"{s / total:.0%}", color=colors[name])
+        Bar(
+            label=name,
+            value=s / longest,
+            figure=_duration(s),
+            note=f"{s / total:.0%}",
+            color=colors.get(name, "var(--before)"),
+        )
         for name, s in sorted(seconds.items(), key=lambda item: -item[1])
     ]
     return _section(
-        "Time by strategy", f'<div class="card">{bar_chart(bars, label="time by strategy", width=380)}</div>'
+        "Where the time went",
+        f'<div class="card">{bar_chart(bars, label="seconds by part of the step", width=380)}</div>',
     )
 
 
@@ -160,6 +167,14 @@ def _chart(name: str, series: Series, color: str, *, smooth: bool = True) -> str
     return f'<div class="card chart">{title}{chart}{warning}</div>'
 
 
+def _protocol(run: Run) -> str:
+    """Two scores compare only under one protocol, so it stands beside them."""
+    results = run.results
+    if "protocol" not in results:
+        return ""
+    return f"<p>Protocol {escape(results['protocol'])}, {results.get('images', 0):,} images.</p>"
+
+
 def _picture(path: Path) -> str:
     caption = escape(path.stem.replace("_", " "))
     data = base64.b64encode(path.read_bytes()).decode()
@@ -181,8 +196,8 @@ def _palette(run: Run) -> dict[str, str]:
 
 
 def _strategy_colors(run: Run) -> dict[str, str]:
-    named = [name.split("/")[0] for name in run.curves if "/" in name and not name.startswith(EVALUATION)]
-    strategies = dict.fromkeys([*named, *run.results.get("time", {})])
+    terms = [name for name in run.curves if "/" in name and not name.startswith(EVALUATION)]
+    strategies = dict.fromkeys(name.split("/")[0] for name in terms)
     return {name: f"var(--c{i % COLORS})" for i, name in enumerate(strategies)}
 
 

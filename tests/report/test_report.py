@@ -17,6 +17,8 @@ RESULTS = {
     "miou": 0.5,
     "iou": {"road": 0.75, "sky": 0.25, HOSTILE: None},
     "counted": ["road", "sky"],
+    "protocol": "dacs",
+    "images": 1_500,
     "steps": 40_000,
     "seconds": 5_000.0,
     "time": {"supervised": 30.0, "fda": 10.0},
@@ -78,10 +80,20 @@ def test_text_from_the_run_is_escaped_everywhere(run_folder):
 
 def test_page_shows_the_numbers_of_the_run(run_folder):
     page = write_report(run_folder).read_text()
-    for shown in ("my run", "50.0", "37.5", "+12.5 over before", "40,000", "1 h 23 min", "+50.0", "-25.0"):
+    for shown in (
+        "my run",
+        "50.0",
+        "37.5",
+        "+12.5 over before",
+        "40,000",
+        "Protocol dacs, 1,500 images",
+        "1 h 23 min",
+        "+50.0",
+        "-25.0",
+    ):
         assert shown in page
     assert "#010203" in page  # the run's own palette wins over Cityscapes'
-    assert "75%" in page.split("Time by strategy")[1]
+    assert "75%" in page.split("Where the time went")[1]
     assert "1 of 1 values are not finite" in page
 
 
@@ -104,11 +116,6 @@ def test_a_folder_of_something_else_is_an_error(tmp_path):
 
 
 def test_curves_survive_a_torn_line_and_take_the_later_of_two_values(tmp_path):
-    lines = (
-        '"step": 2, "a/b": 1.0, "c/d": 7}',
-        '"step": 1, "a/b": 5.0}',
-        '"step": 2, "a/b": 3.0, "e": "x"}',
-        '"step": 3,',
-    )
+    lines = ('"step": 2, "a/b": 1, "c/d": 7}', '"step": 1, "a/b": 5}', '"step": 2, "a/b": 3, "e": "x"}', '"step": 3,')
     (tmp_path / "metrics.jsonl").write_text("\n".join("{" + line for line in lines))
     assert read_run(tmp_path).curves == {"a/b": [(1, 5), (2, 3)], "c/d": [(2, 7)]}
