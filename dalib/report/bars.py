@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dalib.report.svg import hint, line, rectangle, svg, text
 
-LABELS, FIGURES, NOTES = 122, 74, 42  # widths, in the chart's own units: left of the bars, right of them, far right
+LABELS, FIGURES, NOTES = 122, 82, 50  # widths, in the chart's own units: left of the bars, right of them, far right
 ROW = 26
 
 
