@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dalib import Engine
+from dalib.errors import StackError
 from dalib_plugins.fda import Fda, TargetEntropy, charbonnier, fourier_transfer
 from dalib_plugins.minent import normalized_entropy
 from tests.plugins.probe import prepared
@@ -60,6 +61,11 @@ def test_each_sample_may_have_a_beta_of_its_own():
 def test_a_black_source_takes_the_targets_mean():
     target = torch.full((3, 8, 8), 0.5)
     torch.testing.assert_close(fourier_transfer(torch.zeros(3, 8, 8), target, 0.0), target)
+
+
+def test_an_unknown_window_is_refused():
+    with pytest.raises(StackError, match="window is one of symmetric, corner; got 'round'"):
+        fourier_transfer(torch.rand(3, 4, 4), torch.rand(3, 4, 4), 0.1, "round")
 
 
 def test_half_precision_inputs_are_transformed_in_float32():
