@@ -25,8 +25,9 @@ def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
     if use not in known:
         raise StackError(f"strategy {owner!r}: kornia has no image augmentation {use!r}.{suggest(use, known)}")
     try:
-        augmentation: nn.Module = getattr(kornia, use)(**options)
-        augmentation(torch.rand(2, 3, 64, 64))
+        with torch.device("cpu"):  # a plan is made on the meta device, which has nothing to try on
+            augmentation: nn.Module = getattr(kornia, use)(**options)
+            augmentation(torch.rand(2, 3, 64, 64))
     except Exception as error:
         raise StackError(f"strategy {owner!r}: kornia's {use} refuses the options {options}: {error}") from error
     return augmentation
@@ -43,7 +44,8 @@ def make_warp(owner: str, use: str = "", **options: Any) -> nn.Module:
     augmentation = make_augmentation(owner, use, **options)
     warp: nn.Module = kornia.AugmentationSequential(augmentation, data_keys=["input", "mask"], same_on_batch=None)
     try:
-        image, mask = warp(torch.rand(2, 3, 64, 64), torch.zeros(2, 2, 64, 64))
+        with torch.device("cpu"):
+            image, mask = warp(torch.rand(2, 3, 64, 64), torch.zeros(2, 2, 64, 64))
     except Exception as error:
         raise StackError(f"strategy {owner!r}: kornia's {use} does not take labels along. {error}") from error
     if not image.shape[-2:] == mask.shape[-2:] == (64, 64):

@@ -10,7 +10,7 @@ import dalib_plugins
 from dalib import Engine, Registry, Strategy
 from dalib.errors import RecipeError
 from dalib.options import check_options
-from tests.tiny import tiny_batch, tiny_model
+from tests.tiny import TinyModel, tiny_batch, tiny_model
 
 OPTIONS = {
     "augment": {
@@ -44,6 +44,13 @@ def test_all_bundled_strategies_stack_from_recipe_options():
         for index, batch in enumerate((2, 1)):
             terms = engine.step(tiny_batch(index, (41, 50), batch))
             assert all(value.isfinite() for value in terms.values())
+
+
+def test_a_plan_sets_all_of_them_up_on_the_meta_device():
+    options = {**OPTIONS, "augment": {**OPTIONS["augment"], "kornia": [{"use": "RandomRotation", "degrees": 10.0}]}}
+    with torch.device("meta"):
+        engine = Engine(TinyModel(), [make(name, values) for name, values in options.items()], device="meta")
+    assert engine.teacher is not None and len(engine.critics) == 2
 
 
 @pytest.mark.parametrize(
