@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from dalib import SetupContext, Step, Strategy, Stream, hookimpl
 from dalib.losses import IGNORE
+from dalib_plugins.warp import make_augmentation
 
 LABELS = 256  # train ids and 255: few enough to count the presence of each without asking which there are
 
@@ -109,14 +110,17 @@ class Dacs(Strategy):
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
-        from kornia.augmentation import ColorJiggle, RandomGaussianBlur  # here: kornia takes long to import
-
         ctx.teacher(decay=self.ema, batch_norm=self.teacher_batch_norm)
         # DACS jittered brightness by adding, as kornia's ColorJitter of its time did; ColorJiggle still does.
-        jitter = ColorJiggle(self.jitter, self.jitter, self.jitter, self.jitter, p=self.jitter_p)
-        # The published kernel is a tenth of the image, of which all beyond four sigma is zero.
+        strengths = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), self.jitter)
+        # The published kernel is a tenth of the image; beyond four sigma it is zero.
         kernel = 2 * math.ceil(4 * self.blur[1]) + 1
-        self._strong = (jitter, RandomGaussianBlur((kernel, kernel), self.blur, p=self.blur_p))
+        self._strong = (
+            make_augmentation(self.name, "ColorJiggle", p=self.jitter_p, **strengths),
+            make_augmentation(
+                self.name, "RandomGaussianBlur", p=self.blur_p, kernel_size=(kernel, kernel), sigma=self.blur
+            ),
+        )
 
     @hookimpl
     def pre_batch(self, step: Step) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dalib import SetupContext, Step, Strategy, hookimpl
+from dalib.errors import StackError
 from dalib_plugins.minent import normalized_entropy
 
 Window = Literal["symmetric", "corner"]
@@ -25,8 +26,13 @@ def fourier_transfer(source: Tensor, target: Tensor, beta: float | Tensor, windo
         beta: 0..0.5, for all samples or for each, (B,).
 
     Returns:
-        The source's shape in float32. Not clipped: the result leaves the source's range by some per cent.
+        The source's shape in float32. Not clipped: it leaves the source's range where the target is darker or brighter.
+
+    Raises:
+        StackError: no such window.
     """
+    if window not in get_args(Window):
+        raise StackError(f"fourier_transfer: window is one of {', '.join(get_args(Window))}; got {window!r}.")
     with torch.autocast(source.device.type, enabled=False):
         ours, theirs = torch.fft.rfft2(source.float()), torch.fft.rfft2(target.float())
         share = _window_share(source, beta, window)

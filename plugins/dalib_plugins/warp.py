@@ -12,7 +12,7 @@ from dalib.losses import IGNORE
 
 
 def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
-    """Return an augmentation of ``kornia.augmentation`` by its class name.
+    """Return an augmentation of ``kornia.augmentation`` by its class name, tried on noise before any step.
 
     Raises:
         StackError: no augmentation of images has that name, or it refuses the options; ``owner`` is who asked.
@@ -25,14 +25,16 @@ def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
     if use not in known:
         raise StackError(f"strategy {owner!r}: kornia has no image augmentation {use!r}.{suggest(use, known)}")
     try:
-        augmentation: nn.Module = getattr(kornia, use)(**options)
+        with torch.device("cpu"):  # a plan is made on the meta device, which has nothing to try on
+            augmentation: nn.Module = getattr(kornia, use)(**options)
+            augmentation(torch.rand(2, 3, 64, 64))
     except Exception as error:
         raise StackError(f"strategy {owner!r}: kornia's {use} refuses the options {options}: {error}") from error
     return augmentation
 
 
 def make_warp(owner: str, use: str = "", **options: Any) -> nn.Module:
-    """Return an augmentation for ``apply``, tried on noise, so that what cannot work says so before the first step.
+    """Return an augmentation for ``apply``, which takes label and weight along.
 
     Raises:
         StackError: as ``make_augmentation``, and for one that cannot carry labels along or changes the size.
@@ -42,10 +44,10 @@ def make_warp(owner: str, use: str = "", **options: Any) -> nn.Module:
     augmentation = make_augmentation(owner, use, **options)
     warp: nn.Module = kornia.AugmentationSequential(augmentation, data_keys=["input", "mask"], same_on_batch=None)
     try:
-        image, mask = warp(torch.rand(2, 3, 64, 64), torch.zeros(2, 2, 64, 64))
+        with torch.device("cpu"):
+            image, mask = warp(torch.rand(2, 3, 64, 64), torch.zeros(2, 2, 64, 64))
     except Exception as error:
-        told = str(error) or "it does not take labels along"
-        raise StackError(f"strategy {owner!r}: kornia's {use} with options {options} fails: {told}") from error
+        raise StackError(f"strategy {owner!r}: kornia's {use} does not take labels along. {error}") from error
     if not image.shape[-2:] == mask.shape[-2:] == (64, 64):
         raise StackError(f"strategy {owner!r}: kornia's {use} changes the size of images; use `crop` and `scale`.")
     return warp

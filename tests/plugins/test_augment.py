@@ -1,0 +1,88 @@
+"""The augment strategy in a stack: what it writes, its draws, its sizes."""
+
+import pytest
+import torch
+
+from dalib import Batch, Engine, Stream
+from dalib.errors import StackError
+from dalib_plugins.augment import Augment, Blur
+from dalib_plugins.dacs import Dacs
+from dalib_plugins.supervised import Supervised
+from tests.plugins.probe import prepared
+from tests.tiny import tiny_batch, tiny_model
+
+
+def same_images(count: int, size: tuple[int, int] = (16, 20)) -> Batch:
+    """Return a batch of one image, many times."""
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    label = (image[:, 0] * 5).long()
+    return Batch({"source": Stream(image.repeat(count, 1, 1, 1), label.repeat(count, 1, 1))})
+
+
+def test_streams_are_cropped_to_one_size_with_their_labels():
+    batch = tiny_batch()
+    batch.write("target", image=torch.rand(2, 3, 9, 30))
+    after = prepared([Augment(streams=["source", "target"], crop=(10, 14), scale=(0.5, 2.0), flip=0.5)], batch)
+    assert after["source"].size == after["target"].size == after["source"].label.shape[-2:] == (10, 14)
+    assert after["target"].label is None
+
+
+def test_padding_is_ignored_weighs_nothing_and_stays_so_in_a_mixture():
+    after = prepared([Augment(streams=["source", "target"], crop=(20, 24)), Dacs(threshold=0.0)], tiny_batch())
+    source, mixed = after["source"], after["mixed"]
+    assert ((source.weight == 0) <= (source.label == 255)).all()
+    for stream in (source, after["target"]):
+        assert ((stream.weight == 0).flatten(1).sum(1) == 20 * 24 - 12 * 16).all()
+    assert ((mixed.weight == 0) <= (after["target"].weight == 0)).all()
+    assert (mixed.weight == 0).any()
+
+
+def test_the_order_of_the_plan_knows_the_size_after_a_crop():
+    batch = tiny_batch()
+    batch.write("target", image=torch.rand(2, 3, 30, 40))
+    prepared([Augment(streams=["source", "target"], crop=(10, 12)), Dacs()], batch)
+    with pytest.raises(StackError, match="source 10x12, target 12x16"):
+        prepared([Augment(crop=(10, 12)), Dacs()], tiny_batch())
+
+
+@pytest.mark.parametrize(
+    "options", [{"color_jitter": (0.5, 0.5, 0.5, 0.05)}, {"blur": Blur(kernel=5, sigma=(0.2, 2.0))}, {"flip": 0.5}]
+)
+def test_samples_have_draws_of_their_own(options):
+    image = prepared([Augment(**options)], same_images(8))["source"].image
+    assert len({one.sum(0)[0, 0].item() for one in image}) > 1
+    assert image.min() >= 0 and image.max() <= 1
+
+
+def test_colours_write_the_image_alone():
+    before = same_images(2)
+    after = prepared([Augment(color_jitter=(0.5, 0.5, 0.5, 0.05), blur=Blur())], before)["source"]
+    assert after.label is before["source"].label and after.weight is None
+    assert not torch.equal(after.image, before["source"].image)
+
+
+def test_a_constant_image_jitters_as_torchvision_defines_brightness():
+    batch = Batch({"source": Stream(torch.full((64, 3, 8, 8), 0.4), torch.zeros(64, 8, 8, dtype=torch.int64))})
+    image = prepared([Augment(color_jitter=(0.5, 0.0, 0.0, 0.0))], batch)["source"].image
+    factors = image[:, 0, 0, 0] / 0.4
+    assert 0.5 <= factors.min() < 0.6 and 1.4 < factors.max() <= 1.5
+
+
+def test_named_augmentations_come_in_the_order_given_and_move_labels():
+    chain = [{"use": "RandomHorizontalFlip", "p": 1.0}, {"use": "RandomInvert", "p": 1.0}]
+    before = same_images(2)["source"]
+    after = prepared([Augment(kornia=chain)], same_images(2))["source"]
+    torch.testing.assert_close(after.image, 1 - before.image.flip(-1))
+    assert torch.equal(after.label, before.label.flip(-1))
+
+
+def test_two_streams_draw_apart():
+    batch = Batch({**same_images(4), "target": Stream(same_images(4)["source"].image)})
+    after = prepared([Augment(streams=["source", "target"], crop=(8, 8))], batch)
+    assert not torch.equal(after["source"].image, after["target"].image)
+
+
+@pytest.mark.parametrize("options", [{"color_jitter": (0.5, 0.5, 0.5, 0.9)}, {"blur": Blur(kernel=4)}])
+def test_values_that_kornia_refuses_name_the_strategy(options):
+    with pytest.raises(StackError, match=r"strategy 'augment': kornia's .* refuses the options"):
+        Engine(tiny_model(), [Augment(**options), Supervised()], device="cpu")
