@@ -36,7 +36,9 @@ def test_label_of_another_size_than_its_image_names_both(save, rgb, ids):
 def test_every_file_without_partner_is_named_and_the_rest_can_be_read(save, rgb, ids):
     images = {key: save(f"i/{key}.png", rgb) for key in "abcdefgh"}
     labels = {key: save(f"l/{key}.png", ids) for key in "hi"}
-    with pytest.raises(UnpairedError, match=r"8 files have no partner: .*a\.png: image without label; .*and 3 more\.") as caught:
+    with pytest.raises(
+        UnpairedError, match=r"8 files have no partner: .*a\.png: image without label; .*and 3 more\."
+    ) as caught:
         PairedFiles(images, labels, label_map=identity(19))
     assert caught.value.faults[str(labels["i"])] == "label without image"
     assert len(caught.value.pairs) == 1
@@ -66,7 +68,9 @@ def test_links_are_followed_and_a_loop_is_named(save, rgb, tmp_path):
     (tmp_path / "set" / "linked").symlink_to(tmp_path / "disk")
     assert list(find_images(tmp_path / "set")) == ["linked/a"]
     (tmp_path / "disk" / "loop").symlink_to(tmp_path / "set")
-    with pytest.raises(DataError, match=r"set/linked/loop: expected a folder, found a symbolic link to .*set, which contains it"):
+    with pytest.raises(
+        DataError, match=r"set/linked/loop: expected a folder, found a symbolic link to .*set, which contains it"
+    ):
         find_images(tmp_path / "set")
 
 
