@@ -5,9 +5,10 @@ from pathlib import Path
 from torch import Tensor
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
-from dalib.data.files import PairedFiles, existing_folder, find_files, find_images
+from dalib.data.files import existing_folder, find_files, find_images
 from dalib.data.labels import CITYSCAPES_CLASSES, IGNORE, IdMap
 from dalib.data.lists import listed
+from dalib.data.pairs import PairedFiles
 
 # fmt: off
 CARLA_IDS = {
