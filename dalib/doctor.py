@@ -11,8 +11,8 @@ from rich.text import Text
 from torch import Tensor
 
 from dalib.data.dataset import SegmentationDataset, classes_of, item_name
-from dalib.data.files import UnpairedError
 from dalib.data.labels import IGNORE
+from dalib.data.pairs import UnpairedError
 from dalib.errors import DataError
 
 _SHOWN = 10  # names in a note

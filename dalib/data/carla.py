@@ -5,9 +5,10 @@ from pathlib import Path
 from torch import Tensor
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
-from dalib.data.files import PairedFiles, existing_folder, find_files, find_images
+from dalib.data.files import existing_folder, find_files, find_images
 from dalib.data.labels import CITYSCAPES_CLASSES, IGNORE, IdMap
 from dalib.data.lists import listed
+from dalib.data.pairs import PairedFiles
 
 # fmt: off
 CARLA_IDS = {
@@ -25,6 +26,7 @@ def carla(
     size: Size | None = None,
     list: str | None = None,
     sky_from_top: bool = False,
+    ignore_hood: bool = False,
 ) -> PairedFiles:
     """Open ``root/CameraRGB`` and ``root/CameraSeg``: files of the same names, the id in the labels' red channel.
 
@@ -37,6 +39,8 @@ def carla(
         list: a text file with an image name a line; may contain ``{split}``.
         sky_from_top: CARLA 0.8 has no id for the sky; call sky what has no id from the top edge of a column down to
             its first labelled pixel. Else it is ignored.
+        ignore_hood: a camera on the roof sees the own hood, which CARLA labels car; ignore what is car from the bottom
+            edge of a column up to its first other pixel.
     """
     base = existing_folder(Path(root), "CARLA recordings with CameraRGB/ and CameraSeg/")
     images = find_images(existing_folder(base / "CameraRGB", "CARLA's images"))
@@ -44,12 +48,26 @@ def carla(
     chosen = listed(images, list, root=base, split=split, format_name="carla")
     if list is not None:
         labels = {key: file for key, file in labels.items() if key in chosen}
-    label_map = _SkyFromTop if sky_from_top else IdMap
-    return PairedFiles(chosen, labels, label_map=label_map(CARLA_IDS, channel="red"), size=size)
+    return PairedFiles(chosen, labels, label_map=_CarlaMap(sky_from_top, ignore_hood), size=size)
 
 
-class _SkyFromTop(IdMap):
+class _CarlaMap(IdMap):
+    """CARLA's ids, and what an id means only at an edge of the image."""
+
+    def __init__(self, sky_from_top: bool, ignore_hood: bool) -> None:
+        super().__init__(CARLA_IDS, channel="red")
+        self.sky_from_top = sky_from_top
+        self.ignore_hood = ignore_hood
+
     def __call__(self, stored: Tensor, file: Path) -> Tensor:
         label = super().__call__(stored, file)
-        open_above = (stored[0] != 0).cummax(dim=0).values.logical_not()
-        return label.masked_fill(open_above, CITYSCAPES_CLASSES.index("sky"))
+        if self.sky_from_top:
+            label = label.masked_fill(_from_top(stored[0] == 0), CITYSCAPES_CLASSES.index("sky"))
+        if self.ignore_hood:
+            label = label.masked_fill(_from_top(stored[0].flip(0) == 10).flip(0), IGNORE)
+        return label
+
+
+def _from_top(mask: Tensor) -> Tensor:
+    """What is true of a column (H, W) without a break from the first row on."""
+    return mask.logical_not().cummax(dim=0).values.logical_not()

@@ -1,97 +1,10 @@
-"""Finding files, matching images with labels, and datasets made of such pairs."""
+"""Finding image and label files."""
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from dalib.data.decode import IMAGE_SUFFIXES, Size, read_image, read_label, resize_image, resize_label
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color, LabelMap
+from dalib.data.decode import IMAGE_SUFFIXES
 from dalib.errors import DataError
-
-
-class UnpairedError(DataError):
-    """Images without label or labels without image; ``faults`` has one entry each, ``pairs`` is the rest."""
-
-    def __init__(self, faults: Mapping[str, str], pairs: "PairedFiles") -> None:
-        self.faults = dict(faults)
-        self.pairs = pairs
-        first = "; ".join(f"{file}: {reason}" for file, reason in list(faults.items())[:5])
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        super().__init__(
-            f"{len(faults)} files have no partner: {first}{more}. Add what is missing, or take these files away."
-        )
-
-
-class PairedFiles:
-    """Images and labels in files, matched by key.
-
-    Args:
-        images: file of each image by key; their order is the dataset's.
-        labels: file of each label by key; None for images alone, whose labels are all 255.
-        label_map: from what the label files store to train ids; applied after the resize.
-        size: (H, W) to resize to, images bilinear and labels nearest; None keeps each file's own.
-        classes, palette: names and RGB colours by train id.
-
-    Raises:
-        UnpairedError: an image without label, or a label without image.
-        DataError: no image at all.
-    """
-
-    def __init__(
-        self,
-        images: Mapping[str, Path],
-        labels: Mapping[str, Path] | None,
-        *,
-        label_map: LabelMap,
-        size: Size | None = None,
-        classes: tuple[str, ...] = CITYSCAPES_CLASSES,
-        palette: tuple[Color, ...] = CITYSCAPES_PALETTE,
-    ) -> None:
-        self.files: list[tuple[Path, Path | None]]
-        if labels is None:
-            self.files = [(file, None) for file in images.values()]
-        else:
-            self.files = [(file, labels[key]) for key, file in images.items() if key in labels]
-        self.label_map = label_map
-        self.size = _checked(size)
-        self.classes = classes
-        self.palette = palette
-        self.resizes_labels = True
-        faults = dict(_unpaired(images, labels)) if labels is not None else {}
-        if faults:
-            raise UnpairedError(faults, self)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image_file, label_file = self.files[index]
-        image = read_image(image_file)
-        size = self.size or (image.shape[-2], image.shape[-1])
-        if label_file is None:
-            return resize_image(image, size), torch.full(size, IGNORE, dtype=torch.uint8)
-        stored = read_label(label_file)
-        if stored.shape[-2:] != image.shape[-2:]:
-            raise DataError(
-                f"{label_file}: expected the size of its image, {_times(image)}, found {_times(stored)}; "
-                f"image: {image_file} (EXIF orientation applied). Replace one of them, or leave the pair out."
-            )
-        if self.resizes_labels:
-            stored = resize_label(stored, size)
-        return resize_image(image, size), self.label_map(stored, label_file)
-
-    def for_evaluation(self) -> "PairedFiles":
-        """Return the same images at ``size`` with labels at their own, which is where published figures are scored."""
-        scored = copy.copy(self)
-        scored.resizes_labels = False
-        return scored
-
-    def item_name(self, index: int) -> str:
-        """The image's path."""
-        return str(self.files[index][0])
 
 
 def existing_folder(path: Path, expected: str) -> Path:
@@ -148,18 +61,3 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             yield from _walk(entry, (*above, real))
         else:
             yield entry
-
-
-def _unpaired(images: Mapping[str, Path], labels: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
-    yield from ((str(file), "image without label") for key, file in images.items() if key not in labels)
-    yield from ((str(file), "label without image") for key, file in labels.items() if key not in images)
-
-
-def _checked(size: Size | None) -> Size | None:
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise DataError(f"size: expected (H, W) in pixels, both at least 1, found {size}.")
-    return size and (size[0], size[1])
-
-
-def _times(image: Tensor) -> str:
-    return f"{image.shape[-2]} x {image.shape[-1]}"

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
-from dalib.data.files import PairedFiles, existing_folder, find_files, find_images
+from dalib.data.files import existing_folder, find_files, find_images
 from dalib.data.label_map import LabelScheme, read_label_map
 from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, identity
 from dalib.data.lists import find_beside, listed
+from dalib.data.pairs import PairedFiles
 
 
 def folder(

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from dalib.data.decode import LABEL_SUFFIXES, Size, png_size
-from dalib.data.files import PairedFiles, existing_folder, find_files, find_images
+from dalib.data.files import existing_folder, find_files, find_images
 from dalib.data.labels import CITYSCAPES_IDS, IdMap
 from dalib.data.lists import listed
+from dalib.data.pairs import PairedFiles
 
 _MISFITS = ("15188", "17705")  # labels of another size than their images in the published archive
 

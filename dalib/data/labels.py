@@ -81,7 +81,7 @@ class IdMap:
             found = ", ".join(str(i) for i in sorted(set(ids[unknown].tolist()))[:10])
             raise DataError(
                 f"{file}: expected only class ids that the label map names, or 255; found {found}. "
-                "Name them in the label map (a class, or `ignore`), or set `unknown: ignore` there."
+                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there."
             )
         return label.to(torch.uint8)
 
@@ -135,7 +135,7 @@ class ColorMap:
             found = "; ".join(f"{c >> 16},{c >> 8 & 255},{c & 255}" for c in sorted(set(code[~named].tolist()))[:5])
             raise DataError(
                 f"{file}: expected only colours that the label map names; found {found}. "
-                "Name them in the label map (a class, or `ignore`), or set `unknown: ignore` there."
+                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there."
             )
         return self.train_ids[position].where(named, IGNORE)
 

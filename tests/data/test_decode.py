@@ -119,8 +119,11 @@ BROKEN_IMAGES = {
     "truncated png": (lambda save, rgb: damaged(save("a.png", rgb), slice(0, -30)), "truncated or damaged at byte"),
     "damaged png": (lambda save, rgb: damaged(save("a.png", rgb), flip=True), "truncated or damaged at byte"),
     "signature alone": (lambda save, rgb: damaged(save("a.png", rgb), slice(0, 8)), "truncated or damaged at byte 8"),
-    "truncated jpeg": (lambda save, rgb: damaged(save("a.jpg", rgb), slice(0, -40)), "Image is incomplete or truncated"),
-    "other format": (lambda save, rgb: save("a.bmp", rgb), "Only jpeg, png, webp and gif are currently supported"),
+    "truncated jpeg": (
+        lambda save, rgb: damaged(save("a.jpg", rgb), slice(0, -40)),
+        "Image is incomplete or truncated",
+    ),
+    "other format": (lambda save, rgb: save("a.bmp", rgb), "(Unsupported image file); replace the file"),
 }
 
 

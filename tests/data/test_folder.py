@@ -19,7 +19,9 @@ def root(save, rgb, ids, tmp_path):
 def test_images_and_labels_match_by_path_without_suffix(root, ids):
     dataset = folder(root=str(root))
     assert isinstance(dataset, SegmentationDataset)
-    assert [item_name(dataset, i) for i in range(3)] == [str(root / f"images/{n}.jpg") for n in ("one", "sub/three", "two")]
+    assert [item_name(dataset, i) for i in range(3)] == [
+        str(root / f"images/{n}.jpg") for n in ("one", "sub/three", "two")
+    ]
     assert torch.equal(dataset[1][1], torch.from_numpy(ids))
 
 
@@ -67,7 +69,7 @@ WRONG = {
     "missing images": ({"images": "imgs"}, "imgs: expected a folder of images, found nothing; check `root`"),
     "missing list": ({"list": "no.txt"}, "no.txt: expected a file in the current folder or in "),
     "missing map": ({"label_map": "no.yaml"}, "no.yaml: expected a file in the current folder or in "),
-    "unknown name": ({"list": "typo.txt"}, "found 'won', which is not there. Did you mean 'one'?"),
+    "unknown name": ({"list": "typo.txt"}, "found 'twoo', which is not there. Did you mean 'two'?"),
     "twice": ({"list": "twice.txt"}, "expected each image once, found 'one.jpg' twice"),
     "empty list": ({"list": "empty.txt"}, "expected names of images, one a line, found none"),
     "binary list": ({"list": "images/one.jpg"}, "expected a list of images in UTF-8"),
@@ -78,7 +80,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("options", "text"), WRONG.values(), ids=WRONG)
 def test_wrong_folder_is_an_error_that_says_what_to_do(root, monkeypatch, options, text):
-    for name, content in {"typo": "won", "twice": "one\none.jpg", "empty": "\n"}.items():
+    for name, content in {"typo": "twoo", "twice": "one\none.jpg", "empty": "\n"}.items():
         (root / f"{name}.txt").write_text(content)
     monkeypatch.chdir(root)
     with pytest.raises(DataError) as caught:

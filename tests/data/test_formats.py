@@ -14,7 +14,9 @@ from dalib.data.gta5 import gta5
 from dalib.errors import DataError
 
 LABEL_IDS = np.arange(48, dtype=np.uint8).reshape(6, 8) % 35
-TRAIN_IDS = torch.tensor([{l.id: l.trainId for l in official_labels}.get(i, 255) for i in range(35)]).clamp(0, 255)
+TRAIN_IDS = torch.tensor([{label.id: label.trainId for label in official_labels}.get(i, 255) for i in range(35)]).clamp(
+    0, 255
+)
 EXPECTED = TRAIN_IDS[torch.from_numpy(LABEL_IDS).long()].to(torch.uint8)
 
 
@@ -93,25 +95,26 @@ def test_camvid_reads_the_original_colours(save, rgb, tmp_path):
         camvid(root=str(tmp_path), split="val")
 
 
-def test_carla_reads_the_red_channel_as_the_prepared_labels_have_it(shared):
-    native = carla(root=str(shared / "data" / "native" / "carla"), size=(360, 480), sky_from_top=True)
+def test_carla_agrees_with_the_prepared_labels_of_the_same_frames(shared):
+    root = str(shared / "data" / "native" / "carla")
+    native = carla(root=root, size=(360, 480), sky_from_top=True, ignore_hood=True)
     prepared = folder(root=str(shared / "data" / "carla_camvid" / "source"))
     by_name = {image.stem: index for index, (image, _) in enumerate(prepared.files)}
     for index, (image, _) in enumerate(native.files):
         label, expected = native[index][1], prepared[by_name[f"carla_{image.stem}"]][1]
         both = (label != 255) & (expected != 255)
-        assert both.float().mean() > 0.8
-        assert (label == expected)[both].float().mean() > 0.99
+        assert torch.equal(label[both], expected[both])
+        assert (label == expected).float().mean() > 0.99
 
 
-def test_carla_sky_is_ignored_unless_asked_for_and_never_below_an_object(save, rgb, tmp_path):
+def test_carla_sky_and_hood_end_at_the_first_other_pixel_of_a_column(save, rgb, tmp_path):
     seg = np.zeros((6, 8, 4), dtype=np.uint8)
-    seg[2, :4, 0], seg[5, :, 0], seg[..., 1] = 1, 7, 99
+    seg[2, :4, 0], seg[4, :, 0], seg[5, :7, 0], seg[..., 1] = 10, 7, 10, 99
     save("CameraRGB/a.png", rgb), save("CameraSeg/a.png", seg)
-    plain, sky = (carla(root=str(tmp_path), sky_from_top=on)[0][1] for on in (False, True))
-    assert plain[:, 0].tolist() == [255, 255, 2, 255, 255, 0]
-    assert sky[:, 0].tolist() == [10, 10, 2, 255, 255, 0]
-    assert sky[:, 7].tolist() == [10, 10, 10, 10, 10, 0]
+    plain, both = (carla(root=str(tmp_path), sky_from_top=on, ignore_hood=on)[0][1] for on in (False, True))
+    assert plain[:, 0].tolist() == [255, 255, 13, 255, 0, 13]
+    assert both[:, 0].tolist() == [10, 10, 13, 255, 0, 255]
+    assert both[:, 7].tolist() == [10, 10, 10, 10, 0, 255]
 
 
 def test_carla_of_a_later_version_is_refused(save, rgb, tmp_path):
@@ -142,5 +145,7 @@ def test_cityscapes_without_labels_says_how_to_use_images_alone(save, rgb, tmp_p
     with pytest.raises(DataError, match="for images alone: `use: folder` with `images: leftImg8bit/train`"):
         cityscapes(root=str(tmp_path))
     (tmp_path / "gtFine/train").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"expected \*_gtFine_labelIds\.png or \*_gtFine_labelTrainIds\.png, found neither"):
+    with pytest.raises(
+        DataError, match=r"expected \*_gtFine_labelIds\.png or \*_gtFine_labelTrainIds\.png, found neither"
+    ):
         cityscapes(root=str(tmp_path))
