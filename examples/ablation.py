@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--classes", action="store_true", help="print the IoU of each class, too")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     recipes = [Path(a) for a in options.arguments if "=" not in a]
     overrides = [a for a in options.arguments if "=" in a]
     jobs = [(recipe, seed, options.out / f"{recipe.stem}-{seed}") for recipe in recipes for seed in options.seeds]
