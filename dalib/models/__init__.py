@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING
 
 from dalib.hookspecs import hookimpl
 from dalib.models.bisenet import BiSeNet
+from dalib.models.fuse import fuse
 from dalib.models.weights import LoadReport, load_weights
 from dalib.models.wrapper import SegmentationModel, wrap_model
 
 if TYPE_CHECKING:
     from dalib.registry import Registry
 
-__all__ = ["BiSeNet", "LoadReport", "SegmentationModel", "dalib_register", "load_weights", "wrap_model"]
+__all__ = ["BiSeNet", "LoadReport", "SegmentationModel", "dalib_register", "fuse", "load_weights", "wrap_model"]
 
 
 @hookimpl
