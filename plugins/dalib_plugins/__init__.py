@@ -3,6 +3,7 @@
 from dalib import Registry, hookimpl
 from dalib_plugins.adversarial import Adversarial
 from dalib_plugins.augment import Augment
+from dalib_plugins.crf import Crf
 from dalib_plugins.dacs import Dacs
 from dalib_plugins.fda import Fda
 from dalib_plugins.minent import MinEnt
@@ -14,6 +15,7 @@ def dalib_register(registry: Registry) -> None:
     """Register the bundled strategies."""
     registry.strategy("adversarial", Adversarial)
     registry.strategy("augment", Augment)
+    registry.strategy("crf", Crf)
     registry.strategy("dacs", Dacs)
     registry.strategy("fda", Fda)
     registry.strategy("minent", MinEnt)

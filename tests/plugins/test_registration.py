@@ -26,6 +26,7 @@ OPTIONS = {
     "adversarial": {"weight": 0.001, "levels": {"logits": 1, "aux.1": 0.2}},
     "dacs": {"threshold": 0.9, "ema": 0.99, "teacher_batch_norm": "train"},
     "minent": {"weight": 0.001},
+    "crf": {"iterations": 2, "cell": 8},
 }
 
 

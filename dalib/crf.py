@@ -1,0 +1,155 @@
+"""The fully connected CRF (Kraehenbuehl and Koltun, NIPS 2011), which draws a prediction to the edges of its image."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TRUNCATION = 4  # standard deviations of position after which the smoothness kernel is cut
+
+LOWEST = -30.0  # exponent of the appearance kernel; what is smaller counts nothing, and subnormal numbers are slow
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseCRF:
+    """Mean-field inference under an appearance and a smoothness kernel between all pairs of pixels, with Potts labels.
+
+    ``k(i, j) = w_a exp(-|p_i - p_j|^2 / 2 s_a^2 - |I_i - I_j|^2 / 2 s_c^2)  +  w_s exp(-|p_i - p_j|^2 / 2 s_s^2)``
+
+    (their equation 3), each kernel K normalised to D^-1/2 K D^-1/2, where D holds the sums of K's rows, so that weights
+    mean the same at every size and deviation.
+
+    The smoothness kernel is a separable blur. The appearance kernel is approximated: pixel i hears cells of
+    ``cell`` x ``cell`` pixels, out to ``reach`` cells away, each cell as two: the summed beliefs of its pixels that are
+    brighter than its mean, and of the others, both at its centre and each at its mean colour. With ``cell=1`` and a
+    reach over the whole image it is exact.
+
+    Fields:
+        iterations: of the mean field, each an update of all pixels at once.
+        appearance_weight, smoothness_weight: w_a and w_s.
+        appearance_position, smoothness_position: s_a and s_s in pixels.
+        appearance_color: s_c in grey levels out of 255.
+        cell: pixels a side.
+        reach: cells each way.
+    """
+
+    iterations: int = 5
+    appearance_weight: float = 4.0
+    appearance_position: float = 67.0
+    appearance_color: float = 3.0
+    smoothness_weight: float = 3.0
+    smoothness_position: float = 3.0
+    cell: int = 16
+    reach: int = 8
+
+    def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return the logarithm of the beliefs, (B, K, H, W), after mean-field inference.
+
+        Args:
+            logits: (B, K, H, W), whose log-softmax is the unary term.
+            images: (B, 3, H, W) in [0, 1].
+        """
+        unary = logits.log_softmax(1)
+        ones = torch.ones_like(unary[:, :1])
+        appearance, smoothness = self._appearance(images), self._blur
+        # A pixel hears itself, so that no sum of a row is below 1 but by the approximation.
+        scale_a, scale_s = appearance(ones).clamp(min=1).rsqrt(), smoothness(ones).rsqrt()
+        log_beliefs = unary
+        for _ in range(self.iterations):
+            beliefs = log_beliefs.exp()
+            messages = self.appearance_weight * scale_a * appearance(scale_a * beliefs)
+            messages = messages + self.smoothness_weight * scale_s * smoothness(scale_s * beliefs)
+            log_beliefs = (unary + messages).log_softmax(1)
+        return log_beliefs
+
+    def _appearance(self, images: Tensor) -> "CellFilter":
+        return CellFilter(images * (255 / self.appearance_color), self.appearance_position, self.cell, self.reach)
+
+    def _blur(self, x: Tensor) -> Tensor:
+        """Filter (B, C, H, W) with an unnormalised Gaussian of position, zeros outside."""
+        radius = int(TRUNCATION * self.smoothness_position + 0.5)
+        distance = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / self.smoothness_position
+        kernel = (-distance.square() / 2).exp()
+        flat = x.flatten(0, 1)[:, None]
+        flat = F.conv2d(flat, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+        return F.conv2d(flat, kernel.view(1, 1, 1, -1), padding=(0, radius)).view_as(x)
+
+
+class CellFilter:
+    """A Gaussian filter of position and colour from the halves of cells to pixels.
+
+    Args:
+        colors: (B, 3, H, W) in standard deviations.
+        position: standard deviation in pixels.
+        cell: pixels a side.
+        reach: how many cells away, each way, a pixel hears.
+    """
+
+    def __init__(self, colors: Tensor, position: float, cell: int, reach: int) -> None:
+        self.size, self.cell, self.reach = colors.shape[-2:], cell, reach
+        colors = colors - colors.mean((2, 3), keepdim=True)  # keeps the squares below small
+        self.bright = self._is_bright(colors.mean(1, keepdim=True))
+        halves = self._halves(torch.cat((colors, torch.ones_like(colors[:, :1])), dim=1))
+        centers = halves[..., :3] / halves[..., 3:].clamp(min=1)
+        # |a - b|^2 / 2 as a product: (a, -|a|^2 / 2, 1) . (b, 1, -|b|^2 / 2) is its negative.
+        pixels, one = self._pixels(colors), torch.ones_like
+        self.pixels = torch.cat((pixels, _half_square(pixels), one(pixels[..., :1])), dim=-1)
+        self.centers = torch.cat((centers, one(centers[..., :1]), _half_square(centers)), dim=-1)
+        self.nearness = -self._squared_distances(colors).repeat(1, 2) / (2 * position**2)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return sum_j k(i, j) x_j for every pixel i, (B, C, H, W)."""
+        rows = []
+        for pixels, centers, values in zip(self.pixels, self.centers, self._halves(x), strict=True):
+            # A row of cells at a time, which bounds the memory of the kernel.
+            kernel = torch.baddbmm(self.nearness, pixels, centers.mT).clamp_(min=LOWEST).exp_()
+            rows.append(kernel @ values)
+        return self._image(torch.stack(rows), x.shape[0])
+
+    def _is_bright(self, brightness: Tensor) -> Tensor:
+        mean = self._cell_sums(brightness) / self._cell_sums(torch.ones_like(brightness))
+        height, width = self.size
+        spread = mean.repeat_interleave(self.cell, 2).repeat_interleave(self.cell, 3)[..., :height, :width]
+        return (brightness >= spread).to(brightness.dtype)
+
+    def _halves(self, x: Tensor) -> Tensor:
+        """Return (rows of cells, B * columns, 2 * cells of a window, C): sums over the bright and the dark halves."""
+        return torch.cat([self._windows(self._cell_sums(x * half)) for half in (self.bright, 1 - self.bright)], dim=2)
+
+    def _cell_sums(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(self._padded(x), self.cell) * self.cell**2
+
+    def _padded(self, x: Tensor) -> Tensor:
+        height, width = self.size
+        return F.pad(x, (0, -width % self.cell, 0, -height % self.cell))
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        """Rearrange (B, C, H, W) to (rows of cells, B * columns of cells, pixels of a cell, C)."""
+        s = self.cell
+        x = self._padded(x).unflatten(3, (-1, s)).unflatten(2, (-1, s))  # (B, C, h, s, w, s)
+        return x.permute(2, 0, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
+
+    def _image(self, x: Tensor, batch: int) -> Tensor:
+        """Undo ``_pixels``."""
+        s, (height, width) = self.cell, self.size
+        x = x.unflatten(2, (s, s)).unflatten(1, (batch, -1))  # (h, B, w, s, s, C)
+        return x.permute(1, 5, 0, 3, 2, 4).flatten(4, 5).flatten(2, 3)[..., :height, :width]
+
+    def _windows(self, cells: Tensor) -> Tensor:
+        """Return (rows of cells, B * columns, cells of a window, C) of cells (B, C, h, w), zeros outside."""
+        r, side = self.reach, 2 * self.reach + 1
+        x = F.pad(cells, (r, r, r, r)).unfold(2, side, 1).unfold(3, side, 1)  # (B, C, h, w, side, side)
+        return x.permute(2, 0, 3, 4, 5, 1).flatten(3, 4).flatten(1, 2)
+
+    def _squared_distances(self, like: Tensor) -> Tensor:
+        """Return (pixels of a cell, cells of a window) in pixels squared."""
+        s, r = self.cell, self.reach
+        pixel = torch.arange(s, device=like.device, dtype=like.dtype)
+        center = torch.arange(-r, r + 1, device=like.device, dtype=like.dtype) * s + (s - 1) / 2
+        axis = (pixel[:, None] - center).square()  # (pixel, cell) along either side
+        return (axis[:, None, :, None] + axis[None, :, None, :]).flatten(2, 3).flatten(0, 1)
+
+
+def _half_square(x: Tensor) -> Tensor:
+    return -x.square().sum(-1, keepdim=True) / 2
