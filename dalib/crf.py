@@ -103,7 +103,7 @@ class CellFilter:
         rows = []
         for pixels, centers, values in zip(self.pixels, self.centers, self._halves(x), strict=True):
             # A row of cells at a time, which bounds the memory of the kernel.
-            kernel = torch.baddbmm(self.nearness, pixels, centers.mT).clamp_(min=LOWEST).exp_()
+            kernel = torch.bmm(pixels, centers.mT).add_(self.nearness).clamp_(min=LOWEST).exp_()
             rows.append(kernel @ values)
         return self._image(torch.stack(rows), x.shape[0])
 
@@ -127,13 +127,14 @@ class CellFilter:
     def _pixels(self, x: Tensor) -> Tensor:
         """Rearrange (B, C, H, W) to (rows of cells, B * columns of cells, pixels of a cell, C)."""
         s = self.cell
-        x = self._padded(x).unflatten(3, (-1, s)).unflatten(2, (-1, s))  # (B, C, h, s, w, s)
+        x = self._padded(x)
+        x = x.view(*x.shape[:2], x.shape[2] // s, s, x.shape[3] // s, s)  # (B, C, h, s, w, s)
         return x.permute(2, 0, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
 
     def _image(self, x: Tensor, batch: int) -> Tensor:
         """Undo ``_pixels``."""
         s, (height, width) = self.cell, self.size
-        x = x.unflatten(2, (s, s)).unflatten(1, (batch, -1))  # (h, B, w, s, s, C)
+        x = x.view(x.shape[0], batch, -1, s, s, x.shape[-1])  # (h, B, w, s, s, C)
         return x.permute(1, 5, 0, 3, 2, 4).flatten(4, 5).flatten(2, 3)[..., :height, :width]
 
     def _windows(self, cells: Tensor) -> Tensor:
