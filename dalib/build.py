@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     from dalib.data import SegmentationDataset
 
 
-def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
-    """Return the data set ``source``, ``target`` or ``eval``; None where the recipe has none.
+def dataset_options(recipe: Recipe, name: str) -> Options | None:
+    """Return the options of ``source``, ``target`` or ``eval``; None where the recipe has no such data.
 
     ``eval`` defaults to the target with ``split: val``, and to the source's where there is no target.
     """
-    options = getattr(recipe.data, name)
+    options: Options | None = getattr(recipe.data, name)
     if name == "eval" and options is None:
-        options = {**(recipe.data.target or recipe.data.source), "split": "val"}
+        return {**(recipe.data.target or recipe.data.source), "split": "val"}
+    return options
+
+
+def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
+    """Return the data set ``source``, ``target`` or ``eval``; None where the recipe has none."""
+    options = dataset_options(recipe, name)
     if options is None:
         return None
     dataset = dataset_from(options, f"data.{name}")

@@ -1,15 +1,17 @@
 """What each command of the command line does."""
 
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from dalib.build import build_dataset, build_engine, build_model
+from dalib.build import build_dataset, build_engine, build_model, dataset_options
+from dalib.create import dataset_from
 from dalib.data.dataset import classes_of
-from dalib.doctor import examine
+from dalib.doctor import examine_new
 from dalib.errors import DalibError
 from dalib.loading import load_run
 from dalib.plan import Plan, make_plan
@@ -111,10 +113,10 @@ def doctor(options: Namespace) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     console, faults = Console(), 0
     for name in ("source", "target", "eval"):
-        dataset = build_dataset(recipe, name)
-        if dataset is not None:
-            findings = examine(dataset, limit=options.sample)
-            console.rule(f"data.{name}")
+        chosen = dataset_options(recipe, name)
+        if chosen is not None:
+            create = partial(dataset_from, chosen, f"data.{name}")
+            findings = examine_new(create, name=f"data.{name}", limit=options.sample)
             console.print(findings.render())
             faults += len(findings.faults)
     return 2 if faults else 0
@@ -122,8 +124,7 @@ def doctor(options: Namespace) -> int:
 
 def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
     value = parse_yaml(recipe.to_yaml())
-    if value["data"]["eval"] is None and any(o.startswith("data.eval.") for o in overrides):
-        value["data"]["eval"] = {**(value["data"]["target"] or value["data"]["source"]), "split": "val"}
+    value["data"]["eval"] = dataset_options(recipe, "eval")
     for override in overrides:
         apply_override(value, override)
     return make_recipe(value)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from dalib import checkpoint
 from dalib.build import build_dataset, build_engine, build_model, check_classes
 from dalib.data.dataset import palette_of
 from dalib.display import Display
-from dalib.engine import Engine
 from dalib.evaluation import Result
+from dalib.interruption import InterruptedRunError, Interruption
 from dalib.loading import load_run
 from dalib.plan import make_plan
 from dalib.recipe import Recipe
@@ -62,6 +63,8 @@ class Run:
         make_plan(self.engine.stack, {"source": None} | ({"target": None} if self.target is not None else {}))
         self.seconds = 0.0  # trained so far, earlier sittings included
         self.best = -1.0
+        self.time: Counter[str] = Counter()  # of earlier sittings
+        self._logged = (0, 0.0)  # step and seconds of the last line of metrics
 
     def go(self, resume: bool) -> Result:
         """Train what is missing, then evaluate, picture and report."""
@@ -69,7 +72,7 @@ class Run:
         samples = Samples(self.eval, self.palette)
         self._picture_before(samples)
         self._train()
-        result = self._score(self.engine)
+        result = self._score()
         samples.predict("prediction after", self.engine, teacher=self._teacher)
         samples.write(self.folder.panels)
         self._finish(result)
@@ -79,7 +82,8 @@ class Run:
         if resume and self.folder.last.exists():
             state = checkpoint.read(self.folder.last)
             self.engine.load_state_dict(state)
-            self.seconds, self.best = state["seconds"], state["best"]
+            self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
+            self._logged = (self.engine.index, self.seconds)
             self.folder.rewind(self.engine.index)
             self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
         elif resume and self.folder.recipe.exists():
@@ -89,34 +93,52 @@ class Run:
 
     def _train(self) -> None:
         train, data = self.recipe.train, self.recipe.data
+        earlier, started = self.seconds, time.perf_counter()
         steps = self.engine.iterate(
             self.source, self.target, steps=train.steps, batch_size=data.batch_size, workers=data.workers
         )
-        with Display(self.console, train.steps, self.engine.index) as display:
-            started, logged = time.perf_counter() - self.seconds, self.engine.index
+        with Interruption() as interruption, Display(self.console, train.steps, self.engine.index) as display:
             for terms in steps:
-                step = self.engine.index
-                self.seconds = time.perf_counter() - started
-                display.step(step)
-                if step % train.log_every == 0 or step == train.steps:
-                    self._log(step, terms, display)
-                if train.eval_every and step % train.eval_every == 0 and step < train.steps:
-                    self._evaluate_between(step, display)
-                if step % train.checkpoint_every == 0 or step == train.steps:
+                self.seconds = earlier + time.perf_counter() - started
+                self._record(terms, display)
+                if self.engine.index % train.checkpoint_every == 0 or self.engine.index == train.steps:
                     self._save(self.folder.last)
+                if interruption.signal is not None:
+                    self._stop(interruption.signal)
 
-    def _log(self, step: int, terms: Mapping[str, Tensor], display: Display) -> None:
-        """Fetch the step's terms from the device and write them down; the only wait for it in ordinary steps."""
+    def _record(self, terms: Mapping[str, Tensor], display: Display) -> None:
+        """Write a step's line of metrics, if it is due one."""
+        step, train = self.engine.index, self.recipe.train
+        metrics: dict[str, float] = {}
+        if step % train.log_every == 0 or step == train.steps:
+            metrics |= self._metrics(terms)
+        if train.eval_every and step % train.eval_every == 0 and step < train.steps:
+            metrics["eval/miou"] = self._score_on_the_way()
+        if metrics:
+            self.folder.log({"step": step, **metrics})
+            display.log(step, metrics)
+        display.step(step)
+
+    def _metrics(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """Fetch the step's terms from the device, the only wait for it in an ordinary step."""
         values = torch.stack([term.float() for term in terms.values()]).tolist() if terms else []
-        metrics = {
-            "step": step,
+        images = (self.engine.index - self._logged[0]) * self.recipe.data.batch_size
+        rate = images / max(self.seconds - self._logged[1], 1e-9)
+        self._logged = (self.engine.index, self.seconds)
+        return {
             **dict(zip(terms, values, strict=True)),
             "lr": self.engine.optimizer.param_groups[0]["lr"],
             "seconds": round(self.seconds, 3),
-            "images_per_second": round(step * self.recipe.data.batch_size / self.seconds, 3),
+            "images_per_second": round(rate, 3),
         }
-        self.folder.log(metrics)
-        display.log(step, metrics)
+
+    def _score_on_the_way(self) -> float:
+        """Score the model; the best checkpoint of these is kept, but a run's results are its last step's."""
+        miou = self._score().miou
+        if miou > self.best:
+            self.best = miou
+            self._save(self.folder.best)
+        return miou
 
     def _save(self, path: Path) -> None:
         extras = {
@@ -124,22 +146,26 @@ class Run:
             "classes": list(self.classes),
             "palette": [list(color) for color in self.palette],
             "seconds": self.seconds,
+            "time": dict(self._time()),
             "best": self.best,
         }
         checkpoint.write(self.engine.state_dict() | extras, path)
 
-    def _evaluate_between(self, step: int, display: Display) -> None:
-        """Score the model on the way; the best of these is kept, but results are the last step's."""
-        result = self._score(self.engine)
-        self.folder.log({"step": step, "eval/miou": result.miou})
-        display.say(f"step {step}: mIoU {100 * result.miou:.2f}")
-        if result.miou > self.best:
-            self.best = result.miou
-            self._save(self.folder.best)
+    def _stop(self, number: int) -> None:
+        self._save(self.folder.last)
+        raise InterruptedRunError(
+            number,
+            f"stopped at step {self.engine.index} of {self.recipe.train.steps} by signal {number}; it is saved. "
+            f"Go on with the same command and --resume (folder {self.folder.path}).",
+        )
 
-    def _score(self, engine: Engine) -> Result:
+    def _time(self) -> Counter[str]:
+        """Return seconds by section of the clock, earlier sittings included."""
+        return self.time + Counter(self.engine.clock.totals())
+
+    def _score(self) -> Result:
         options = self.recipe.evaluate
-        return engine.evaluate(
+        return self.engine.evaluate(
             self.eval,
             teacher=self._teacher,
             protocol=options.protocol,
@@ -157,14 +183,14 @@ class Run:
         samples.predict("prediction before", load_run(self.before).engine)
 
     def _finish(self, result: Result) -> None:
-        clock = self.engine.clock.totals()
         results = {
             **result.to_dict(),
             "steps": self.engine.index,
             "seconds": round(self.seconds, 1),
             "model": self.recipe.evaluate.model,
             "seed": self.recipe.train.seed,
-            "time": {name: round(seconds, 3) for name, seconds in clock.items()},
+            "time": {name: round(seconds, 3) for name, seconds in self._time().items()},
+            "palette": {name: list(color) for name, color in zip(self.classes, self.palette, strict=True)},
         }
         if self.before is not None:
             earlier = json.loads(RunFolder(self.before).results.read_text())
