@@ -1,6 +1,10 @@
 """What differs between the two domains, as data: how streets are laid out and what they look like."""
 
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dalib.data.diorama.sprite import Part
 
@@ -33,7 +37,7 @@ class Habits:
     hood_odds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Look:
     """Colours in [0, 1] and strengths of texture, light and haze.
 
@@ -70,6 +74,11 @@ class Look:
     lit: Range
     camera: bool
 
+    @cached_property
+    def part_colours(self) -> NDArray[np.float32]:
+        """``parts`` as a table, (number of parts, 3); black where an instance has its own colour."""
+        return np.array([self.parts.get(part, (0, 0, 0)) for part in Part], np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class Domain:
@@ -90,11 +99,11 @@ SOURCE = Domain(
         verge=(2.0, 6.0),
         verge_odds=0.5,
         storeys=(3, 14),
-        built_odds=0.55,
+        built_odds=0.5,
         parked_odds=0.45,
         traffic=0.5,
-        people=3.0,
-        trees=3.0,
+        people=2.5,
+        trees=2.5,
         hood_odds=0.0,
     ),
     Look(
@@ -175,11 +184,11 @@ TARGET = Domain(
         verge=(1.5, 4.0),
         verge_odds=0.35,
         storeys=(2, 6),
-        built_odds=0.65,
+        built_odds=0.55,
         parked_odds=0.7,
         traffic=0.6,
-        people=4.5,
-        trees=4.0,
+        people=3.5,
+        trees=3.0,
         hood_odds=0.7,
     ),
     Look(

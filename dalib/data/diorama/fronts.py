@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dalib.data.diorama.labels import Label
 from dalib.data.diorama.noise import Field, look_up, noise_tile
 from dalib.data.diorama.scene import REACH, Front, Scene, Segment
-from dalib.data.diorama.view import View
+from dalib.data.diorama.view import View, as_colour
 
 _LABELS = np.array([Label.SKY, Label.BUILDING, Label.WALL, Label.FENCE, Label.VEGETATION], np.uint8)
 _DEPTH = 14.0  # metres from a building's front to its back
@@ -28,8 +28,11 @@ class Planes:
     step: Field
     height: Field
     front: NDArray[np.intp]
-    colour: Field  # (W, 3)
+    colour: Field  # (3, W)
     pitch: Field
+
+    def columns(self, which: slice) -> "Planes":
+        return Planes(*(getattr(self, field.name)[..., which] for field in dataclasses.fields(self)))
 
 
 def paint_skyline(view: View) -> None:
@@ -78,7 +81,7 @@ class Fronts:
     def paint(self) -> None:
         planes = _planes(self.view, self.segments, self.index, self.z, self.z, self.step)
         bright = np.where(self.view.columns < self.view.vanishing, *self.view.look.lit).astype(np.float32)
-        colour = planes.colour * bright[:, None]
+        colour = planes.colour * bright
         paint_planes(self.view, dataclasses.replace(planes, colour=colour, height=planes.height * ~self.open))
 
 
@@ -107,55 +110,54 @@ def _planes(
         step,
         np.array([s.height for s in segments], np.float32)[index],
         np.array([s.front for s in segments], np.intp)[index],
-        tints[index],
+        tints.T[:, index],
         np.array([s.pitch for s in segments], np.float32)[index],
     )
 
 
 def paint_planes(view: View, planes: Planes) -> None:
     """Paint each column's plane from the ground to its height over what is there."""
-    y = view.height - (view.rows - view.horizon) * (planes.z / view.focal)
+    edges = np.flatnonzero(np.diff(planes.height > 0, prepend=False, append=False))
+    for start, stop in edges.reshape(-1, 2):
+        _paint_run(view, planes.columns(slice(start, stop)), slice(start, stop))
+
+
+def _paint_run(view: View, planes: Planes, columns: slice) -> None:
+    top = view.horizon - ((1.2 * planes.height - view.height) / planes.z).max() * view.focal
+    bottom = view.horizon + view.height / planes.z.min() * view.focal
+    rows = slice(max(int(top), 0), max(int(bottom) + 1, 0))
+    y = np.float32(view.height) - (view.rows[rows] - np.float32(view.horizon)) * (planes.z / np.float32(view.focal))
     leafy = planes.front == Front.HEDGE
-    fringe = look_up(noise_tile(0.5), np.zeros_like(planes.z), planes.along * 8 + view.columns * leafy)
-    height = planes.height * (1 + 0.12 * fringe * leafy)
-    covered = (y >= 0) & (y < height)
-    if not covered.any():
-        return
-    first, last = np.flatnonzero(covered.any(1))[[0, -1]]
-    rows = slice(first, last + 1)
-    y, covered = y[rows], covered[rows]
+    fringe = look_up(noise_tile(0.5), np.zeros_like(planes.z), planes.along * 8 + view.columns[columns] * leafy)
+    covered = (y >= 0) & (y < planes.height * (1 + 0.12 * fringe * leafy))
     surface = _surface(view, planes, y)
-    covered, solid = covered[..., None], ~_holes(planes, y)[..., None]
-    haze = view.haze(planes.z)[:, None]
-    surface += (np.float32(view.look.haze[0]) - surface) * haze
-    np.copyto(view.image[rows], surface, where=covered & solid)
-    np.copyto(view.label[rows], _LABELS[planes.front], where=covered[..., 0])
+    np.copyto(view.image[:, rows, columns], surface, where=covered & ~_holes(planes, y))
+    np.copyto(view.label[rows, columns], _LABELS[planes.front], where=covered)
 
 
 def _surface(view: View, planes: Planes, y: Field) -> Field:
     building, wall, hedge = (planes.front == kind for kind in (Front.BUILDING, Front.WALL, Front.HEDGE))
     grain = look_up(noise_tile(1.0), y * 14, planes.along * 14 + planes.pitch * 50)
-    shade = 1 + grain * np.where(hedge, 0.12 + 0.4 * view.look.grain, 0.4 * view.look.grain)
-    shade *= np.where(building & (y > planes.height - 0.6), 0.72, 1)
-    shade *= np.where(wall & ((y % 0.6 < 0.1) | (y > planes.height - 0.25)), 0.82, 1)
-    surface = planes.colour * shade.astype(np.float32)[..., None]
-    panes = _panes(planes, y)[..., None]
-    surface += (np.float32(view.look.window) - surface) * panes
-    return surface
+    rough = np.float32(0.4 * view.look.grain) + hedge * np.float32(0.12)
+    shade = 1 + grain * rough
+    shade[building & (y > planes.height - 0.6)] *= 0.72
+    if wall.any():
+        shade[wall & ((y % 0.6 < 0.1) | (y > planes.height - 0.25))] *= 0.82
+    panes = _panes(planes, y)
+    colour, window = (view.veil(c, planes.z)[:, None] for c in (planes.colour, as_colour(view.look.window, 1)))
+    return colour * (shade * (1 - panes)) + window * panes
 
 
 def _panes(planes: Planes, y: Field) -> Field:
     """Share of window in each pixel: rows of windows over a glazed ground floor; smooth where too small to see."""
     across = planes.along / planes.pitch % 1
-    column = np.where((across > 0.25) & (across < 0.75), 1.0, 0.0)
-    shop = np.where((across > 0.1) & (across < 0.9), 1.0, 0.0)
-    sharp = (planes.pitch / planes.step / 2 - 1).clip(0, 1)
-    column, shop = (0.5 + (pane - 0.5) * sharp for pane in (column, shop))
-    storey = y / _STOREY % 1
+    sharp = (planes.pitch / planes.step / 2 - 1).clip(0, 1) * np.float32(0.5)
+    glazed = (planes.front == Front.BUILDING) * np.float32(0.9)
+    column = glazed * (0.5 + sharp * np.where((across > 0.25) & (across < 0.75), 1, -1)).astype(np.float32)
+    shop = glazed * (0.5 + sharp * np.where((across > 0.1) & (across < 0.9), 1, -1)).astype(np.float32)
+    storey = y / np.float32(_STOREY) % 1
     upper = (storey > 0.3) & (storey < 0.78) & (y > _STOREY) & (y < planes.height - 1)
-    ground = (y > 0.5) & (y < 2.6)
-    visible = planes.front == Front.BUILDING
-    return ((upper * column + ground * shop) * visible * 0.9).astype(np.float32)
+    return upper * column + ((y > 0.5) & (y < 2.6)) * shop
 
 
 def _holes(planes: Planes, y: Field) -> NDArray[np.bool_]:

@@ -11,14 +11,14 @@ from dalib.data.diorama.noise import Field
 
 
 def develop(image: Field) -> Tensor:
-    """Return the picture (H, W, 3) in [0, 1] as it is, uint8 (3, H, W)."""
+    """Return the picture (3, H, W) in [0, 1] as it is, uint8 (3, H, W)."""
     levels = (image.clip(0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
-    return torch.from_numpy(levels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(levels)
 
 
 def photograph(image: Field, generator: np.random.Generator) -> Tensor:
-    """Return the picture (H, W, 3) in [0, 1] as a small car camera would store it, uint8 (3, H, W)."""
-    scale = max(1.0, len(image) / 128)
+    """Return the picture (3, H, W) in [0, 1] as a small car camera would store it, uint8 (3, H, W)."""
+    scale = max(1.0, image.shape[1] / 128)
     image = _expose(image, generator)
     image = _blur(image, generator.uniform(0.45, 0.85) * scale)
     image *= _vignette(image, generator.uniform(0.15, 0.4))
@@ -28,11 +28,11 @@ def photograph(image: Field, generator: np.random.Generator) -> Tensor:
 
 
 def _expose(image: Field, generator: np.random.Generator) -> Field:
-    balance = generator.normal((1.03, 1.0, 0.96), 0.05).astype(np.float32)
-    exposure, contrast = generator.uniform(0.75, 1.15), generator.uniform(0.75, 1.0)
-    image = (image * balance * np.float32(exposure)).clip(0, 1) ** np.float32(generator.uniform(0.9, 1.25))
-    veil = np.float32(generator.uniform(0.02, 0.1))
-    return veil + image * np.float32(contrast)
+    """White balance and exposure, a tone curve, and the veil of stray light."""
+    balance = generator.normal((1.03, 1.0, 0.97), 0.04) * generator.uniform(0.75, 1.15)
+    image = (image * balance.astype(np.float32)[:, None, None]).clip(0, 1)
+    curve, contrast, veil = generator.uniform((-0.3, 0.75, 0.02), (0.1, 1.0, 0.1)).astype(np.float32)
+    return veil + contrast * image * (1 + curve * (1 - image))
 
 
 def _blur(image: Field, sigma: float) -> Field:
@@ -40,22 +40,26 @@ def _blur(image: Field, sigma: float) -> Field:
     passes = math.ceil(sigma**2 / 0.5)
     weight = np.float32(sigma**2 / passes / 2)
     for _ in range(passes):
-        for axis in (0, 1):
-            lines = np.moveaxis(image, axis, 0)
-            out = lines * (1 - 2 * weight)
-            out[1:] += weight * lines[:-1]
-            out[:-1] += weight * lines[1:]
-            out[0] += weight * lines[0]
-            out[-1] += weight * lines[-1]
-            image = np.moveaxis(out, 0, axis)
+        for axis in (1, 2):
+            image = _smooth(image, weight, axis)
     return image
 
 
+def _smooth(image: Field, weight: np.float32, axis: int) -> Field:
+    smooth: Field = image * (1 - 2 * weight)
+    out, shares = smooth.swapaxes(1, axis), image.swapaxes(1, axis) * weight
+    out[:, 1:] += shares[:, :-1]
+    out[:, :-1] += shares[:, 1:]
+    out[:, 0] += shares[:, 0]
+    out[:, -1] += shares[:, -1]
+    return smooth
+
+
 def _vignette(image: Field, strength: float) -> Field:
-    rows, columns = (np.linspace(-1, 1, n, dtype=np.float32) for n in image.shape[:2])
-    return (1 - np.float32(strength / 2) * (rows[:, None, None] ** 2 + columns[:, None] ** 2)).astype(np.float32)
+    rows, columns = (np.linspace(-1, 1, n, dtype=np.float32) for n in image.shape[1:])
+    return 1 - np.float32(strength / 2) * (rows[:, None] ** 2 + columns**2)
 
 
 def _noise(image: Field, generator: np.random.Generator) -> Field:
-    luminance = generator.standard_normal(image.shape[:2], np.float32)[..., None]
-    return luminance * np.float32(generator.uniform(0.008, 0.03))
+    luminance = generator.standard_normal(image.shape[1:], np.float32)
+    return luminance * np.float32(generator.uniform(0.006, 0.022))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class Part(IntEnum):
     CYCLE = 18
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Sprite:
     """Parts and shading on a grid of TEXELS x TEXELS over the unit square, x to the right and y down.
 
@@ -50,7 +51,7 @@ class Sprite:
     parts: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((TEXELS, TEXELS), np.uint8))
     shade: NDArray[np.float32] = field(default_factory=lambda: np.ones((TEXELS, TEXELS), np.float32))
 
-    @property
+    @cached_property
     def labels(self) -> NDArray[np.uint8]:
         """Class of each part, (number of parts,)."""
         return np.array([self.exceptions.get(part, self.label) for part in Part], np.uint8)

@@ -11,7 +11,7 @@ from dalib.data.diorama.scene import Camera
 
 
 class View:
-    """An image (H, W, 3) in [0, 1] and its labels (H, W), with the pinhole camera that looks at the scene.
+    """An image (3, H, W) in [0, 1] and its labels (H, W), with the pinhole camera that looks at the scene.
 
     A point (x, y, z) falls on column ``vanishing + focal * x / z`` and row ``horizon + focal * (height - y) / z``.
     """
@@ -24,7 +24,7 @@ class View:
         self.focal = camera.focal * rows
         self.horizon = camera.horizon * rows
         self.vanishing = camera.vanishing * columns
-        self.image: Field = np.zeros((rows, columns, 3), np.float32)
+        self.image: Field = np.zeros((3, rows, columns), np.float32)
         self.label = np.full((rows, columns), Label.SKY, np.uint8)
         self.rows: Field = np.arange(rows, dtype=np.float32)[:, None] + 0.5
         self.columns: Field = np.arange(columns, dtype=np.float32) + 0.5
@@ -40,10 +40,19 @@ class View:
         return self.stray(self.draw.choice(palette))
 
     def stray(self, colour: Colour) -> Colour:
-        light = self.draw.gauss(1.0, self.look.variation)
-        red, green, blue = (c * light + self.draw.gauss(0, self.look.variation / 4) for c in colour)
-        return red, green, blue
+        spread = self.look.variation
+        light = 1 + self.draw.uniform(-2, 2) * spread
+        warmth = self.draw.uniform(-1, 1) * spread / 3
+        red, green, blue = colour
+        return red * light + warmth, green * light, blue * light - warmth
 
-    def haze(self, z: Field) -> Field:
-        """Share of haze at distance ``z``, in [0, 1)."""
-        return 1 - np.exp(-z / np.float32(self.look.haze[1]))
+    def veil(self, colours: Field, z: Field) -> Field:
+        """Blend colours (3, ...) at distance ``z`` with the haze before them."""
+        colour, distance = self.look.haze
+        clear = np.exp(-z / np.float32(distance))
+        return colours * clear + as_colour(colour, colours.ndim - 1) * (1 - clear)
+
+
+def as_colour(colour: Colour, dimensions: int = 2) -> Field:
+    """A colour as an array (3, 1, ...) that broadcasts over an image with so many dimensions."""
+    return np.array(colour, np.float32).reshape(3, *[1] * dimensions)
