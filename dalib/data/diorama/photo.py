@@ -1,11 +1,10 @@
-"""What a camera does to light: exposure, white balance, blur, vignette, noise and compression."""
+"""What a camera does to light: exposure, white balance, blur, vignette, noise and coarse colour."""
 
 import math
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from dalib.data.diorama.noise import Field
 
@@ -18,13 +17,10 @@ def develop(image: Field) -> Tensor:
 
 def photograph(image: Field, generator: np.random.Generator) -> Tensor:
     """Return the picture (3, H, W) in [0, 1] as a small car camera would store it, uint8 (3, H, W)."""
-    scale = max(1.0, image.shape[1] / 128)
-    image = _expose(image, generator)
-    image = _blur(image, generator.uniform(0.45, 0.85) * scale)
+    image = _blur(_coarse_colour(_expose(image, generator)), generator.uniform(0.45, 0.85))
     image *= _vignette(image, generator.uniform(0.15, 0.4))
     image += _noise(image, generator)
-    quality = int(generator.integers(55, 85))
-    return decode_jpeg(encode_jpeg(develop(image), quality))
+    return develop(image)
 
 
 def _expose(image: Field, generator: np.random.Generator) -> Field:
@@ -35,23 +31,32 @@ def _expose(image: Field, generator: np.random.Generator) -> Field:
     return veil + contrast * image * (1 + curve * (1 - image))
 
 
+def _coarse_colour(image: Field) -> Field:
+    """Keep colour for every other pixel alone, as compressed pictures do; brightness stays."""
+    rows, columns = image.shape[1:]
+    luma = image.mean(0)
+    colour = (image - luma)[:, ::2, ::2].repeat(2, 1).repeat(2, 2)
+    return luma + colour[:, :rows, :columns]
+
+
 def _blur(image: Field, sigma: float) -> Field:
-    """Gaussian blur as repeated three-tap passes, each of variance 2 * weight."""
+    """Blur by a Gaussian of ``sigma`` pixels at 128 rows: passes of three taps, each of variance 2 * weight * reach^2."""
+    reach = max(1, round(image.shape[1] / 128))
     passes = math.ceil(sigma**2 / 0.5)
     weight = np.float32(sigma**2 / passes / 2)
     for _ in range(passes):
         for axis in (1, 2):
-            image = _smooth(image, weight, axis)
+            image = _smooth(image, weight, reach, axis)
     return image
 
 
-def _smooth(image: Field, weight: np.float32, axis: int) -> Field:
+def _smooth(image: Field, weight: np.float32, reach: int, axis: int) -> Field:
     smooth: Field = image * (1 - 2 * weight)
     out, shares = smooth.swapaxes(1, axis), image.swapaxes(1, axis) * weight
-    out[:, 1:] += shares[:, :-1]
-    out[:, :-1] += shares[:, 1:]
-    out[:, 0] += shares[:, 0]
-    out[:, -1] += shares[:, -1]
+    out[:, reach:] += shares[:, :-reach]
+    out[:, :-reach] += shares[:, reach:]
+    out[:, :reach] += shares[:, :reach]
+    out[:, -reach:] += shares[:, -reach:]
     return smooth
 
 
