@@ -79,6 +79,7 @@ class Diorama:
         paint_things(view, (t for t in scene.things if not t.beyond))
         if scene.hood:
             paint_hood(view)
+        view.image *= np.float32(draw.uniform(*domain.look.daylight))
         label = torch.from_numpy(view.label)
         if domain.look.camera:
             return photograph(view.image, np.random.default_rng(draw.getrandbits(64))), label

@@ -17,17 +17,17 @@ def develop(image: Field) -> Tensor:
 
 def photograph(image: Field, generator: np.random.Generator) -> Tensor:
     """Return the picture (3, H, W) in [0, 1] as a small car camera would store it, uint8 (3, H, W)."""
-    image = _blur(_coarse_colour(_expose(image, generator)), generator.uniform(0.45, 0.85))
-    image *= _vignette(image, generator.uniform(0.15, 0.4))
+    image = _blur(_coarse_colour(_expose(image, generator)), generator.uniform(0.35, 0.65))
+    image *= _vignette(image, generator.uniform(0.1, 0.3))
     image += _noise(image, generator)
     return develop(image)
 
 
 def _expose(image: Field, generator: np.random.Generator) -> Field:
-    """White balance and exposure, a tone curve, and the veil of stray light."""
-    balance = generator.normal((1.03, 1.0, 0.97), 0.04) * generator.uniform(0.75, 1.15)
-    image = (image * balance.astype(np.float32)[:, None, None]).clip(0, 1)
-    curve, contrast, veil = generator.uniform((-0.3, 0.75, 0.02), (0.1, 1.0, 0.1)).astype(np.float32)
+    """White balance, a tone curve, and the veil of stray light."""
+    balance = generator.normal((1.03, 1.0, 0.97), 0.03).astype(np.float32)
+    image = (image * balance[:, None, None]).clip(0, 1)
+    curve, contrast, veil = generator.uniform((-0.3, 0.8, 0.02), (0.1, 1.0, 0.08)).astype(np.float32)
     return veil + contrast * image * (1 + curve * (1 - image))
 
 
@@ -67,4 +67,4 @@ def _vignette(image: Field, strength: float) -> Field:
 
 def _noise(image: Field, generator: np.random.Generator) -> Field:
     luminance = generator.standard_normal(image.shape[1:], np.float32)
-    return luminance * np.float32(generator.uniform(0.006, 0.022))
+    return luminance * np.float32(generator.uniform(0.004, 0.014))

@@ -176,7 +176,7 @@ def _traffic(draw: random.Random, habits: Habits, lanes: tuple[float, ...], own:
         if tram and i == 0:
             yield _vehicle(draw, "tram", x, z, oncoming)
             continue
-        while z < 60:
+        while z < 50:
             kind = draw.choices(("car", "truck", "bus", "cyclist", "motorcyclist"), (4, 1.4, 1.4, 2, 2))[0]
             if draw.random() < habits.traffic:
                 mounted = kind in ("cyclist", "motorcyclist")
@@ -215,7 +215,7 @@ def _parked(draw: random.Random, habits: Habits, side: Side, sign: int) -> Itera
 
 def _near(draw: random.Random, nearest: float) -> float:
     """A distance that is more often short than long, as things that one notices are."""
-    return nearest + min(draw.expovariate(1 / 7), 40)
+    return nearest + min(draw.expovariate(1 / 5), 30)
 
 
 def _people(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:

@@ -72,7 +72,7 @@ def _colours(view: View, thing: Thing) -> Field:
 def _paints(view: View, name: str) -> tuple[tuple[float, float, float], ...]:
     kind = name.split("_")[0]
     look = view.look
-    by_kind = {"tram": look.trams, "tree": look.leaves, "car": look.paints, "truck": look.paints, "bus": look.paints}
+    by_kind = {"tram": look.trams, "tree": look.leaves, "car": look.paints, "truck": look.trucks, "bus": look.buses}
     return by_kind.get(kind, look.clothes)
 
 
