@@ -187,7 +187,7 @@ def _traffic(draw: random.Random, habits: Habits, lanes: tuple[float, ...], own:
 def _cycle(draw: random.Random, kind: str, x: float, z: float) -> Thing:
     """A bicycle or a motorcycle, ridden or parked."""
     width, height = _CYCLES[kind]
-    size = draw.uniform(1.0, 1.2)
+    size = draw.uniform(1.1, 1.3)
     return Thing(kind, x, z, width * size, height * size, flip=draw.random() < 0.5)
 
 
@@ -207,7 +207,7 @@ def _parked(draw: random.Random, habits: Habits, side: Side, sign: int) -> Itera
             yield _vehicle(draw, kind, sign * (side.kerb - 1.2), z, draw.random() < 0.5)
             z += _VEHICLES[kind][2]
         z += draw.uniform(1.5, 9)
-    for _ in range(draw.choices((0, 1, 2), (4, 4, 2))[0]):
+    for _ in range(draw.choices((0, 1, 2), (3, 4, 3))[0]):
         kind = draw.choice(("bicycle", "motorcycle", "cyclist", "motorcyclist"))
         x = sign * (side.kerb + draw.uniform(-1.0, 1.2))
         yield _cycle(draw, kind, x, _near(draw, 5))
@@ -221,9 +221,9 @@ def _near(draw: random.Random, nearest: float) -> float:
 def _people(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:
     for _ in range(min(int(draw.expovariate(1 / habits.people)), 8)):
         x = sign * draw.uniform(side.kerb + 0.3, side.verge - 0.3)
-        height = draw.uniform(1.6, 1.95)
+        height = draw.uniform(1.7, 2.1)
         flip, pose = draw.random() < 0.5, draw.randrange(3)
-        yield Thing(f"person_{pose}", x, _near(draw, 5), height * 0.44, height, flip=flip)
+        yield Thing(f"person_{pose}", x, _near(draw, 5), height * 0.5, height, flip=flip)
 
 
 def _furniture(draw: random.Random, side: Side, sign: int) -> Iterator[Thing]:
@@ -239,12 +239,12 @@ def _furniture(draw: random.Random, side: Side, sign: int) -> Iterator[Thing]:
         if draw.random() < 0.5:
             yield Thing(f"light_{draw.randrange(3)}", x, z - 0.1, 0.6, 1.6, height - 0.5)
         else:
-            size = draw.uniform(0.95, 1.3)
+            size = draw.uniform(1.1, 1.4)
             yield Thing(f"sign_{draw.randrange(4)}", x, z - 0.1, size, size, height - size)
 
 
 def _post(x: float, z: float, height: float) -> Thing:
-    return Thing("post", x, z, 0.26, height)
+    return Thing("post", x, z, 0.32, height)
 
 
 def _greenery(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:

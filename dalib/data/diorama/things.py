@@ -1,5 +1,6 @@
 """What stands in the street, stamped one sprite after the other from the far end to the near one."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 
@@ -11,7 +12,7 @@ from dalib.data.diorama.labels import Label
 from dalib.data.diorama.noise import Field
 from dalib.data.diorama.scene import Thing
 from dalib.data.diorama.sprite import TEXELS, Part, Sprite
-from dalib.data.diorama.view import View, as_colour
+from dalib.data.diorama.view import View, Window, as_colour
 
 _NEAREST = 3.0  # metres; what is nearer is not drawn
 _LEAST = 3.0  # pixels; what is less high is not drawn
@@ -66,13 +67,14 @@ def _colours(view: View, thing: Thing) -> Field:
     table[Part.TRIM] = view.pick(look.clothes)
     table[Part.CYCLE] = view.draw.choice(look.paints)
     table[Part.SKIN] = view.draw.choice(look.skins)
-    return view.veil(table.T, np.float32(thing.z))
+    return view.veil(table.T, thing.z)
 
 
 def _paints(view: View, name: str) -> tuple[tuple[float, float, float], ...]:
     kind = name.split("_")[0]
     look = view.look
     by_kind = {"tram": look.trams, "tree": look.leaves, "car": look.paints, "truck": look.trucks, "bus": look.buses}
+    by_kind |= {"cyclist": look.vests, "motorcyclist": look.vests}
     return by_kind.get(kind, look.clothes)
 
 
@@ -80,65 +82,52 @@ def _face(view: View, thing: Thing, colours: Field) -> None:
     """The end that faces the camera, an upright rectangle at the thing's distance."""
     left, right = view.column(thing.x - thing.width / 2, thing.z), view.column(thing.x + thing.width / 2, thing.z)
     top, bottom = view.row(thing.base + thing.height, thing.z), view.row(thing.base, thing.z)
-    rows, columns = _pixels(top, bottom, view.label.shape[0]), _pixels(left, right, view.label.shape[1])
-    if not (len(rows) and len(columns)):
+    window = view.window(left, top, right, bottom)
+    if window is None:
         return
-    down = _texels((rows + np.float32(0.5) - np.float32(top)) / np.float32(bottom - top))
-    across = _texels((columns + np.float32(0.5) - np.float32(left)) / np.float32(right - left))
     if thing.flip:
-        across = TEXELS - 1 - across
-    _stamp(view, sprite(thing.sprite), rows, columns, np.ix_(down, across), colours)
+        left, right = right, left
+    down = _texels((window.rows - top) / (bottom - top))
+    across = _texels((window.columns - left) / (right - left))
+    _stamp(window, sprite(thing.sprite), down, across, colours)
 
 
 def _flank(view: View, thing: Thing, colours: Field) -> None:
     """The long side of a vehicle that the camera sees, on a plane along the street."""
-    x = abs(thing.x) - thing.width / 2
-    if x <= 0:
+    x = math.copysign(abs(thing.x) - thing.width / 2, thing.x)
+    left, right = sorted((view.column(x, thing.z), view.column(x, thing.z + thing.length)))
+    window = view.window(left, view.row(thing.height, thing.z), right, view.row(0, thing.z))
+    if x * thing.x <= 0 or window is None:
         return
-    x = x if thing.x > 0 else -x
-    ends = sorted((view.column(x, thing.z), view.column(x, thing.z + thing.length)))
-    columns = _pixels(*ends, view.label.shape[1])
-    rows = _pixels(view.row(thing.height, thing.z), view.row(0, thing.z), view.label.shape[0])
-    if not (len(rows) and len(columns)):
-        return
-    z = view.focal * np.float32(x) / (columns + np.float32(0.5) - np.float32(view.vanishing))
-    z = z.clip(thing.z, thing.z + thing.length)
-    across = _texels((z - np.float32(thing.z)) / np.float32(thing.length))
-    if thing.nose_near:
-        across = TEXELS - 1 - across
-    y = view.height - (rows[:, None] + np.float32(0.5) - np.float32(view.horizon)) * (z / np.float32(view.focal))
+    z = (view.focal * x / (window.columns - view.vanishing)).clip(thing.z, thing.z + thing.length)
+    along = (z - thing.z) / thing.length
+    across = _texels(1 - along if thing.nose_near else along)
+    y = view.height - (window.rows - view.horizon) * (z / view.focal)
     inside = (y >= 0) & (y < thing.height)
-    down = _texels(1 - y / np.float32(thing.height))
-    shaded = colours * np.float32(view.look.lit[0 if x < 0 else 1])
-    _stamp(view, sprite(thing.side), rows, columns, (down, across), shaded, inside)
-
-
-def _pixels(start: float, stop: float, limit: int) -> NDArray[np.intp]:
-    """Pixels whose centre lies between two edges, at least one, within the picture."""
-    first = round(start)
-    return np.arange(max(first, 0), min(max(round(stop), first + 1), limit))
+    lit = colours * view.look.lit[0 if x < 0 else 1]
+    _stamp(window, sprite(thing.side), _texels(1 - y / thing.height), across, lit, inside)
 
 
 def _texels(share: Field) -> NDArray[np.intp]:
-    return (share * TEXELS).astype(np.intp).clip(0, TEXELS - 1)
+    return np.minimum(np.maximum(share * TEXELS, 0), TEXELS - 1).astype(np.intp)
 
 
 def _stamp(
-    view: View,
+    window: Window,
     shape: Sprite,
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    texels: tuple[NDArray[np.intp], NDArray[np.intp]],
+    down: NDArray[np.intp],
+    across: NDArray[np.intp],
     colours: Field,
     inside: NDArray[np.bool_] | bool = True,
 ) -> None:
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    parts = shape.parts[texels]
+    """Copy the sprite's texels at (``down``, ``across``) to the window where they are ``inside`` and not see-through."""
+    texels = down * TEXELS + across
+    parts = shape.parts.take(texels)
     seen = (parts != Part.NONE) & inside
     surface = colours.take(parts, 1)
-    surface *= shape.shade[texels]
-    np.copyto(view.image[:, *window], surface, where=seen)
-    np.copyto(view.label[window], shape.labels.take(parts), where=seen)
+    surface *= shape.shade.take(texels)
+    np.copyto(window.image, surface, where=seen)
+    np.copyto(window.label, shape.labels.take(parts), where=seen)
 
 
 def _shadow(view: View, thing: Thing) -> None:
@@ -148,25 +137,22 @@ def _shadow(view: View, thing: Thing) -> None:
     near, far, reach = max(middle - half, _NEAREST), middle + half, 0.65 * thing.width
     left = min(view.column(thing.x - reach, near), view.column(thing.x - reach, far))
     right = max(view.column(thing.x + reach, near), view.column(thing.x + reach, far))
-    rows = _pixels(view.row(0, far), view.row(0, near), view.label.shape[0])
-    columns = _pixels(left, right, view.label.shape[1])
-    if not (len(rows) and len(columns)):
+    window = view.window(left, view.row(0, far), right, view.row(0, near))
+    if window is None:
         return
-    z = np.float32(view.focal * view.height) / (rows[:, None] + np.float32(0.5 - view.horizon))
-    x = (columns + np.float32(0.5 - view.vanishing)) * (z / np.float32(view.focal))
-    oval = ((x - np.float32(thing.x)) / np.float32(reach)) ** 2 + ((z - np.float32(middle)) / np.float32(half)) ** 2
-    edge = np.float32(view.look.shadow_edge + 0.01)
-    shade = np.float32(view.look.shadow) * ((1 - oval * oval) / edge).clip(0, 1)
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    view.image[:, *window] *= 1 - shade
+    z = view.focal * view.height / (window.rows - view.horizon)
+    x = (window.columns - view.vanishing) * (z / (view.focal * reach)) - thing.x / reach
+    oval = x * x + ((z - middle) / half) ** 2
+    depth = (1 - oval * oval) * (1 / (view.look.shadow_edge + 0.01))
+    np.multiply(window.image, 1 - view.look.shadow * depth.clip(0, 1), out=window.image)
 
 
 def paint_hood(view: View) -> None:
     """The own car's bonnet at the lower edge, which belongs to no class."""
     height, width = view.label.shape
     first = int(0.88 * height)
-    top = 0.9 + 0.32 * (view.columns / np.float32(width) - np.float32(0.5)) ** 2
-    depth = view.rows[first:] / np.float32(height) - top
+    top = 0.9 + 0.32 * (view.columns / width - 0.5) ** 2
+    depth = view.rows[first:] / height - top
     shine = 0.1 + 2.5 * depth.clip(0, 0.1)
     np.copyto(view.image[:, first:], as_colour(view.look.haze[0]) * shine, where=depth > 0)
     view.label[first:][depth > 0] = Label.IGNORE

@@ -1,13 +1,26 @@
 """The picture under way: image, labels and the perspective that places metres in pixels."""
 
+import math
 import random
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dalib.data.diorama.domain import Colour, Look
 from dalib.data.diorama.labels import Label
 from dalib.data.diorama.noise import Field
 from dalib.data.diorama.scene import Camera
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """A rectangle of a view, to be written in place: (3, h, w) and (h, w), with its pixels' centres."""
+
+    image: Field
+    label: NDArray[np.uint8]
+    rows: Field  # (h, 1)
+    columns: Field  # (w,)
 
 
 class View:
@@ -35,6 +48,16 @@ class View:
     def row(self, y: float, z: float) -> float:
         return self.horizon + self.focal * (self.height - y) / z
 
+    def window(self, left: float, top: float, right: float, bottom: float) -> Window | None:
+        """The pixels between four edges, at least one each way; None outside the picture."""
+        height, width = self.label.shape
+        first_row, first_column = round(top), round(left)
+        rows = slice(max(first_row, 0), min(max(round(bottom), first_row + 1), height))
+        columns = slice(max(first_column, 0), min(max(round(right), first_column + 1), width))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return None
+        return Window(self.image[:, rows, columns], self.label[rows, columns], self.rows[rows], self.columns[columns])
+
     def pick(self, palette: tuple[Colour, ...]) -> Colour:
         """Draw a colour from a palette and let it stray."""
         return self.stray(self.draw.choice(palette))
@@ -46,11 +69,13 @@ class View:
         red, green, blue = colour
         return red * light + warmth, green * light, blue * light - warmth
 
-    def veil(self, colours: Field, z: Field) -> Field:
+    def veil(self, colours: Field, z: Field | float) -> Field:
         """Blend colours (3, ...) at distance ``z`` with the haze before them."""
         colour, distance = self.look.haze
-        clear = np.exp(-z / np.float32(distance))
-        return colours * clear + as_colour(colour, colours.ndim - 1) * (1 - clear)
+        clear = math.exp(-z / distance) if isinstance(z, float) else np.exp(z * (-1 / distance))
+        haze = as_colour(colour, colours.ndim - 1)
+        veiled: Field = (colours - haze) * clear + haze
+        return veiled
 
 
 def as_colour(colour: Colour, dimensions: int = 2) -> Field:
