@@ -1,9 +1,8 @@
-"""Print how many images of 128x256 diorama draws a second on one thread: ``python tests/benchmarks/diorama_speed.py``."""
+"""How many images of 128x256 diorama draws a second on one thread."""
 
 import time
 
 import torch
-
 from dalib.data.diorama import diorama
 
 COUNT = 300

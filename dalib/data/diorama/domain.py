@@ -43,8 +43,9 @@ class Look:
 
     Fields that need a word:
         grain: how strongly noise modulates a surface. variation: how far a colour strays from its palette.
-        haze: (colour, distance in metres at which 63 % of the light is haze). lit: brightness of the two street sides. daylight: brightness of the whole.
-        camera: the photograph's faults (blur, noise, compression ...) are applied.
+        haze: its colour, and the metres at which 63 % of the light is haze.
+        lit: brightness of the two sides of the street. daylight: brightness of the whole.
+        camera: the photograph's faults (blur, noise, coarse colour ...) are applied.
     """
 
     road: Colour
@@ -80,8 +81,15 @@ class Look:
 
     @cached_property
     def part_colours(self) -> NDArray[np.float32]:
-        """``parts`` as a table, (number of parts, 3); black where an instance has its own colour."""
-        return np.array([self.parts.get(part, (0, 0, 0)) for part in Part], np.float32)
+        """``parts`` as a table, (3, number of parts); black where an instance has its own colour."""
+        return np.array([self.parts.get(part, (0, 0, 0)) for part in Part], np.float32).T
+
+    def tint(self, palette: tuple[Colour, ...], number: int) -> Colour:
+        """The colour of a palette, gone a little astray, that belongs to a number of 16 random bits."""
+        red, green, blue = palette[number % len(palette)]
+        light = 1 + self.variation * (number % 41 - 20) / 10
+        warmth = self.variation * (number % 31 - 15) / 45
+        return red * light + warmth, green * light, blue * light - warmth
 
 
 @dataclass(frozen=True, slots=True)

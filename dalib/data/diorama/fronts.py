@@ -40,7 +40,7 @@ def paint_skyline(view: View) -> None:
     """Far roofs and trees where the street ends."""
     draw = view.draw
     fronts = [draw.choice((Front.BUILDING, Front.HEDGE)) for _ in range(_BLOCKS)]
-    blocks = Row(view, [Segment(0, front, draw.uniform(5, 22), draw.randrange(1000), 3.0) for front in fronts])
+    blocks = Row(view, [Segment(0, front, draw.uniform(5, 22), draw.getrandbits(16), 3.0) for front in fronts])
     x = (view.columns - view.vanishing) * (REACH / view.focal)
     index = (view.columns * (_BLOCKS / len(view.columns))).astype(np.intp)
     z = np.full_like(x, REACH)
@@ -94,9 +94,7 @@ class Row:
             Front.FENCE: (look.fence,),
             Front.HEDGE: look.leaves,
         }
-        colours = [palettes[s.front][s.colour % len(palettes[s.front])] for s in segments]
-        light = [1 + look.variation * (s.colour * 7 % 21 / 7 - 1.5) for s in segments]
-        self.colours = (np.array(colours) * np.array(light)[:, None]).astype(np.float32).T
+        self.colours = np.array([look.tint(palettes[s.front], s.tint) for s in segments], np.float32).T
         self.heights = np.array([s.height for s in segments], np.float32)
         self.fronts = np.array([s.front for s in segments], np.intp)
         self.pitches = np.array([s.pitch for s in segments], np.float32)
@@ -144,9 +142,11 @@ def _surface(view: View, planes: Planes, y: Field) -> Field:
 
 def _panes(planes: Planes, y: Field) -> Field:
     """Share of window in each pixel: rows of windows over a glazed ground floor; smooth where too small to see."""
+    glazed = planes.front == Front.BUILDING
+    if not glazed.any():
+        return np.zeros_like(y)
     across = np.abs(planes.along / planes.pitch % 1 - 0.5)
     sharp = (planes.pitch / planes.step / 2 - 1).clip(0, 1) * np.float32(0.45)
-    glazed = planes.front == Front.BUILDING
     column = glazed * (0.45 + sharp * np.where(across < 0.25, np.float32(1), np.float32(-1)))
     shop = glazed * (0.45 + sharp * np.where(across < 0.4, np.float32(1), np.float32(-1)))
     storey = y / _STOREY
@@ -158,6 +158,10 @@ def _panes(planes: Planes, y: Field) -> Field:
 
 def _holes(planes: Planes, y: Field) -> NDArray[np.bool_]:
     """Where one looks through a fence: between its posts and rails; the label covers the holes."""
+    fence = planes.front == Front.FENCE
+    if not fence.any():
+        return np.zeros_like(y, bool)
     gap = (planes.along / planes.pitch * 6 % 1 > 0.45) & (planes.step < 0.25)
     between = (y < planes.height - 0.25) & (y > 0.25)
-    return between & gap & (planes.front == Front.FENCE)
+    holes: NDArray[np.bool_] = between & (gap & fence)
+    return holes

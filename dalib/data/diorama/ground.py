@@ -12,8 +12,8 @@ def paint_sky(view: View) -> None:
     """A gradient from zenith to skyline with clouds, down to the horizon."""
     rows = int(view.horizon) + 1
     draw, look = view.draw, view.look
-    depth = (view.rows[:rows] / np.float32(rows)) ** np.float32(0.8)
-    zenith, skyline = as_colour(view.pick(look.zenith)), as_colour(view.pick(look.skyline))
+    depth = (view.rows[:rows] / rows) ** 0.8
+    zenith, skyline = (as_colour(look.tint(p, draw.getrandbits(16))) for p in (look.zenith, look.skyline))
     sky = zenith + (skyline - zenith) * depth
     scale = 160 / len(view.rows)
     across, down = draw.uniform(0, 256), draw.uniform(0, 256)
@@ -38,16 +38,16 @@ def paint_ground(view: View, scene: Scene) -> None:
 def _bands(view: View, scene: Scene, x: Field) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     look = view.look
     left, right = scene.left, scene.right
-    edges = (-left.front, -left.verge, -left.kerb - 0.3, -left.kerb)
-    edges = (*edges, right.kerb, right.kerb + 0.3, right.verge, right.front)
-    band = sum((x > np.float32(edge)).view(np.uint8) for edge in edges)
-    half = ((Label.TERRAIN, look.terrain), (Label.TERRAIN, look.terrain))
-    half = (*half, (Label.SIDEWALK, look.sidewalk), (Label.SIDEWALK, look.kerb))
-    order = (*half, (Label.ROAD, look.road), *reversed(half))
+    kerb = 0.3
+    edges = [-left.front, -left.verge, -left.kerb - kerb, -left.kerb]
+    edges += [right.kerb, right.kerb + kerb, right.verge, right.front]
+    band = sum((x > edge).view(np.uint8) for edge in edges)
+    half = [(Label.TERRAIN, look.terrain)] * 2 + [(Label.SIDEWALK, look.sidewalk), (Label.SIDEWALK, look.kerb)]
+    order = [*half, (Label.ROAD, look.road), *reversed(half)]
     return (
         np.asarray(band),
         np.array([label for label, _ in order], np.uint8),
-        np.array([view.stray(colour) for _, colour in order], np.float32).T,
+        np.array([look.tint((colour,), view.draw.getrandbits(16)) for _, colour in order], np.float32).T,
     )
 
 
@@ -57,14 +57,14 @@ def _mark_road(view: View, scene: Scene, surface: Field, x: Field, z: Field) -> 
     borders = (*scene.lanes, scene.lanes[-1] + scene.lane_width)
     lines = np.zeros(x.shape, bool)
     for i, border in enumerate(borders):
-        on = np.abs(x - np.float32(border)) < least
+        on = np.abs(x - border) < least
         lines |= on & dashes if 0 < i < len(scene.lanes) else on
     if scene.crossing is not None:
         across = (x > -scene.left.kerb) & (x < scene.right.kerb) & (x % 1.1 < 0.55)
         lines |= across & (z > scene.crossing) & (z < scene.crossing + 3.5)
     np.copyto(surface, as_colour(view.look.marking), where=lines)
     if scene.rails is not None:
-        rails = np.abs(np.abs(x - np.float32(scene.rails)) - 0.72) < least
+        rails = np.abs(np.abs(x - scene.rails) - 0.72) < least
         surface[:, rails & (z < 60)] *= 0.55
 
 
@@ -86,8 +86,8 @@ def _cast_shadow(view: View, scene: Scene, x: Field, z: Field) -> Field:
     side = scene.left if sign < 0 else scene.right
     slope = view.draw.uniform(-0.2, 0.5)
     reach = side.front - slope * _heights(side, z)
-    inside = (sign * x - reach) / np.float32(view.look.shadow_edge + 1e-3)
-    return 1 - np.float32(view.look.shadow) * (inside + 0.5).clip(0, 1)
+    inside = (sign * x - reach) / (view.look.shadow_edge + 1e-3)
+    return 1 - view.look.shadow * (inside + 0.5).clip(0, 1)
 
 
 def _heights(side: Side, z: Field) -> Field:

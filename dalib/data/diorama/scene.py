@@ -40,7 +40,7 @@ class Segment:
     start: float
     front: Front
     height: float
-    colour: int  # drawn once, taken modulo the number of colours of its palette
+    tint: int  # 16 random bits that choose its colour
     pitch: float  # metres between windows or posts
 
 
@@ -62,6 +62,7 @@ class Thing:
     """
 
     sprite: str
+    tint: int  # 16 random bits that choose its colours
     x: float
     z: float
     width: float
@@ -140,7 +141,7 @@ def _segments(draw: random.Random, habits: Habits) -> Iterator[Segment]:
         else:
             front = draw.choice((Front.WALL, Front.WALL, Front.FENCE, Front.FENCE, Front.HEDGE, Front.OPEN))
             length, height = draw.uniform(7, 20), draw.uniform(1.5, 3.0)
-        yield Segment(z, front, 0.0 if front is Front.OPEN else height, draw.randrange(1000), draw.uniform(2.2, 3.6))
+        yield Segment(z, front, 0.0 if front is Front.OPEN else height, draw.getrandbits(16), draw.uniform(2.2, 3.6))
         z += length
 
 
@@ -164,7 +165,15 @@ def _vehicle(draw: random.Random, kind: str, x: float, z: float, oncoming: bool)
     size = draw.uniform(0.92, 1.1)
     end = "tram_front" if kind == "tram" else f"{kind}_{'front' if oncoming else 'back'}"
     return Thing(
-        end, x, z, width * size, height * size * draw.uniform(0.94, 1.08), 0.0, False, f"{kind}_side", length, oncoming
+        end,
+        draw.getrandbits(16),
+        x,
+        z,
+        width * size,
+        height * size * draw.uniform(0.94, 1.08),
+        side=f"{kind}_side",
+        length=length,
+        nose_near=oncoming,
     )
 
 
@@ -188,7 +197,7 @@ def _cycle(draw: random.Random, kind: str, x: float, z: float) -> Thing:
     """A bicycle or a motorcycle, ridden or parked."""
     width, height = _CYCLES[kind]
     size = draw.uniform(1.1, 1.3)
-    return Thing(kind, x, z, width * size, height * size, flip=draw.random() < 0.5)
+    return Thing(kind, draw.getrandbits(16), x, z, width * size, height * size, flip=draw.random() < 0.5)
 
 
 def _roadside(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:
@@ -210,12 +219,12 @@ def _parked(draw: random.Random, habits: Habits, side: Side, sign: int) -> Itera
     for _ in range(draw.choices((0, 1, 2), (3, 4, 3))[0]):
         kind = draw.choice(("bicycle", "motorcycle", "cyclist", "motorcyclist"))
         x = sign * (side.kerb + draw.uniform(-1.0, 1.2))
-        yield _cycle(draw, kind, x, _near(draw, 5))
+        yield _cycle(draw, kind, x, _near(draw, x))
 
 
-def _near(draw: random.Random, nearest: float) -> float:
-    """A distance that is more often short than long, as things that one notices are."""
-    return nearest + min(draw.expovariate(1 / 5), 30)
+def _near(draw: random.Random, x: float) -> float:
+    """A distance within view at ``x``, more often short than long."""
+    return max(5.0, 1.1 * abs(x)) + min(draw.expovariate(1 / 5), 30)
 
 
 def _people(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:
@@ -223,7 +232,7 @@ def _people(draw: random.Random, habits: Habits, side: Side, sign: int) -> Itera
         x = sign * draw.uniform(side.kerb + 0.3, side.verge - 0.3)
         height = draw.uniform(1.7, 2.1)
         flip, pose = draw.random() < 0.5, draw.randrange(3)
-        yield Thing(f"person_{pose}", x, _near(draw, 5), height * 0.5, height, flip=flip)
+        yield Thing(f"person_{pose}", draw.getrandbits(16), x, _near(draw, x), height * 0.5, height, flip=flip)
 
 
 def _furniture(draw: random.Random, side: Side, sign: int) -> Iterator[Thing]:
@@ -234,17 +243,17 @@ def _furniture(draw: random.Random, side: Side, sign: int) -> Iterator[Thing]:
         yield _post(x, z, draw.uniform(6, 8))
         z += spacing
     for _ in range(draw.choices((0, 1, 2, 3), (2, 4, 3, 1))[0]):
-        z, height = _near(draw, 6), draw.uniform(2.6, 3.6)
+        z, height = _near(draw, x), draw.uniform(2.6, 3.6)
         yield _post(x, z, height)
         if draw.random() < 0.5:
-            yield Thing(f"light_{draw.randrange(3)}", x, z - 0.1, 0.6, 1.6, height - 0.5)
+            yield Thing(f"light_{draw.randrange(3)}", 0, x, z - 0.1, 0.6, 1.6, height - 0.5)
         else:
             size = draw.uniform(1.1, 1.4)
-            yield Thing(f"sign_{draw.randrange(4)}", x, z - 0.1, size, size, height - size)
+            yield Thing(f"sign_{draw.randrange(4)}", 0, x, z - 0.1, size, size, height - size)
 
 
 def _post(x: float, z: float, height: float) -> Thing:
-    return Thing("post", x, z, 0.32, height)
+    return Thing("post", 0, x, z, 0.28, height)
 
 
 def _greenery(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:
@@ -255,4 +264,4 @@ def _greenery(draw: random.Random, habits: Habits, side: Side, sign: int) -> Ite
         height = draw.uniform(1.2, 2.0) if crown == 3 else draw.uniform(4.5, 9.5)
         width = height * (0.8, 0.45, 0.6, 1.3)[crown]
         z, flip = draw.uniform(7, 60), draw.random() < 0.5
-        yield Thing(f"tree_{crown}", sign * x, z, width, height, flip=flip, beyond=beyond)
+        yield Thing(f"tree_{crown}", draw.getrandbits(16), sign * x, z, width, height, flip=flip, beyond=beyond)

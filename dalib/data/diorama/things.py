@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dalib.data.diorama import figures, vehicles
+from dalib.data.diorama.domain import Colour, Look
 from dalib.data.diorama.labels import Label
 from dalib.data.diorama.noise import Field
 from dalib.data.diorama.scene import Thing
@@ -63,19 +64,24 @@ def _colours(view: View, thing: Thing) -> Field:
     """Colour of each part of one thing, (3, number of parts)."""
     look = view.look
     table = look.part_colours.copy()
-    table[Part.PAINT] = view.pick(_paints(view, thing.sprite))
-    table[Part.TRIM] = view.pick(look.clothes)
-    table[Part.CYCLE] = view.draw.choice(look.paints)
-    table[Part.SKIN] = view.draw.choice(look.skins)
-    return view.veil(table.T, thing.z)
+    table[:, Part.PAINT] = look.tint(_paints(look, thing.sprite), thing.tint)
+    table[:, Part.TRIM] = look.tint(look.clothes, thing.tint // 3)
+    table[:, Part.CYCLE] = look.tint(look.paints, thing.tint // 5)
+    table[:, Part.SKIN] = look.tint(look.skins, thing.tint // 7)
+    return view.veil(table, thing.z)
 
 
-def _paints(view: View, name: str) -> tuple[tuple[float, float, float], ...]:
-    kind = name.split("_")[0]
-    look = view.look
-    by_kind = {"tram": look.trams, "tree": look.leaves, "car": look.paints, "truck": look.trucks, "bus": look.buses}
-    by_kind |= {"cyclist": look.vests, "motorcyclist": look.vests}
-    return by_kind.get(kind, look.clothes)
+def _paints(look: Look, name: str) -> tuple[Colour, ...]:
+    palettes = {
+        "tree": look.leaves,
+        "car": look.paints,
+        "truck": look.trucks,
+        "bus": look.buses,
+        "tram": look.trams,
+        "cyclist": look.vests,
+        "motorcyclist": look.vests,
+    }
+    return palettes.get(name.split("_")[0], look.clothes)
 
 
 def _face(view: View, thing: Thing, colours: Field) -> None:
@@ -120,7 +126,7 @@ def _stamp(
     colours: Field,
     inside: NDArray[np.bool_] | bool = True,
 ) -> None:
-    """Copy the sprite's texels at (``down``, ``across``) to the window where they are ``inside`` and not see-through."""
+    """Copy texels (``down``, ``across``) to the window where they are ``inside`` and not see-through."""
     texels = down * TEXELS + across
     parts = shape.parts.take(texels)
     seen = (parts != Part.NONE) & inside

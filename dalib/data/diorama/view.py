@@ -2,12 +2,13 @@
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dalib.data.diorama.domain import Colour, Look
+from dalib.data.diorama.domain import Look
 from dalib.data.diorama.labels import Label
 from dalib.data.diorama.noise import Field
 from dalib.data.diorama.scene import Camera
@@ -37,6 +38,7 @@ class View:
         self.focal = camera.focal * rows
         self.horizon = camera.horizon * rows
         self.vanishing = camera.vanishing * columns
+        self._haze = as_colour(look.haze[0], 1)
         self.image: Field = np.zeros((3, rows, columns), np.float32)
         self.label = np.full((rows, columns), Label.SKY, np.uint8)
         self.rows: Field = np.arange(rows, dtype=np.float32)[:, None] + 0.5
@@ -58,26 +60,15 @@ class View:
             return None
         return Window(self.image[:, rows, columns], self.label[rows, columns], self.rows[rows], self.columns[columns])
 
-    def pick(self, palette: tuple[Colour, ...]) -> Colour:
-        """Draw a colour from a palette and let it stray."""
-        return self.stray(self.draw.choice(palette))
-
-    def stray(self, colour: Colour) -> Colour:
-        spread = self.look.variation
-        light = 1 + self.draw.uniform(-2, 2) * spread
-        warmth = self.draw.uniform(-1, 1) * spread / 3
-        red, green, blue = colour
-        return red * light + warmth, green * light, blue * light - warmth
-
     def veil(self, colours: Field, z: Field | float) -> Field:
         """Blend colours (3, ...) at distance ``z`` with the haze before them."""
-        colour, distance = self.look.haze
+        distance = self.look.haze[1]
         clear = math.exp(-z / distance) if isinstance(z, float) else np.exp(z * (-1 / distance))
-        haze = as_colour(colour, colours.ndim - 1)
+        haze = self._haze if colours.ndim == 2 else self._haze[..., None]
         veiled: Field = (colours - haze) * clear + haze
         return veiled
 
 
-def as_colour(colour: Colour, dimensions: int = 2) -> Field:
+def as_colour(colour: Sequence[float], dimensions: int = 2) -> Field:
     """A colour as an array (3, 1, ...) that broadcasts over an image with so many dimensions."""
     return np.array(colour, np.float32).reshape(3, *[1] * dimensions)
