@@ -20,7 +20,7 @@ def develop(image: Field) -> Tensor:
 def photograph(image: Field, draw: random.Random) -> Tensor:
     """Return the picture (3, H, W) in [0, 1] as a small car camera would store it, uint8 (3, H, W)."""
     image = _blur(_coarse_colour(_expose(image, draw)), draw.uniform(0.35, 0.65))
-    image *= _vignette(image, draw.uniform(0.1, 0.3))
+    image *= _vignette(image, draw.uniform(0.05, 0.25))
     image += _noise(image, draw)
     return develop(image)
 
@@ -29,7 +29,7 @@ def _expose(image: Field, draw: random.Random) -> Field:
     """White balance, a tone curve, and the veil of stray light."""
     balance = as_colour([draw.gauss(mean, 0.03) for mean in (1.03, 1.0, 0.97)])
     image = (image * balance).clip(0, 1)
-    veil, contrast, curve = draw.uniform(0.02, 0.08), draw.uniform(0.8, 1.0), draw.uniform(-0.3, 0.1)
+    veil, contrast, curve = draw.uniform(0.01, 0.06), draw.uniform(0.84, 1.0), draw.uniform(-0.25, 0.1)
     exposed: Field = veil + image * (contrast * (1 + curve) - (contrast * curve) * image)
     return exposed
 
