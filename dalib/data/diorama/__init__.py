@@ -3,7 +3,6 @@
 import random
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +78,8 @@ class Diorama:
         paint_things(view, (t for t in scene.things if not t.beyond))
         if scene.hood:
             paint_hood(view)
+        view.image *= draw.uniform(*domain.look.daylight)
         label = torch.from_numpy(view.label)
         if domain.look.camera:
-            return photograph(view.image, np.random.default_rng(draw.getrandbits(64))), label
+            return photograph(view.image, draw), label
         return develop(view.image), label
