@@ -73,7 +73,7 @@ class Engine:
         classes: Sequence[str] | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stack = Stack(strategies)
         self.precision = Precision(precision, self.device)
         self.schedule = schedule

@@ -87,7 +87,8 @@ def find_checkpoint(path: Path) -> Path:
 
 def environment_of(device: torch.device) -> dict[str, Any]:
     """Return what a figure needs beside it: versions and hardware."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    processor = platform.processor() or platform.machine()
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -88,14 +88,16 @@ def dump_yaml(value: Any) -> str:
 
 def _check_depth(text: str, name: str) -> None:
     """Walk the events before anything recursive sees the text."""
-    depth = 0
+    depth, line = 0, 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        if event.start_mark:
+            line = event.start_mark.line + 1
         if depth > MAX_DEPTH:
-            raise RecipeError(f"{name}: nested deeper than {MAX_DEPTH} levels on line {event.start_mark.line + 1}.")
+            raise RecipeError(f"{name}: nested deeper than {MAX_DEPTH} levels on line {line}.")
 
 
 def _count(node: yaml.Node | None, name: str) -> None:
