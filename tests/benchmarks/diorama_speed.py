@@ -1,8 +1,9 @@
-"""How many images of 128x256 diorama draws a second on one thread."""
+"""How many images of 128x256 diorama draws in a second of processor time, on one thread."""
 
 import time
 
 import torch
+
 from dalib.data.diorama import diorama
 
 COUNT = 300
@@ -13,10 +14,10 @@ def main() -> None:
     for domain in ("source", "target"):
         data = diorama(domain=domain, size=(128, 256))
         data[0]  # draws the sprites
-        start = time.perf_counter()
+        start = time.process_time()
         for i in range(COUNT):
             data[i]
-        print(f"{domain}: {COUNT / (time.perf_counter() - start):.0f} images/s")
+        print(f"{domain}: {COUNT / (time.process_time() - start):.0f} images a processor second")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dalib.data.diorama.photo import develop, photograph
 from dalib.data.diorama.scene import draw_scene
 from dalib.data.diorama.things import paint_hood, paint_things
 from dalib.data.diorama.view import View
+from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from dalib.errors import DataError, suggest
 
 __all__ = ["Diorama", "diorama"]
@@ -49,6 +50,9 @@ def diorama(
 
 class Diorama:
     """Streets drawn on request; item i depends on (seed, split, i, domain) and the size alone."""
+
+    classes = CITYSCAPES_CLASSES
+    palette = CITYSCAPES_PALETTE
 
     def __init__(self, domain: str, split: str, size: tuple[int, int], length: int, seed: int) -> None:
         self.domain = domain
