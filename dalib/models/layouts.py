@@ -41,7 +41,14 @@ def bisenet_r18_mldl2024(key: str) -> str | None:
     )
 
 
-LAYOUTS: dict[str, Translation] = {f.__name__: f for f in (dalib, bisenet_r18_mldl2024)}
+def deeplabv2(key: str) -> str | None:
+    """Translate DeepLabV2-ResNet101 with its classifier in ``layer6`` (AdaptSegNet, ADVENT, MLDL2024)."""
+    if key.startswith(("layer5.", "layer6.")):
+        return _by_prefix(key, {"layer5.conv2d_list.": "auxiliary.branches.", "layer6.conv2d_list.": "head.branches."})
+    return f"backbone.body.{key}"
+
+
+LAYOUTS: dict[str, Translation] = {f.__name__: f for f in (dalib, bisenet_r18_mldl2024, deeplabv2)}
 
 
 def _by_prefix(key: str, table: Mapping[str, str | None]) -> str | None:
