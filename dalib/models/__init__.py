@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from dalib.hookspecs import hookimpl
 from dalib.models.bisenet import BiSeNet
+from dalib.models.bisenet_v1 import BiSeNetV1
 from dalib.models.deeplab import DeepLabV2
 from dalib.models.weights import LoadReport, load_weights
 from dalib.models.wrapper import SegmentationModel, wrap_model
@@ -11,11 +12,21 @@ from dalib.models.wrapper import SegmentationModel, wrap_model
 if TYPE_CHECKING:
     from dalib.registry import Registry
 
-__all__ = ["BiSeNet", "DeepLabV2", "LoadReport", "SegmentationModel", "dalib_register", "load_weights", "wrap_model"]
+__all__ = [
+    "BiSeNet",
+    "BiSeNetV1",
+    "DeepLabV2",
+    "LoadReport",
+    "SegmentationModel",
+    "dalib_register",
+    "load_weights",
+    "wrap_model",
+]
 
 
 @hookimpl
 def dalib_register(registry: "Registry") -> None:
     """Register the bundled networks."""
     registry.model("bisenet", BiSeNet)
+    registry.model("bisenet_v1", BiSeNetV1)
     registry.model("deeplabv2", DeepLabV2)

@@ -41,6 +41,37 @@ def bisenet_r18_mldl2024(key: str) -> str | None:
     )
 
 
+def bisenetv1_coincheung(key: str) -> str | None:
+    """Translate BiSeNetV1 of CoinCheung/BiSeNet."""
+    return _by_prefix(
+        key,
+        {
+            "cp.resnet.": "backbone.body.",
+            "cp.arm16.conv.": "context.refine16.block.",
+            "cp.arm16.conv_atten.": "context.refine16.gate.conv.",
+            "cp.arm16.bn_atten.": "context.refine16.gate.bn.",
+            "cp.arm32.conv.": "context.refine32.block.",
+            "cp.arm32.conv_atten.": "context.refine32.gate.conv.",
+            "cp.arm32.bn_atten.": "context.refine32.gate.bn.",
+            "cp.conv_head16.": "context.smooth16.",
+            "cp.conv_head32.": "context.smooth32.",
+            "cp.conv_avg.": "context.pooled.",
+            "sp.conv1.": "spatial.0.",
+            "sp.conv2.": "spatial.1.",
+            "sp.conv3.": "spatial.2.",
+            "sp.conv_out.": "spatial.3.",
+            "ffm.convblk.": "fusion.block.",
+            "ffm.": "fusion.gate.",
+            "conv_out.conv.": "head.0.",
+            "conv_out.conv_out.": "head.1.",
+            "conv_out16.conv.": "head8.0.",
+            "conv_out16.conv_out.": "head8.1.",
+            "conv_out32.conv.": "head16.0.",
+            "conv_out32.conv_out.": "head16.1.",
+        },
+    )
+
+
 def deeplabv2(key: str) -> str | None:
     """Translate DeepLabV2-ResNet101 with its classifier in ``layer6`` (AdaptSegNet, ADVENT, MLDL2024)."""
     if key.startswith(("layer5.", "layer6.")):
@@ -48,7 +79,9 @@ def deeplabv2(key: str) -> str | None:
     return f"backbone.body.{key}"
 
 
-LAYOUTS: dict[str, Translation] = {f.__name__: f for f in (dalib, bisenet_r18_mldl2024, deeplabv2)}
+LAYOUTS: dict[str, Translation] = {
+    f.__name__: f for f in (dalib, bisenet_r18_mldl2024, bisenetv1_coincheung, deeplabv2)
+}
 
 
 def _by_prefix(key: str, table: Mapping[str, str | None]) -> str | None:
