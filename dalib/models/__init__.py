@@ -6,6 +6,8 @@ from dalib.hookspecs import hookimpl
 from dalib.models.bisenet import BiSeNet
 from dalib.models.bisenet_v1 import BiSeNetV1
 from dalib.models.deeplab import DeepLabV2
+from dalib.models.pidnet import PIDNet, pidnet_l, pidnet_m, pidnet_s
+from dalib.models.pidnet_loss import PIDNetLoss
 from dalib.models.weights import LoadReport, load_weights
 from dalib.models.wrapper import SegmentationModel, wrap_model
 
@@ -17,9 +19,14 @@ __all__ = [
     "BiSeNetV1",
     "DeepLabV2",
     "LoadReport",
+    "PIDNet",
+    "PIDNetLoss",
     "SegmentationModel",
     "dalib_register",
     "load_weights",
+    "pidnet_l",
+    "pidnet_m",
+    "pidnet_s",
     "wrap_model",
 ]
 
@@ -30,3 +37,6 @@ def dalib_register(registry: "Registry") -> None:
     registry.model("bisenet", BiSeNet)
     registry.model("bisenet_v1", BiSeNetV1)
     registry.model("deeplabv2", DeepLabV2)
+    registry.model("pidnet_s", pidnet_s)
+    registry.model("pidnet_m", pidnet_m)
+    registry.model("pidnet_l", pidnet_l)

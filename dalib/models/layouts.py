@@ -79,9 +79,65 @@ def deeplabv2(key: str) -> str | None:
     return f"backbone.body.{key}"
 
 
-LAYOUTS: dict[str, Translation] = {
-    f.__name__: f for f in (dalib, bisenet_r18_mldl2024, bisenetv1_coincheung, deeplabv2)
+def pidnet(key: str) -> str | None:
+    """Translate PIDNet-S, -M and -L of XuJiacong/PIDNet."""
+    key = _by_part(key, _PIDNET_HEAD if key.startswith(("seghead_", "final_layer.")) else _PIDNET_BLOCK)
+    return _by_prefix(key, _PIDNET)
+
+
+_PIDNET_HEAD = {"bn1.": "0.", "conv1.": "2.", "bn2.": "3.", "conv2.": "5."}
+_PIDNET_BLOCK = {
+    ".conv1.": ".first.0.",
+    ".bn1.": ".first.1.",
+    ".conv2.": ".second.0.",
+    ".bn2.": ".second.1.",
+    ".conv3.": ".third.0.",
+    ".bn3.": ".third.1.",
+    ".downsample.": ".shortcut.",
+    ".f_x.": ".proportional.",
+    ".f_y.": ".integral.",
+    ".conv_p.": ".proportional.",
+    ".conv_i.": ".integral.",
 }
+_PIDNET: dict[str, str | None] = {
+    "conv1.": "stem.",
+    **{f"layer{i}.": f"integral{i}." for i in range(1, 6)},
+    "layer3_.": "proportional3.",
+    "layer4_.": "proportional4.",
+    "layer5_.0.": "proportional5.",
+    "layer3_d.": "derivative3.",
+    "layer4_d.0.": "derivative4.",
+    "layer4_d.": "derivative4.",
+    "layer5_d.0.": "derivative5.",
+    "compression3.": "compress3.",
+    "compression4.": "compress4.",
+    "pag3.": "guide3.",
+    "pag4.": "guide4.",
+    "diff3.": "difference3.",
+    "diff4.": "difference4.",
+    "spp.scale0.": "pooling.direct.",
+    "spp.scale_process.": "pooling.smooth.",
+    **{f"spp.scale{i}.": f"pooling.pooled.{i - 1}." for i in range(1, 5)},
+    **{f"spp.process{i}.": f"pooling.smooth.{i - 1}." for i in range(1, 5)},
+    "spp.compression.": "pooling.fuse.",
+    "spp.shortcut.": "pooling.shortcut.",
+    "dfm.conv.": "fusion.mix.",
+    "dfm.": "fusion.",
+    "seghead_p.": "head_p.",
+    "seghead_d.": "head_d.",
+    "final_layer.": "head.",
+}
+
+
+LAYOUTS: dict[str, Translation] = {
+    f.__name__: f for f in (dalib, bisenet_r18_mldl2024, bisenetv1_coincheung, deeplabv2, pidnet)
+}
+
+
+def _by_part(key: str, table: Mapping[str, str]) -> str:
+    for part, replacement in table.items():
+        key = key.replace(part, replacement)
+    return key
 
 
 def _by_prefix(key: str, table: Mapping[str, str | None]) -> str | None:
