@@ -8,6 +8,7 @@ from dalib.models.bisenet_v1 import BiSeNetV1
 from dalib.models.deeplab import DeepLabV2
 from dalib.models.pidnet import PIDNet, pidnet_l, pidnet_m, pidnet_s
 from dalib.models.pidnet_loss import PIDNetLoss
+from dalib.models.timm_network import TimmNetwork
 from dalib.models.weights import LoadReport, load_weights
 from dalib.models.wrapper import SegmentationModel, wrap_model
 
@@ -22,6 +23,7 @@ __all__ = [
     "PIDNet",
     "PIDNetLoss",
     "SegmentationModel",
+    "TimmNetwork",
     "dalib_register",
     "load_weights",
     "pidnet_l",
@@ -40,3 +42,4 @@ def dalib_register(registry: "Registry") -> None:
     registry.model("pidnet_s", pidnet_s)
     registry.model("pidnet_m", pidnet_m)
     registry.model("pidnet_l", pidnet_l)
+    registry.model("timm", TimmNetwork)
