@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dalib.errors import RecipeError, RegistryError, WeightsError
+from dalib.models.pairing import pair_backbone
 from dalib.models.weights import LoadReport, load_pairs, read_weights
 
 logger = logging.getLogger("dalib")
@@ -88,14 +89,11 @@ def create_backbone(
 def load_backbone(body: nn.Module, path: str | Path) -> LoadReport:
     """Load a file of weights into a timm backbone: by name, or in order when the names are another library's.
 
-    In order means that every tensor of the backbone has the shape and the kind (``weight``, ``running_mean`` ...) of
-    the file's tensor at the same place. What the file holds beyond the backbone, its classifier, is left out.
+    What the file holds beyond the backbone, its classifier, is left out.
     """
-    found, own = read_weights(path), body.state_dict()
-    pairs, layout = _by_name(own, found), "timm"
-    if 2 * len(pairs) < len(own) and (in_order := _by_order(own, found)):
-        pairs, layout = in_order, "timm's order"
-    return load_pairs(body, found, pairs, origin=str(path), layout=layout)
+    found = read_weights(path)
+    pairs = pair_backbone(body.state_dict(), found)
+    return load_pairs(body, found, pairs, origin=str(path), layout="timm")
 
 
 def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
@@ -128,21 +126,6 @@ def _for_any_size(create: Callable[..., Any]) -> Any:
             if not any(option in str(error) for option in options):
                 raise
     return create()
-
-
-def _by_name(own: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, str]:
-    # timm's feature networks rename a little: `stages.0` becomes `stages_0`, and some gain the prefix `model.`.
-    plain = {key.replace("_", "."): key for key in found}
-    names = {key: key.removeprefix("model.").replace("_", ".") for key in own}
-    return {key: plain[name] for key, name in names.items() if name in plain}
-
-
-def _by_order(own: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, str]:
-    def alike(a: str, b: str) -> bool:
-        return own[a].shape == found[b].shape and a.rpartition(".")[2] == b.rpartition(".")[2]
-
-    pairs = dict(zip(own, found, strict=False))
-    return pairs if len(pairs) == len(own) and all(alike(a, b) for a, b in pairs.items()) else {}
 
 
 def _listed(values: Any) -> str:

@@ -8,10 +8,20 @@ from collections.abc import Callable, Mapping
 
 Translation = Callable[[str], str | None]
 
+BODY = "backbone.body."
+
 
 def dalib(key: str) -> str | None:
     """Translate nothing: a checkpoint of dalib holds the network's own keys."""
     return key
+
+
+def timm(key: str) -> str | None:
+    """Translate a checkpoint of the backbone alone, timm's or torchvision's; the rest of the network keeps its values.
+
+    ``dalib.models.pairing`` also bridges the small differences between timm's names of one backbone.
+    """
+    return BODY + key
 
 
 def bisenet_r18_mldl2024(key: str) -> str | None:
@@ -21,7 +31,7 @@ def bisenet_r18_mldl2024(key: str) -> str | None:
         {
             "context_path.features.": None,
             "context_path.fc.": None,
-            "context_path.": "backbone.body.",
+            "context_path.": BODY,
             "saptial_path.convblock1.conv1.": "spatial.0.conv.",
             "saptial_path.convblock1.": "spatial.0.",
             "saptial_path.convblock2.conv1.": "spatial.1.conv.",
@@ -46,7 +56,7 @@ def bisenetv1_coincheung(key: str) -> str | None:
     return _by_prefix(
         key,
         {
-            "cp.resnet.": "backbone.body.",
+            "cp.resnet.": BODY,
             "cp.arm16.conv.": "context.refine16.block.",
             "cp.arm16.conv_atten.": "context.refine16.gate.conv.",
             "cp.arm16.bn_atten.": "context.refine16.gate.bn.",
@@ -76,7 +86,7 @@ def deeplabv2(key: str) -> str | None:
     """Translate DeepLabV2-ResNet101 with its classifier in ``layer6`` (AdaptSegNet, ADVENT, MLDL2024)."""
     if key.startswith(("layer5.", "layer6.")):
         return _by_prefix(key, {"layer5.conv2d_list.": "auxiliary.branches.", "layer6.conv2d_list.": "head.branches."})
-    return f"backbone.body.{key}"
+    return BODY + key
 
 
 def pidnet(key: str) -> str | None:
@@ -130,7 +140,7 @@ _PIDNET: dict[str, str | None] = {
 
 
 LAYOUTS: dict[str, Translation] = {
-    f.__name__: f for f in (dalib, bisenet_r18_mldl2024, bisenetv1_coincheung, deeplabv2, pidnet)
+    f.__name__: f for f in (dalib, timm, bisenet_r18_mldl2024, bisenetv1_coincheung, deeplabv2, pidnet)
 }
 
 
