@@ -1,10 +1,7 @@
 """DeepLabV2: the reference numbers, its forms, and its two learning rates."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from dalib.errors import RecipeError
@@ -105,13 +102,6 @@ def test_every_parameter_is_in_one_group_and_the_heads_learn_ten_times_as_fast()
     grouped = [(names[id(p)], group["lr_scale"]) for group in groups for p in group["params"]]
     assert len(grouped) == len(names) == len(dict(grouped))
     assert {name.split(".")[0]: scale for name, scale in grouped} == {"backbone": 1, "head": 10, "auxiliary": 10}
-
-
-def test_torchvisions_backbone_loads_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "resnet50.pth")
-    with caplog.at_level("INFO", "dalib"):
-        DeepLabV2(5, backbone="resnet50", backbone_weights=tmp_path / "resnet50.pth")
-    assert "backbone resnet50: 318 of 318 tensors loaded" in caplog.text
 
 
 @pytest.mark.parametrize("backbone", ["resnet26", "mobilenetv3_small_050", "convnext_atto"])
