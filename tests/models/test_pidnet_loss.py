@@ -115,11 +115,17 @@ def loss_and_outputs(stream: Stream, **options: float) -> tuple[Tensor, dict[str
         return step.segmentation_loss("source"), step.outputs("source"), model
 
 
-def test_the_networks_loss_is_the_runs_and_equals_a_plain_one_in_float64() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_kept": 300, "ohem": 0.2, "boundary_threshold": 0.4},
+        {"min_kept": 100_000, "boundary_threshold": 0.0, "auxiliary": 2.0, "boundary": 1.0},
+    ],
+)
+def test_the_networks_loss_is_the_runs_and_equals_a_plain_one_in_float64(options: dict[str, float]) -> None:
     torch.manual_seed(1)
     stream = labelled()
     assert stream.label is not None and stream.weight is not None
-    options = {"min_kept": 300, "ohem": 0.2, "boundary_threshold": 0.4}
     loss, outputs, model = loss_and_outputs(stream, **options)
     expected = naive_loss(outputs, stream.label, stream.weight, PIDNetLoss(**options))  # type: ignore[arg-type]
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
