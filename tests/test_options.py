@@ -76,7 +76,7 @@ def test_a_factory_that_takes_anything_gets_anything():
     def factory(*, size: int = 1, **options: Any) -> None: ...
 
     assert check_options(factory, {"other": "x", "size": 2}, "") == {"other": "x", "size": 2}
-    with pytest.raises(RecipeError, match="^size: expected a whole number"):
+    with pytest.raises(RecipeError, match=r"^size: expected a whole number"):
         check_options(factory, {"size": "2"}, "")
 
 

@@ -73,7 +73,8 @@ MISTAKES = [
     (
         [Writer(name="cheat", reads=("target.label",))],
         BOTH,
-        "strategy 'cheat' needs target.label. Labels of the target never reach training; use a teacher's pseudo-labels.",
+        "strategy 'cheat' needs target.label. Labels of the target never reach training; use a "
+        "teacher's pseudo-labels.",
     ),
     (
         [dacs],
@@ -84,8 +85,8 @@ MISTAKES = [
     (
         [dacs],
         {"source": (8, 16), "target": (16, 8)},
-        "strategy 'dacs' needs streams of one size; it would get source 8x16, target 16x8 (H x W). Crop them before it, "
-        "e.g. {use: augment, streams: [source, target], crop: [H, W]}, or set data.*.size.",
+        "strategy 'dacs' needs streams of one size; it would get source 8x16, target 16x8 (H x W). Crop them before "
+        "it, e.g. {use: augment, streams: [source, target], crop: [H, W]}, or set data.*.size.",
     ),
     (
         [Writer(name="crop", changes=("source.image",), crop=(4, 4)), dacs],

@@ -1,4 +1,4 @@
-"""A recipe is checked as a whole: every mistake is one message with the path to it, and status 2 at the command line."""
+"""A recipe is checked as a whole: every mistake is one message with the path to it, and status 2 of the command."""
 
 import pytest
 

@@ -104,8 +104,8 @@ MISTAKES = [
     ),
     (
         [Asking(name="a", batch_norm="eval"), Asking(name="b", batch_norm="train")],
-        "strategies 'a' and 'b' want different teachers: batch_norm 'eval' and 'train'. An engine has one teacher; give "
-        "both one value, or leave one unset.",
+        "strategies 'a' and 'b' want different teachers: batch_norm 'eval' and 'train'. An engine has one teacher; "
+        "give both one value, or leave one unset.",
     ),
     ([TwoCritics()], "strategy 'twocritics' makes two critics named 'd'; give each its own name."),
 ]
