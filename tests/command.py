@@ -21,6 +21,8 @@ optimizer: {use: sgd, lr: 1e-2}
 train: {steps: 2, log_every: 1}
 """
 
+TINY = RECIPE.replace("bisenet", "tiny") + "plugins: [tests.tiny_plugin]\n"
+
 
 @contextmanager
 def own_logging() -> Iterator[None]:

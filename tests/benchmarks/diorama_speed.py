@@ -3,6 +3,7 @@
 import time
 
 import torch
+
 from dalib.data.diorama import diorama
 
 COUNT = 300

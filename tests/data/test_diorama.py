@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import torch
+from torch import Tensor
+
 from dalib.data.diorama import Diorama, diorama
 from dalib.errors import DataError
-from torch import Tensor
 
 DOMAINS = ("source", "target")
 
