@@ -5,6 +5,7 @@ python examples/adversarial.py --source DIR --target DIR --size 512 1024 --steps
 """
 
 from common import arguments, compare
+
 from dalib import create_strategy
 
 WEIGHT = 0.001  # lambda of both papers

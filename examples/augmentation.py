@@ -5,6 +5,7 @@ python examples/augmentation.py --source DIR --target DIR --size 512 1024 --step
 """
 
 from common import arguments, compare
+
 from dalib import create_strategy
 
 JITTER = {"color_jitter": [0.5, 0.5, 0.5, 0.05]}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
 from dalib import Engine, Strategy, create_dataset, create_model
 from dalib.data import SegmentationDataset
 from dalib.optim import adamw, poly

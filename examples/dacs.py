@@ -7,6 +7,7 @@ Self-training pays once the teacher is right more often than not: the default ru
 """
 
 from common import arguments, compare
+
 from dalib import create_strategy
 
 compare(

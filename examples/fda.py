@@ -5,6 +5,7 @@ python examples/fda.py --source DIR --target DIR --size 512 1024 --steps 40000
 """
 
 from common import arguments, compare
+
 from dalib import create_strategy
 
 compare(
