@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from dalib import Engine, Registry, wrap_model
+from dalib.cli import main
 from dalib.errors import RegistryError
 from dalib.hookspecs import hookimpl
-from tests.tiny import Supervised
+from dalib.registry import default_registry
+from tests.plugins.probe import prepared
+from tests.tiny import Supervised, tiny_batch, tiny_model
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "third_party"
 
@@ -47,14 +50,23 @@ def test_its_three_names_train_together(registry):
     assert terms[1]["flip_consistency/mirrored"] > 0 and terms[1]["flip_consistency/sure"] == 1
 
 
-def test_its_strategy_labels_the_mirror_by_the_mirrored_teacher(registry):
-    strategy = registry.get("strategy", "flip_consistency")(threshold=0.0)
-    torch.manual_seed(0)
-    model = wrap_model(registry.get("model", "pixel_net")(num_classes=3, width=8), 3)
-    engine = Engine(model, [strategy], device="cpu")
+def test_its_strategy_labels_mirrored_images_by_what_the_teacher_is_sure_of(registry):
+    strategy = registry.get("strategy", "flip_consistency")(threshold=0.4)
+    batch = prepared([strategy], tiny_batch(size=(8, 8), num_classes=3))
+    logits = tiny_model()(batch["target"].image)  # the teacher's first weights are the model's
+    probability, label = logits.softmax(1).max(1)
+    assert 0 < (probability >= 0.4).float().mean() < 1
+    assert torch.equal(batch["mirrored"].image.flip(-1), batch["target"].image)
+    assert torch.equal(batch["mirrored"].label.flip(-1), label.masked_fill(probability < 0.4, 255))
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_its_strategy_predicts_both_ways_round(registry, both_ways):
+    strategy = registry.get("strategy", "flip_consistency")(both_ways=both_ways)
+    model = tiny_model().eval()
+    predict = Engine(model, [strategy], device="cpu").predictor(model)
     image = torch.rand(1, 3, 8, 8)
-    predict = engine.predictor(model.eval())
-    assert torch.allclose(predict(image).flip(-1), predict(image.flip(-1)), atol=1e-5)
+    assert torch.allclose(predict(image).flip(-1), predict(image.flip(-1)), atol=1e-5) is both_ways
 
 
 def test_its_data_set_draws_other_scenes_for_other_items_and_the_same_for_one(registry):
@@ -96,23 +108,22 @@ def installed(tmp_path_factory):
     return folder
 
 
-def dalib(installed: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *sys.path]), "COLUMNS": "160"}
-    command = [sys.executable, "-m", "dalib", *arguments]
-    done = subprocess.run(command, env=environment, cwd=installed, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_installed_it_is_listed_and_the_broken_package_beside_it_too(installed):
-    listed = dalib(installed, "plugins")
+def test_installed_it_is_listed_and_the_broken_package_beside_it_too(installed, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(installed))
+    monkeypatch.setattr("dalib.commands.default_registry", default_registry.__wrapped__)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["plugins"]) == 0
+    listed = capsys.readouterr().out
     assert "example" in listed and "flip_consistency" in listed
     assert "broken_plugin" in listed and "a_module_that_nobody_has" in listed
 
 
 def test_a_recipe_that_names_its_strategy_model_and_data_trains_once_it_is_installed(installed):
     quick = ["train.steps=3", "train.log_every=1", "train.device=cpu", "data.target.length=4", "model.width=4"]
-    dalib(installed, "train", str(PACKAGE / "recipe.yaml"), *quick, "--out", "run")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *sys.path])}
+    command = [sys.executable, "-m", "dalib", "train", str(PACKAGE / "recipe.yaml"), *quick, "--out", "run"]
+    done = subprocess.run(command, env=environment, cwd=installed, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     logged = [json.loads(line) for line in (installed / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in logged] == [1, 2, 3]
     assert all("flip_consistency/mirrored" in line for line in logged)
