@@ -74,6 +74,11 @@ class BiSeNet(nn.Module):
         self.classifier = nn.Conv2d(num_classes, num_classes, 1)
         self.head16 = nn.Conv2d(channels16, num_classes, 1)
         self.head32 = nn.Conv2d(channels32, num_classes, 1)
+        self.classify_first = False
+
+    def reorder(self) -> None:
+        """Classify before the upsampling instead of after it: a 1x1 convolution commutes with interpolation."""
+        self.classify_first = True
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, 3, H, W) of any size to named outputs.
@@ -88,8 +93,9 @@ class BiSeNet(nn.Module):
         context32 = self.refine32(levels[32]) * F.adaptive_avg_pool2d(levels[32], 1)
         size = (spatial.shape[-2], spatial.shape[-1])
         fused = self.fusion(spatial, resize(context16, size), resize(context32, size))
-        logits = self.classifier(resize(fused, (x.shape[-2], x.shape[-1])))
-        outputs = {"logits": logits, "features": fused, "low_res": self.classifier(fused)}
+        low_res: Tensor = self.classifier(fused)
+        logits = low_res if self.classify_first else self.classifier(resize(fused, (x.shape[-2], x.shape[-1])))
+        outputs = {"logits": logits, "features": fused, "low_res": low_res}
         if self.training:
             outputs |= {"aux.16": self.head16(context16), "aux.32": self.head32(context32)}
         return outputs

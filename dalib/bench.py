@@ -1,0 +1,234 @@
+"""What networks cost on this machine: parameters, multiply-adds, latency, throughput and memory."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.table import Table
+
+from dalib.cost import count_macs, peak_memory
+from dalib.create import create_model
+from dalib.errors import DalibError, suggest
+from dalib.models import SegmentationModel, fuse
+from dalib.models.bfloat16 import in_bfloat16
+
+Size = tuple[int, int]
+
+FORMS = ("fused", "bf16", "channels-last", "compiled")  # in the order that they are applied in
+VARIANTS = ("eager", "channels-last", "fused", "bf16", "compiled", "fused+bf16+channels-last+compiled")
+WARM_UP = 3
+FEWEST_RUNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One network in one form on one machine, fed one image at a time.
+
+    Fields:
+        parameters, inference_parameters: all, and all but those of training heads.
+        macs: multiply-adds of a forward, see ``dalib.cost.count_macs``.
+        median_ms, p95_ms: latency over ``runs`` forwards, the device synchronised after each.
+        images_per_second: of forwards one behind the other, the device synchronised at the end.
+        peak_memory: bytes, see ``dalib.cost.peak_memory``; None for compiled code on a CPU, which cannot be seen into.
+        hardware, threads, torch: what it was measured on.
+    """
+
+    model: str
+    variant: str
+    size: Size
+    parameters: int
+    inference_parameters: int
+    macs: int
+    median_ms: float
+    p95_ms: float
+    images_per_second: float
+    peak_memory: int | None
+    runs: int
+    hardware: str
+    threads: int
+    torch: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as primitives, for JSON."""
+        return asdict(self)
+
+
+def bench(
+    names: Sequence[str],
+    size: Size = (512, 1024),
+    variants: Sequence[str] = VARIANTS,
+    *,
+    device: torch.device | str | None = None,
+    threads: int | None = None,
+    num_classes: int = 19,
+    seconds: float = 5.0,
+) -> list[Row]:
+    """Measure registered models, with random weights, in each of the variants.
+
+    Args:
+        names: of models, see ``dalib.list_models``.
+        size: (H, W) of the image.
+        variants: "eager", or forms out of "fused", "bf16", "channels-last" and "compiled", joined by "+".
+        device: None: the GPU, if there is one.
+        threads: of the CPU; None: as many as PyTorch takes.
+        seconds: for how long latency is measured, and throughput again; at least five forwards.
+
+    Raises:
+        DalibError: an unknown variant, or a name that no model is registered under.
+    """
+    for variant in variants:
+        check_variant(variant)
+    rows = []
+    with cpu_threads(threads):
+        for name in names:
+            model = cast(SegmentationModel, create_model(name, num_classes)).eval()
+            rows += [measure(model, size, variant, name=name, device=device, seconds=seconds) for variant in variants]
+    return rows
+
+
+def measure(
+    model: SegmentationModel,
+    size: Size,
+    variant: str = "eager",
+    *,
+    name: str,
+    device: torch.device | str | None = None,
+    seconds: float = 5.0,
+) -> Row:
+    """Measure one model, which stays as it is, in one variant; see ``bench``."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    forms = check_variant(variant)
+    form = in_form(model, forms).to(device)
+    image = torch.rand(1, 3, *size, device=device)
+    if "channels-last" in forms:
+        image = image.contiguous(memory_format=torch.channels_last)
+    ready = compiled(form) if "compiled" in forms else form
+    with torch.inference_mode():
+        times, rate = time_forward(lambda: ready(image), device, seconds)
+    return Row(
+        model=name,
+        variant=variant,
+        size=size,
+        parameters=sum(p.numel() for p in model.parameters()),
+        inference_parameters=inference_parameters(model),
+        macs=count_macs(form, (1, 3, *size)),
+        median_ms=1000 * statistics.median(times),
+        p95_ms=1000 * sorted(times)[ceil(0.95 * len(times)) - 1],
+        images_per_second=rate,
+        peak_memory=None if "compiled" in forms and device.type == "cpu" else peak_memory(ready, image),
+        runs=len(times),
+        hardware=hardware_name(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
+def check_variant(variant: str) -> tuple[str, ...]:
+    """Return the forms that a variant joins, in the order that they are applied in; DalibError for an unknown one."""
+    forms = [] if variant == "eager" else variant.split("+")
+    for form in forms:
+        if form not in FORMS:
+            raise DalibError(
+                f"unknown variant {variant!r} of a benchmark: {form!r} is no form."
+                f"{suggest(form, (*FORMS, 'eager'))} Forms are joined by '+', as in fused+bf16."
+            )
+    return tuple(form for form in FORMS if form in forms)
+
+
+def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel:
+    """Return a copy of ``model`` in eval mode and in these forms, but for "compiled"; see ``compiled``."""
+    model = fuse(model) if "fused" in forms else deepcopy(model).eval()
+    if "bf16" in forms:
+        model = in_bfloat16(model)
+    return model.to(memory_format=torch.channels_last) if "channels-last" in forms else model
+
+
+def compiled(model: SegmentationModel) -> SegmentationModel:
+    """Return ``model`` compiled for one size; on the CPU with its weights frozen into the code."""
+    torch.compiler.reset()  # each model is compiled anew, and PyTorch stops compiling a function after eight of them
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    options: dict[str, Any] | None = {"freezing": True} if on_cpu else None
+    return cast(SegmentationModel, torch.compile(model, dynamic=False, options=options))
+
+
+def time_forward(forward: Callable[[], object], device: torch.device, seconds: float) -> tuple[list[float], float]:
+    """Return the seconds of single forwards, and how many forwards a second are done one behind the other."""
+    for _ in range(WARM_UP):
+        forward()
+    _synchronize(device)
+    times: list[float] = []
+    while len(times) < FEWEST_RUNS or sum(times) < seconds:
+        times.append(_timed(forward, 1, device))
+    return times, len(times) / _timed(forward, len(times), device)
+
+
+def inference_parameters(model: SegmentationModel) -> int:
+    """Count the parameters outside of the heads that only run in training."""
+    heads = tuple(f"{head}." for head in getattr(model.network, "training_heads", ()))
+    return sum(p.numel() for name, p in model.network.named_parameters() if not name.startswith(heads))
+
+
+def hardware_name(device: torch.device) -> str:
+    """Return the name of the GPU or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(named), platform.processor() or platform.machine())
+
+
+def bench_table(rows: Sequence[Row]) -> Table:
+    """Return rows of one size and one machine as a table, which says both in its title."""
+    first = rows[0]
+    where = f"{first.hardware}, {first.threads} CPU thread(s), torch {first.torch}"
+    table = Table(title=f"{first.size[0]}x{first.size[1]} (HxW), one image, random weights, on {where}")
+    for heading in ("model", "variant"):
+        table.add_column(heading)
+    for heading in ("parameters", "in inference", "G multiply-adds", "median ms", "p95 ms", "images/s", "peak MiB"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row.model,
+            row.variant,
+            f"{row.parameters:,}",
+            f"{row.inference_parameters:,}",
+            f"{row.macs / 1e9:.2f}",
+            f"{row.median_ms:.1f}",
+            f"{row.p95_ms:.1f}",
+            f"{row.images_per_second:.1f}",
+            "" if row.peak_memory is None else f"{row.peak_memory / 2**20:.0f}",
+        )
+    return table
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Run with that many threads inside; None leaves them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(forward: Callable[[], object], repeats: int, device: torch.device) -> float:
+    started = time.perf_counter()
+    for _ in range(repeats):
+        forward()
+    _synchronize(device)
+    return time.perf_counter() - started
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,90 @@
+"""What one forward of a module costs, beyond time: multiply-adds, and the memory of its tensors."""
+
+import weakref
+from collections.abc import Mapping
+from copy import deepcopy
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+aten = torch.ops.aten
+
+Shape = tuple[int, ...]
+
+
+def count_macs(module: nn.Module, *shapes: Shape) -> int:
+    """Count the multiply-adds of a forward of ``module`` on inputs of these shapes, by fvcore's convention.
+
+    That is one per product of a convolution, a matrix product or an attention, two per element that a BatchNorm reads,
+    and four per element that a bilinear interpolation makes. Activations, sums and pooling count nothing. Shapes alone
+    are computed, on the meta device.
+    """
+    on_meta = deepcopy(module).to("meta").eval()
+    extra = {aten._native_batch_norm_legit_no_training: _batch_norm, aten.upsample_bilinear2d: _bilinear}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=extra) as counter:
+        on_meta(*(torch.empty(shape, device="meta") for shape in shapes))
+    return int(counter.get_total_flops()) // 2
+
+
+def peak_memory(module: nn.Module, *inputs: Tensor) -> int:
+    """Return the most bytes that parameters, buffers and the tensors of a forward take at one time.
+
+    On a CUDA device as its allocator counts, which includes the operators' workspaces; elsewhere the tensors that
+    PyTorch makes, so without what compiled code makes inside itself.
+    """
+    device = inputs[0].device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        with torch.inference_mode():
+            module(*inputs)
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device))
+    weights = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    with torch.no_grad(), _LiveTensors() as live:
+        module(*inputs)
+    return int(weights + live.peak)
+
+
+# Formulas of a FlopCounterMode count a multiply-add as two.
+def _batch_norm(x: Shape, *others: Any, **unused: Any) -> int:
+    return 2 * 2 * prod(x)
+
+
+def _bilinear(x: Shape, *others: Any, out_shape: Shape, **unused: Any) -> int:
+    return 2 * 4 * prod(out_shape)
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Adds up the storages that operators make and that still live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._known.add(tensor.untyped_storage())
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
+                self._count(storage)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        self._known.add(storage)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.now -= size

@@ -1,0 +1,132 @@
+"""Export of a model to a file that runs without dalib, as ONNX or as torch.export, checked against the model itself."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from dalib.errors import DalibError
+from dalib.evaluation import inference, model_device
+from dalib.models import fuse
+
+OPSET = 20
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+REQUIRED_AGREEMENT = 0.999
+NARROWER = 0.75  # the second size of the check, beside the one asked for
+
+Size = tuple[int, int]
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A file that was written, and how well it agrees with the model.
+
+    Fields:
+        format: what it is, with ONNX's opset.
+        agreement: by size (H, W), the share of an image's pixels whose class is the model's.
+    """
+
+    path: Path
+    format: str
+    agreement: dict[Size, float]
+
+
+def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, image: Tensor | None = None) -> Export:
+    """Write ``model`` as ONNX (``.onnx``) or torch.export (``.pt2``), run the file, and compare it with the model.
+
+    The file's input ``images`` is (1, 3, H, W) float32 RGB in [0, 1] for any H and W, its output ``logits`` is
+    (1, K, H, W); normalisation and the interpolation of the logits are inside. What is written is ``fuse(model)``.
+
+    Args:
+        size: (H, W) that it is traced at and compared at, and at three quarters of it again.
+        image: (3, h, w) in [0, 1] to compare on; by default a procedural street scene.
+
+    Raises:
+        DalibError: another suffix, the packages for ONNX are absent, or fewer than 99.9 % of the pixels agree.
+    """
+    path = Path(path)
+    if path.suffix not in (".onnx", ".pt2"):
+        raise DalibError(f"{path}: the suffix says the format; expected .onnx (ONNX) or .pt2 (torch.export).")
+    as_onnx = path.suffix == ".onnx"
+    if as_onnx:
+        check_packages()
+    program = trace(fuse(model).cpu(), size)
+    run = write_onnx(program, path) if as_onnx else write_program(program, path)
+    exported = Export(
+        path=path,
+        format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
+        agreement=agreement(model, run, _street(size) if image is None else image, size),
+    )
+    _refuse_disagreement(exported)
+    return exported
+
+
+def trace(model: nn.Module, size: Size) -> ExportedProgram:
+    """Return the program of a model in eval mode for images (1, 3, H, W) of any size, as seen at ``size``."""
+    images = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        return torch.export.export(model, (images,), dynamic_shapes=({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},))
+
+
+def write_onnx(program: ExportedProgram, path: Path) -> Run:
+    """Write the program as ONNX, weights inside, and return what runs the file in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    written = torch.onnx.export(
+        program, input_names=["images"], output_names=["logits"], opset_version=OPSET, dynamo=True, verbose=False
+    )
+    assert written is not None
+    written.save(str(path), external_data=False)
+    session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def write_program(program: ExportedProgram, path: Path) -> Run:
+    """Write the program as torch.export does, and return what runs the file."""
+    torch.export.save(program, path)
+    run: Run = torch.export.load(path).module()
+    return run
+
+
+def agreement(model: nn.Module, run: Run, image: Tensor, size: Size) -> dict[Size, float]:
+    """Return, at ``size`` and at three quarters of it, the share of pixels that ``run`` gives the model's class."""
+    shares, device = {}, model_device(model)
+    with inference(model):
+        for height, width in (size, (int(NARROWER * size[0]), int(NARROWER * size[1]))):
+            images = F.interpolate(image[None].cpu(), (height, width), mode="bilinear", antialias=True)
+            same = run(images).argmax(1) == model(images.to(device)).argmax(1).cpu()
+            shares[height, width] = same.float().mean().item()
+    return shares
+
+
+def check_packages() -> None:
+    """Raise DalibError where a package that ONNX export needs is absent."""
+    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if absent:
+        raise DalibError(
+            f"export to ONNX needs the packages {', '.join(PACKAGES)}; missing: {', '.join(absent)}. "
+            "Install them with: pip install 'dalib-seg[onnx]'. Export to .pt2 needs none of them."
+        )
+
+
+def _street(size: Size) -> Tensor:
+    from dalib.create import create_dataset
+
+    image, _ = create_dataset("diorama", domain="target", split="val", size=size)[0]
+    return image.float() / 255
+
+
+def _refuse_disagreement(exported: Export) -> None:
+    for (height, width), share in exported.agreement.items():
+        if share < REQUIRED_AGREEMENT:
+            raise DalibError(
+                f"{exported.path} ({exported.format}) gives the model's class to {100 * share:.2f} % of the pixels at "
+                f"{height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. Do not use the file."
+            )

@@ -1,0 +1,99 @@
+"""The form of a model that inference runs in: equal logits from fewer operations."""
+
+from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Model = TypeVar("Model", bound=nn.Module)
+
+PROBE = (1, 3, 64, 64)  # an image that is only there to see which layer feeds which
+
+
+def fuse(model: Model) -> Model:
+    """Return a copy of ``model`` for inference, with the same logits up to rounding; the original stays as it is.
+
+    Folds into each convolution the BatchNorm that follows it, drops the heads that only run in training
+    (``training_heads`` of the network), and lets a network that offers ``reorder()`` put operations that commute into
+    their cheaper order. The copy is in eval mode and without gradients, and is not for training.
+
+    Args:
+        model: wrapped or bare; maps images (B, 3, H, W) to logits.
+    """
+    fused = deepcopy(model).eval().requires_grad_(False)
+    network = fused.network if isinstance(getattr(fused, "network", None), nn.Module) else fused
+    assert isinstance(network, nn.Module)
+    for head in getattr(network, "training_heads", ()):
+        setattr(network, head, None)
+    if callable(reorder := getattr(network, "reorder", None)):
+        reorder()
+    fold_batch_norm(fused)
+    return fused
+
+
+def fold_batch_norm(model: nn.Module) -> None:
+    """Fold, in place, each BatchNorm that alone reads what a convolution alone makes; the others stay.
+
+    Which ones these are is seen on a small image that runs through the model, so that nothing is asked of its code.
+    """
+    trace = _Trace(model)
+    reference = next(model.parameters())
+    with torch.no_grad(), trace:
+        model(torch.rand(PROBE, device=reference.device, dtype=reference.dtype))
+    names = {module: name for name, module in model.named_modules()}
+    for conv, norm in trace.pairs():
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        # A BatchNorm of timm holds its dropout and its activation as children, which it calls in this order.
+        model.set_submodule(names[norm], nn.Sequential(*norm.children()))
+    model.requires_grad_(False)
+
+
+class _Trace(TorchDispatchMode):
+    """Records which convolution made each tensor, which BatchNorm read it, and how often anything was read.
+
+    A layer is recognised by the weight that the operator itself reads, so that one which computes its weight first,
+    such as a weight-standardised convolution, is not taken for one that could be folded into.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        modules = list(model.modules())
+        self._convolutions = {id(m.weight): m for m in modules if isinstance(m, nn.Conv2d)}
+        self._norms = {
+            id(m.running_mean): m for m in modules if isinstance(m, _BatchNorm) and m.running_mean is not None
+        }
+        self._made: dict[int, nn.Conv2d] = {}
+        self._normed: list[tuple[int, Any]] = []
+        self._reads: Counter[int] = Counter()
+        self._alive: list[Any] = []  # an id names a tensor only for as long as that lives
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self._alive.append((args, result))
+        read = [id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self._reads.update(read)
+        for tensor in read:
+            if tensor in self._convolutions:
+                self._made[id(result)] = self._convolutions[tensor]
+            if tensor in self._norms:
+                self._normed.append((read[0], self._norms[tensor]))
+        return result
+
+    def pairs(self) -> list[tuple[nn.Conv2d, Any]]:
+        """Return each convolution and the BatchNorm to fold into it."""
+        found = [(made, self._made[made], norm) for made, norm in self._normed if made in self._made]
+        return [(conv, norm) for made, conv, norm in found if self._once(made, conv.weight, norm.running_mean)]
+
+    def _once(self, made: int, *tensors: Tensor) -> bool:
+        return all(self._reads[i] == 1 for i in (made, *map(id, tensors)))

@@ -1,0 +1,80 @@
+"""The inference form: the same logits from fewer operations, whatever the network is made of."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dalib.models import BiSeNet, SegmentationModel, fuse, wrap_model
+
+
+def with_random_statistics(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.uniform_(-0.2, 0.2, generator=generator)
+            norm.running_var.uniform_(0.5, 2, generator=generator)
+            norm.weight.data.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.data.uniform_(-0.2, 0.2, generator=generator)
+    return model.eval()
+
+
+def logits(model: nn.Module, size: tuple[int, int]) -> Tensor:
+    with torch.inference_mode():
+        return model(torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)))
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_100"])
+def test_a_fused_network_gives_the_same_logits_without_any_batch_norm(backbone: str) -> None:
+    torch.manual_seed(0)
+    model = with_random_statistics(wrap_model(BiSeNet(7, backbone=backbone), 7))
+    fused = fuse(model)
+    assert isinstance(fused, SegmentationModel)
+    assert (norms(model) > 20, norms(fused)) == (True, 0)
+    expected = logits(model, (65, 96))
+    torch.testing.assert_close(logits(fused, (65, 96)), expected, rtol=0, atol=1e-4 * float(expected.std()))
+
+
+def test_the_original_is_left_as_it_was() -> None:
+    model = wrap_model(BiSeNet(5), 5)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    fuse(model)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert model.training
+    assert model.network.head16 is not None
+
+
+def test_training_heads_are_dropped() -> None:
+    fused = fuse(wrap_model(BiSeNet(5), 5))
+    assert not [key for key in fused.state_dict() if ".head" in key]
+
+
+class Irregular(nn.Module):
+    """BatchNorms that follow a convolution and must not be folded into it, and two that follow none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_twice, self.called_twice, self.standardised, self.activated = (
+            nn.Conv2d(c, 4, 3, padding=1) for c in (3, 4, 4, 4)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.read_twice(x)
+        y = self.norms[0](first) + first
+        y = self.norms[2](self.called_twice(self.norms[1](self.called_twice(y))))
+        weight = self.standardised.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        y = self.norms[3](nn.functional.conv2d(y, weight, self.standardised.bias, padding=1))
+        return self.norms[5](self.norms[4](self.activated(y).relu()) * 2)
+
+
+def test_what_a_convolution_does_not_alone_feed_stays() -> None:
+    torch.manual_seed(0)
+    model = with_random_statistics(Irregular())
+    fused = fuse(model)
+    torch.testing.assert_close(fused(torch.ones(1, 3, 8, 8)), model(torch.ones(1, 3, 8, 8)), rtol=1e-5, atol=1e-5)
+    assert norms(fused) == 6

@@ -1,0 +1,60 @@
+"""The benchmark: what it says of a network, in which forms, and its refusals."""
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from dalib import DalibError, create_model
+from dalib.bench import bench, bench_table, check_variant, cpu_threads, in_form
+from dalib.models import SegmentationModel
+
+SIZE = (32, 64)
+
+
+def test_every_row_says_what_was_measured_on_what() -> None:
+    rows = bench(["bisenet"], SIZE, ["eager", "fused+bf16+channels-last"], device="cpu", threads=1, seconds=0.0)
+    eager, fused = rows
+    assert (eager.variant, fused.variant) == ("eager", "fused+bf16+channels-last")
+    assert (eager.parameters, eager.inference_parameters) == (12_068_672, 12_054_042)
+    assert fused.macs < eager.macs
+    assert fused.peak_memory is not None and eager.peak_memory is not None and fused.peak_memory < eager.peak_memory
+    for row in rows:
+        assert (row.model, row.size, row.threads, row.torch) == ("bisenet", SIZE, 1, torch.__version__)
+        assert row.runs >= 5
+        assert 0 < row.median_ms <= row.p95_ms
+        assert row.images_per_second > 0
+        assert row.hardware
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(bench_table(rows))
+    assert "32x64 (HxW), one image, random weights, on" in console.export_text()
+    assert json.loads(json.dumps(rows[0].to_dict()))["variant"] == "eager"
+
+
+def test_forms_compute_the_same_classes_and_leave_the_model() -> None:
+    torch.manual_seed(0)
+    model = create_model("bisenet").eval()
+    assert isinstance(model, SegmentationModel)
+    image = torch.rand(1, 3, *SIZE)
+    with torch.inference_mode():
+        expected = model(image)
+        close = in_form(model, check_variant("channels-last+fused"))(image)
+        rounded = in_form(model, check_variant("fused+bf16"))(image)
+        torch.testing.assert_close(model(image), expected, rtol=0, atol=0)
+    torch.testing.assert_close(close, expected, rtol=0, atol=1e-4 * float(expected.std()))
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, expected, rtol=0, atol=0.2 * float(expected.std()))
+
+
+def test_an_unknown_variant_is_refused_before_any_work() -> None:
+    with pytest.raises(DalibError, match=r"'fused\+bfloat16'.*'bfloat16' is no form\..*fused\+bf16"):
+        bench(["no such network"], SIZE, ["fused+bfloat16"])
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    with cpu_threads(2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before
