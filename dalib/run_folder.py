@@ -57,8 +57,12 @@ class RunFolder:
             raise DalibError(
                 f"{self.path} already holds a run. Go on with it by --resume, or choose another folder with --out."
             )
-        write_text(self.recipe, recipe)
-        write_json(self.environment, environment)
+        try:
+            write_text(self.recipe, recipe)
+            write_json(self.environment, environment)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DalibError(f"{self.path} cannot hold a run: {reason}. Choose another folder with --out.") from error
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Add a line to the metrics."""

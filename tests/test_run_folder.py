@@ -18,6 +18,14 @@ def test_a_folder_holds_one_run(tmp_path):
     assert folder.recipe.read_text() == "model: x\n"
 
 
+@pytest.mark.parametrize(("name", "reason"), [("file", "File exists"), ("file/run", "Not a directory")])
+def test_a_path_that_cannot_be_a_folder_is_named(name, reason, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DalibError) as caught:
+        RunFolder(tmp_path / name).start("", {})
+    assert str(caught.value) == f"{tmp_path / name} cannot hold a run: {reason}. Choose another folder with --out."
+
+
 def test_rewinding_drops_what_came_after_a_step_and_a_line_cut_short(tmp_path):
     folder = RunFolder(tmp_path)
     folder.rewind(3)
