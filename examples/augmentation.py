@@ -18,5 +18,5 @@ compare(
         "blur": [create_strategy("augment", **BLUR), create_strategy("supervised")],
         "jitter and blur": [create_strategy("augment", **JITTER, **BLUR), create_strategy("supervised")],
     },
-    arguments(__doc__, steps=80),
+    arguments(__doc__, steps=60),
 )

@@ -13,5 +13,5 @@ compare(
         "source only": [create_strategy("supervised")],
         "FDA": [create_strategy("fda", beta=0.01), create_strategy("supervised")],
     },
-    arguments(__doc__, steps=150),
+    arguments(__doc__, steps=120),
 )
