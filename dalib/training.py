@@ -4,7 +4,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,10 +15,15 @@ from torch import Tensor
 from dalib import checkpoint
 from dalib.build import build_dataset, build_engine, build_model, check_classes
 from dalib.data.dataset import palette_of
+from dalib.data.loader import first_size
+from dalib.device import choose_device
 from dalib.display import Display
+from dalib.engine import Engine
+from dalib.errors import DalibError
 from dalib.evaluation import Result
 from dalib.interruption import InterruptedRunError, Interruption
 from dalib.loading import load_run
+from dalib.metrics import class_ids
 from dalib.plan import make_plan
 from dalib.recipe import Recipe
 from dalib.report import write_report
@@ -45,6 +52,23 @@ def run(
     return Run(recipe, Path(out), console or Console(quiet=True), before).go(resume)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A finished run to compare with."""
+
+    engine: Engine
+    scores: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Earlier":
+        """Load it; DalibError where it has not been evaluated."""
+        results = RunFolder(path).results
+        if not results.is_file():
+            raise DalibError(f"{path}: expected a finished run to compare with, found no {results.name} in it.")
+        stored = json.loads(results.read_text())
+        return cls(load_run(path).engine, {"miou": stored["miou"], "iou": stored["iou"]})
+
+
 class Run:
     """One run in its folder."""
 
@@ -52,15 +76,17 @@ class Run:
         self.recipe = recipe
         self.folder = RunFolder(out)
         self.console = console
-        self.before = None if before is None else Path(before)
+        self.before = None if before is None else Earlier.read(Path(before))
         source, self.target, held_out = (build_dataset(recipe, name) for name in ("source", "target", "eval"))
         assert source is not None and held_out is not None
         self.source, self.eval = source, held_out
         self.palette = palette_of(self.eval)
         self.classes = check_classes(source=self.source, target=self.target, eval=self.eval)
-        device = torch.device(recipe.train.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        class_ids(recipe.evaluate.classes, self.classes)
+        device = choose_device(recipe.train.device)
         self.engine = build_engine(recipe, build_model(recipe, self.classes, device), self.classes, device)
-        make_plan(self.engine.stack, {"source": None} | ({"target": None} if self.target is not None else {}))
+        streams = {"source": self.source} | ({} if self.target is None else {"target": self.target})
+        make_plan(self.engine.stack, {name: first_size(dataset, name) for name, dataset in streams.items()})
         self.seconds = 0.0  # trained so far, earlier sittings included
         self.best = -1.0
         self.time: Counter[str] = Counter()  # of earlier sittings
@@ -80,6 +106,7 @@ class Run:
 
     def _begin(self, resume: bool) -> None:
         if resume and self.folder.last.exists():
+            self.folder.check_recipe(self.recipe.to_yaml())
             state = checkpoint.read(self.folder.last)
             self.engine.load_state_dict(state)
             self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
@@ -176,11 +203,10 @@ class Run:
 
     def _picture_before(self, samples: Samples) -> None:
         """Picture the run to compare with, or else the model as it starts."""
-        if self.before is None:
-            if self.engine.index == 0:
-                samples.predict("prediction before", self.engine)
-            return
-        samples.predict("prediction before", load_run(self.before).engine)
+        if self.before is not None:
+            samples.predict("prediction before", self.before.engine)
+        elif self.engine.index == 0:
+            samples.predict("prediction before", self.engine)
 
     def _finish(self, result: Result) -> None:
         results = {
@@ -193,8 +219,7 @@ class Run:
             "palette": {name: list(color) for name, color in zip(self.classes, self.palette, strict=True)},
         }
         if self.before is not None:
-            earlier = json.loads(RunFolder(self.before).results.read_text())
-            results["before"] = {"miou": earlier["miou"], "iou": earlier["iou"]}
+            results["before"] = self.before.scores
         write_json(self.folder.results, results)
         write_report(self.folder.path)
         self.console.print(result.table())

@@ -11,7 +11,7 @@ from dalib import Recipe, load_recipe, run
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 
-# Measured once, so that the demo need not train it: seed 0, 400 steps, last checkpoint, 200 test scenes, by
+# Measured once, so that the demo need not train it: seed 0, 600 steps, last checkpoint, 200 test scenes, by
 # dalib train examples/recipes/demo.yaml 'strategies=[{use: supervised}]' data.source.domain=target
 TARGET_SUPERVISED = 0.0
 
@@ -41,7 +41,9 @@ def train(console: Console, title: str, recipe: Recipe, out: Path, before: Path 
 
 def table(before: dict, after: dict, stored: bool) -> Table:
     """Return the comparison; the stored figure belongs to the unchanged recipe alone."""
-    made = Table("trained with", "mIoU %", "minutes", title=f"{before['images']} scenes never seen, of the target domain")
+    made = Table(
+        "trained with", "mIoU %", "minutes", title=f"{before['images']} scenes never seen, of the target domain"
+    )
     made.columns[1].justify = made.columns[2].justify = "right"
     made.add_row("labels of the source alone", f"{100 * before['miou']:.1f}", f"{before['seconds'] / 60:.1f}")
     made.add_row("the stack, no label of the target", f"{100 * after['miou']:.1f}", f"{after['seconds'] / 60:.1f}")

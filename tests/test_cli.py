@@ -73,7 +73,7 @@ def test_plan_prints_the_stack_in_order_and_warns_of_a_stale_read(recipe, capsys
     assert run_dalib("plan", recipe, f"strategies=[{FDA}, {jitter}, {SUPERVISED}, {DACS}]") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.index("fda") < printed.index("augment") < printed.index("supervised") < printed.index("dacs")
-    assert "backward pass(es) a micro-batch; teacher: EMA 0.99, BatchNorm train" in printed
+    assert "backward passes a micro-batch; teacher: EMA 0.99, BatchNorm train" in printed
     assert run_dalib("plan", recipe, f"strategies=[{DACS}, {jitter}, {SUPERVISED}]") == 0
     warned = " ".join(capsys.readouterr().out.split())
     assert "warning: strategy 'dacs' reads source.image before 'augment' changes it" in warned
