@@ -7,7 +7,7 @@ from torch import nn
 from dalib.create import dataset_from, model_from, strategy_from
 from dalib.data.dataset import classes_of
 from dalib.engine import Engine
-from dalib.errors import DataError
+from dalib.errors import DataError, RecipeError
 from dalib.losses import SegmentationLoss
 from dalib.optim import OPTIMIZERS, SCHEDULES
 from dalib.randomness import seeded
@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     from dalib.data import SegmentationDataset
 
 
-def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
-    """Return the data set ``source``, ``target`` or ``eval``; None where the recipe has none.
+def dataset_options(recipe: Recipe, name: str) -> Options | None:
+    """Return the options of ``source``, ``target`` or ``eval``; None where the recipe has no such data.
 
     ``eval`` defaults to the target with ``split: val``, and to the source's where there is no target.
     """
-    options = getattr(recipe.data, name)
+    options: Options | None = getattr(recipe.data, name)
     if name == "eval" and options is None:
-        options = {**(recipe.data.target or recipe.data.source), "split": "val"}
+        return {**(recipe.data.target or recipe.data.source), "split": "val"}
+    return options
+
+
+def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
+    """Return the data set ``source``, ``target`` or ``eval``; None where the recipe has none."""
+    options = dataset_options(recipe, name)
     if options is None:
         return None
     dataset = dataset_from(options, f"data.{name}")
@@ -48,7 +54,7 @@ def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], dev
     if recipe.schedule is not None:
         used, rest = _used(recipe.schedule)
         schedule = SCHEDULES[used](**{"steps": recipe.train.steps, **rest})
-    return Engine(
+    engine = Engine(
         model,
         strategies,
         optimizer=OPTIMIZERS[optimizer](**optimizer_options),
@@ -58,9 +64,12 @@ def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], dev
         precision=recipe.train.precision,
         accumulate=recipe.train.accumulate,
         seed=recipe.train.seed,
-        loss=None if recipe.loss is None else SegmentationLoss(**recipe.loss),
+        loss=_loss(recipe.loss, len(classes)),
         classes=classes,
     )
+    if recipe.evaluate.model == "teacher":
+        engine.network(teacher=True)  # raises here, not after the training
+    return engine
 
 
 def check_classes(**datasets: "SegmentationDataset | None") -> tuple[str, ...]:
@@ -75,6 +84,15 @@ def check_classes(**datasets: "SegmentationDataset | None") -> tuple[str, ...]:
                 f"{', '.join(odd[:5])}. Map both to one set of classes (the `folder` data set takes a label map)."
             )
     return classes
+
+
+def _loss(options: Options | None, num_classes: int) -> SegmentationLoss | None:
+    if options is None:
+        return None
+    weights = options.get("class_weights")
+    if weights is not None and len(weights) != num_classes:
+        raise RecipeError(f"loss.class_weights: expected {num_classes} values, one a class, got {len(weights)}.")
+    return SegmentationLoss(**options)
 
 
 def _used(options: Options) -> tuple[str, dict[str, Any]]:

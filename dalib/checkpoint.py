@@ -37,7 +37,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless ``state`` has the strategies, critics and tensors of ``mine``."""
+    """Raise CheckpointError unless ``state`` has the strategies, critics, optimisers and tensors of ``mine``."""
+    lacking = sorted(mine.keys() - state.keys())
+    if lacking:
+        raise CheckpointError(f"the checkpoint is not one of a training run: it lacks {', '.join(lacking)}.")
     if state["stack"] != mine["stack"]:
         raise CheckpointError(
             f"the checkpoint's strategies are {_listed(state['stack'])}; this run's are {_listed(mine['stack'])}. "
@@ -49,13 +52,35 @@ def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
         )
     if (state["teacher"] is None) != (mine["teacher"] is None):
         raise CheckpointError("one of checkpoint and run has a teacher, the other has none.")
+    if bool(state["scaler"]) != bool(mine["scaler"]):
+        raise CheckpointError(
+            "one of checkpoint and run is in fp16, the other is not; resume in the precision of the run."
+        )
     _check_tensors("the model", state["model"], mine["model"])
+    _check_optimizer("the model", state["optimizer"], mine["optimizer"])
+    if mine["teacher"] is not None:
+        _check_tensors("the teacher", state["teacher"], mine["teacher"])
     for name, critic in mine["critics"].items():
         _check_tensors(f"critic {name!r}", state["critics"][name]["module"], critic["module"])
+        _check_optimizer(f"critic {name!r}", state["critics"][name]["optimizer"], critic["optimizer"])
 
 
 def _listed(stack: list[list[str]]) -> str:
     return ", ".join(name if name == kind else f"{name} ({kind})" for name, kind in stack) or "none"
+
+
+def _check_optimizer(what: str, state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Refuse another kind of optimiser, which torch would take and then fail with in its first step."""
+    found, expected = ([(sorted(g), len(g["params"])) for g in s["param_groups"]] for s in (state, mine))
+    if found != expected:
+        raise CheckpointError(
+            f"the optimiser of {what} is another one: the checkpoint's has {_groups(found)}; this run's has "
+            f"{_groups(expected)}. Resume with the recipe of the run, or start a new run."
+        )
+
+
+def _groups(groups: list[tuple[list[str], int]]) -> str:
+    return " and ".join(f"{count} parameters with {', '.join(options)}" for options, count in groups)
 
 
 def _check_tensors(what: str, state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:

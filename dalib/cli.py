@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A fault of ours leaves as an exception, with its traceback and status 1.
     """
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    _take_overrides(parser, options, rest)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     from dalib import commands
 
@@ -26,12 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
     except DalibError as error:
         print(f"dalib: {error}", file=sys.stderr)  # noqa: T201
-        return USER_ERROR
+        stopped_by = getattr(error, "signal", None)  # a run that was asked to stop, and has saved itself
+        return USER_ERROR if stopped_by is None else 128 + stopped_by
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away, as `| head` does
         return 0
+
+
+def _take_overrides(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> None:
+    """Let overrides stand after options, too, where argparse leaves them over."""
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
 
 
 def make_parser() -> argparse.ArgumentParser:

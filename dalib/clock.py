@@ -42,7 +42,7 @@ class Clock:
 
     def _switch(self, name: str) -> None:
         if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             self._marks.append((name, event))
         else:

@@ -1,22 +1,25 @@
 """What each command of the command line does."""
 
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from dalib.build import build_dataset, build_engine, build_model
+from dalib.build import build_dataset, build_engine, build_model, dataset_options
+from dalib.create import dataset_from
 from dalib.data.dataset import classes_of
-from dalib.doctor import examine
+from dalib.doctor import examine_new
 from dalib.errors import DalibError
 from dalib.loading import load_run
-from dalib.plan import Plan, make_plan
+from dalib.plan import PlannedStrategy, make_plan
 from dalib.predict import predict_images
 from dalib.recipe import Recipe, apply_override, load_recipe, make_recipe
 from dalib.registry import default_registry
 from dalib.run_folder import write_json
+from dalib.teacher import Teacher
 from dalib.training import run as run_recipe
 from dalib.yaml_text import parse_yaml
 
@@ -83,8 +86,12 @@ def plan(options: Namespace) -> None:
     sizes = {name: _size(data) for name, data in streams.items() if data is not None}
     console = Console()
     made = make_plan(engine.stack, sizes)
-    console.print(_plan_table(made))
-    console.print(f"{len(engine.stack.groups)} backward pass(es) a micro-batch; teacher: {_teacher(engine.teacher)}")
+    for number, row in enumerate(made.rows, start=1):
+        console.print(_described(number, row), highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(engine.stack.groups)} backward passes a micro-batch; teacher: {_teacher(engine.teacher)}",
+        highlight=False,
+    )
     for warning in made.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False)
 
@@ -111,10 +118,10 @@ def doctor(options: Namespace) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     console, faults = Console(), 0
     for name in ("source", "target", "eval"):
-        dataset = build_dataset(recipe, name)
-        if dataset is not None:
-            findings = examine(dataset, limit=options.sample)
-            console.rule(f"data.{name}")
+        chosen = dataset_options(recipe, name)
+        if chosen is not None:
+            create = partial(dataset_from, chosen, f"data.{name}")
+            findings = examine_new(create, name=f"data.{name}", limit=options.sample)
             console.print(findings.render())
             faults += len(findings.faults)
     return 2 if faults else 0
@@ -122,8 +129,7 @@ def doctor(options: Namespace) -> int:
 
 def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
     value = parse_yaml(recipe.to_yaml())
-    if value["data"]["eval"] is None and any(o.startswith("data.eval.") for o in overrides):
-        value["data"]["eval"] = {**(value["data"]["target"] or value["data"]["source"]), "split": "val"}
+    value["data"]["eval"] = dataset_options(recipe, "eval")
     for override in overrides:
         apply_override(value, override)
     return make_recipe(value)
@@ -134,23 +140,23 @@ def _size(data: dict[str, object]) -> tuple[int, int] | None:
     return (size[0], size[1]) if isinstance(size, list) else None
 
 
-def _teacher(teacher: object) -> str:
-    return "none" if teacher is None else f"EMA {getattr(teacher, 'decay', '')}, BatchNorm {getattr(teacher, 'batch_norm', '')}"
+def _teacher(teacher: Teacher | None) -> str:
+    return "none" if teacher is None else f"EMA {teacher.decay}, BatchNorm {teacher.batch_norm}"
 
 
-def _plan_table(made: Plan) -> Table:
-    table = Table("strategy", "weight", "hooks", "reads", "writes", "forwards", "graph", "sizes after", title="stack")
-    for row in made.rows:
-        strategy = row.strategy
-        sizes = ", ".join(f"{name} {'?' if size is None else f'{size[0]}x{size[1]}'}" for name, size in row.sizes.items())
-        table.add_row(
-            strategy.name if strategy.name == strategy.registered_name else f"{strategy.name} ({strategy.registered_name})",
-            f"{strategy.weight:g}",
-            ", ".join(row.hooks),
-            ", ".join(sorted(strategy.requires)),
-            ", ".join(sorted(strategy.writes | strategy.provides)),
-            "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards)),
-            "" if row.group is None else str(row.group + 1),
-            sizes,
-        )
-    return table
+def _described(number: int, row: PlannedStrategy) -> str:
+    """Return what one strategy does in the stack, a line an aspect: wide enough for a terminal of 80 columns."""
+    strategy = row.strategy
+    kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
+    forwards = "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards)) or "none"
+    aspects = {
+        "hooks": ", ".join(row.hooks),
+        "reads": ", ".join(sorted(strategy.requires)),
+        "writes": ", ".join(sorted(strategy.writes | strategy.provides)),
+        "forwards": "" if row.group is None else f"{forwards} (backward pass {row.group + 1})",
+        "sizes after": ", ".join(
+            f"{n} {'?' if size is None else f'{size[0]}x{size[1]}'}" for n, size in row.sizes.items()
+        ),
+    }
+    lines = [f"    {name:<12}{text}" for name, text in aspects.items() if text]
+    return "\n".join([f"{number}. {strategy.name}{kind}, weight {strategy.weight:g}", *lines])

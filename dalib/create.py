@@ -78,11 +78,20 @@ def check_use(kind: Kind, options: Options, path: str) -> None:
         factory = default_registry().get(kind, name)
     except RegistryError as error:
         raise RegistryError(f"{path}.use: {error}") from None
-    own = {"use"} if kind != "model" else {"use", "weights"}
-    given = {"num_classes": 19} if kind == "model" else {}
-    check_options(factory, {k: v for k, v in options.items() if k not in own} | given, path)
-    if not isinstance(options.get("weights"), str | None):
-        raise RecipeError(f"{path}.weights: expected a path or null, got {options['weights']!r}.")
+    rest = {key: value for key, value in options.items() if key != "use"}
+    if kind == "model":
+        rest = _check_model(rest, path)
+    check_options(factory, rest, path)
+
+
+def _check_model(options: dict[str, Any], path: str) -> dict[str, Any]:
+    """Check what every model has beside its factory's options, and return what its factory gets."""
+    weights = options.pop("weights", None)
+    if not isinstance(weights, str | None):
+        raise RecipeError(f"{path}.weights: expected a path or null, got {weights!r}.")
+    if "num_classes" in options:
+        raise RecipeError(f"{path}.num_classes: the data sets give the number of classes; drop it.")
+    return {"num_classes": 1, **options}
 
 
 def list_models() -> list[str]:

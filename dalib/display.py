@@ -6,6 +6,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+QUIET = ("seconds", "lr")  # in the metrics, but not worth a line's room
+
 
 class Display:
     """Progress of one run over its steps."""
@@ -28,7 +30,9 @@ class Display:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def step(self, step: int) -> None:
@@ -37,13 +41,8 @@ class Display:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show a logged step."""
-        terms = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "/" in name)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in QUIET)
         if self.console.is_terminal:
-            self._progress.update(self._task, terms=terms)
+            self._progress.update(self._task, terms=text)
         else:
-            speed = f"{metrics['images_per_second']:.1f} images/s"
-            self.console.print(f"step {step}/{self._steps}  {terms}  {speed}", soft_wrap=True, highlight=False)
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._progress.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(f"step {step}/{self._steps}  {text}", soft_wrap=True, highlight=False)

@@ -15,6 +15,7 @@ from dalib.clock import Clock
 from dalib.critic import Critic, MakeOptimizer
 from dalib.data.labels import CITYSCAPES_CLASSES
 from dalib.data.loader import StreamLoader
+from dalib.device import choose_device
 from dalib.errors import StackError
 from dalib.hookspecs import Predict
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
@@ -72,8 +73,8 @@ class Engine:
         loss: SegmentationLossFunction | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = choose_device(device)
+        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stack = Stack(strategies)
         self.precision = Precision(precision, self.device)
         self.schedule = schedule

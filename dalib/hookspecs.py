@@ -1,7 +1,7 @@
 """The hooks of dalib: one of the process (plugins register their names) and those of an engine's stack."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pluggy
 
@@ -38,7 +38,7 @@ class PluginSpecs:
         """Register strategies, models and datasets: ``registry.strategy("name", cls)`` and so on."""
 
 
-class StrategySpecs:
+class StrategySpecs(Protocol):
     """What a strategy may implement; an engine calls each in the order of its list."""
 
     @hookspec

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from dalib import checkpoint
 from dalib.build import build_engine, build_model
+from dalib.device import choose_device
 from dalib.engine import Engine
 from dalib.errors import CheckpointError
 from dalib.recipe import Recipe, make_recipe
@@ -39,7 +38,7 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
         )
     recipe = make_recipe(parse_yaml(state["recipe"], f"the recipe in {file}"))
     recipe.model["weights"] = None  # the checkpoint has them, and the file may be gone
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = choose_device(device)
     classes = tuple(state["classes"])
     engine = build_engine(recipe, build_model(recipe, classes, chosen), classes, chosen)
     engine.load_state_dict(state)

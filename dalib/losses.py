@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,8 +76,14 @@ class SegmentationLoss:
         label, weight = step.batch[stream].label, step.batch[stream].weight
         assert label is not None  # the stack's checks made sure
         valid = label != IGNORE
-        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=logits.device)
+        weights = None if self.class_weights is None else _on_device(tuple(self.class_weights), logits.device)
         values = cross_entropy(logits, label, weights)
         if ohem is not None:
             valid = hard_pixels(values, valid, ohem, self.min_kept)
         return step.mean(values, valid, weight)
+
+
+@cache
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return a constant tensor, copied to the device once: each copy waits for it."""
+    return torch.tensor(values, device=device)

@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules that a recipe can name."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,7 +32,7 @@ def poly(*, steps: int, power: float = 0.9, warmup: int = 0) -> Schedule:
 
     def factor(step: int) -> float:
         rise = min((step + 1) / (warmup + 1), 1.0)
-        return rise * max(1 - step / steps, 0.0) ** power
+        return rise * math.pow(max(1 - step / steps, 0.0), power)
 
     return factor
 

@@ -22,6 +22,8 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "dataclass_type": "a mapping",
     "none_required": "null",
+    "missing": "a value",
+    "too_long": "fewer values",
 }
 
 
@@ -81,7 +83,7 @@ def _message(error: ValidationError, value: Any, path: str) -> str:
         if _is_key(part):
             path = f"{path}[{part}]" if isinstance(part, int) else _at(path, str(part))
     expected = " or ".join(dict.fromkeys(_EXPECTED.get(d["type"], d["msg"][0].lower() + d["msg"][1:]) for d in chosen))
-    verb = "" if expected.startswith(("unexpected", "field required", "input should")) else "expected "
+    verb = "" if expected.startswith(("unexpected", "input should")) else "expected "
     return f"{path}: {verb}{expected}, got {json.dumps(first['input'])}."
 
 

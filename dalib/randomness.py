@@ -1,4 +1,4 @@
-"""Random draws that depend on nothing but their key, so that strategies do not disturb one another and resume is exact."""
+"""Random draws that depend on their key alone, so that strategies do not disturb one another and resume is exact."""
 
 import hashlib
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ def seeded(device: torch.device, *key: Key) -> Iterator[None]:
     cuda_state = torch.cuda.get_rng_state(cuda) if cuda else None
     seed = seed_of(*key)
     torch.default_generator.manual_seed(seed)
-    if cuda:
+    if cuda is not None:
         torch.cuda.default_generators[cuda.index or 0].manual_seed(seed)
     try:
         yield
     finally:
         torch.set_rng_state(cpu_state)
-        if cuda_state is not None:
+        if cuda is not None and cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, cuda)

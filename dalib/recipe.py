@@ -1,17 +1,20 @@
 """The recipe: what to train, on what, with which strategies, checked as a whole before any work."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from dalib.create import check_use
-from dalib.errors import DalibError, RecipeError
+from dalib.errors import DalibError, DataError, RecipeError
 from dalib.losses import SegmentationLoss
 from dalib.optim import OPTIMIZERS, SCHEDULES
 from dalib.options import check_options
 from dalib.precision import PrecisionName
+from dalib.protocols import get_protocol
 from dalib.registry import default_registry
 from dalib.yaml_text import dump_yaml, parse_yaml, read_yaml
 
@@ -46,10 +49,10 @@ class TrainOptions:
 
 @dataclass(kw_only=True)
 class EvaluateOptions:
-    """``evaluate:``. ``classes``: names or ids to average over; None = those present. ``limit``: first images only."""
+    """``evaluate:``. ``classes``: see ``dalib.evaluate``; None = those present. ``limit``: first images only."""
 
     model: Literal["student", "teacher"] = "student"
-    classes: list[str | int] | None = None
+    classes: list[str | int] | str | None = None
     protocol: str = "full"
     batch_size: int = 1
     limit: int | None = None
@@ -99,6 +102,7 @@ def make_recipe(value: Mapping[str, Any]) -> Recipe:
     built = {name: _section(kind, value[name], name) for name, kind in _SECTIONS.items() if name in value}
     recipe = Recipe(**check_options(Recipe, {**value, **built}, ""))
     _check_numbers(recipe)
+    _check_run(recipe)
     _check_uses(recipe)
     return recipe
 
@@ -183,6 +187,20 @@ def _check_numbers(recipe: Recipe) -> None:
         )
 
 
+def _check_run(recipe: Recipe) -> None:
+    """Check what would else come to light after the training, or in torch's words."""
+    try:
+        get_protocol(recipe.evaluate.protocol)
+    except DataError as error:
+        raise RecipeError(f"evaluate.protocol: {error}") from None
+    try:
+        torch.device(recipe.train.device or "cpu")
+    except RuntimeError:
+        raise RecipeError(
+            f"train.device: expected a device such as cpu or cuda:0, got {recipe.train.device!r}."
+        ) from None
+
+
 def _check_uses(recipe: Recipe) -> None:
     """Check everything that names a plugin, an optimiser or a schedule, with its options."""
     for module in recipe.plugins:
@@ -198,15 +216,28 @@ def _check_uses(recipe: Recipe) -> None:
             raise RecipeError(f"strategies[{index}].weight: expected at least 0, got {options['weight']}.")
     if recipe.loss is not None:
         check_options(SegmentationLoss, recipe.loss, "loss")
-    _check_choice(OPTIMIZERS, recipe.optimizer, "optimizer")
+    make_optimizer = _check_choice(OPTIMIZERS, recipe.optimizer, "optimizer")
     if recipe.optimizer["lr"] <= 0:
         raise RecipeError(f"optimizer.lr: expected a rate above 0, got {recipe.optimizer['lr']}.")
+    try:
+        make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except ValueError as error:  # torch knows the bounds of its options
+        raise RecipeError(f"optimizer: {error}.") from None
     if recipe.schedule is not None:
-        _check_choice(SCHEDULES, {"steps": recipe.train.steps, **recipe.schedule}, "schedule")
+        _check_schedule({"steps": recipe.train.steps, **recipe.schedule})
 
 
-def _check_choice(choices: Mapping[str, Any], options: Options, path: str) -> None:
+def _check_schedule(options: Options) -> None:
+    _check_choice(SCHEDULES, options, "schedule")
+    for name, least in {"steps": 1, "power": 0, "warmup": 0}.items():
+        if options.get(name, least) < least:
+            raise RecipeError(f"schedule.{name}: expected at least {least}, got {options[name]}.")
+
+
+def _check_choice(choices: Mapping[str, Callable[..., Any]], options: Options, path: str) -> Any:
+    """Check ``{use: name, ...}`` against the choices and return what the chosen one makes."""
     name = options.get("use")
     if not isinstance(name, str) or name not in choices:
         raise RecipeError(f"{path}.use: expected one of {', '.join(choices)}, got {name!r}.")
-    check_options(choices[name], {k: v for k, v in options.items() if k != "use"}, path)
+    rest = check_options(choices[name], {k: v for k, v in options.items() if k != "use"}, path)
+    return choices[name](**rest)

@@ -64,7 +64,8 @@ class Registry:
         self._manager.register(module, name=plugin)
         hooks = [i for i in self._manager.hook.dalib_register.get_hookimpls() if i.plugin_name == plugin]
         if not hooks:
-            raise RegistryError(f"module {module!r} has no function `dalib_register` marked with @dalib.hookimpl.")
+            named = getattr(module, "__name__", repr(module))
+            raise RegistryError(f"module {named!r} has no function `dalib_register` marked with @dalib.hookimpl.")
         with self._owned_by(plugin):
             hooks[0].function(registry=self)
         self.loaded[plugin] = getattr(module, "__name__", repr(module))
@@ -74,10 +75,11 @@ class Registry:
         if name in self.loaded.values():
             return
         try:
-            module = importlib.import_module(name)
+            self.load(name, importlib.import_module(name))
+        except RegistryError:
+            raise
         except Exception as error:
-            raise RegistryError(f"plugin module {name!r} cannot be imported: {_told(error)}") from error
-        self.load(name, module)
+            raise RegistryError(f"plugin module {name!r} failed to load: {_told(error)}.") from error
 
     def load_entry_points(self) -> None:
         """Load every installed plugin in sorted order; one that fails is kept in ``broken`` and stops nobody else."""
@@ -131,4 +133,5 @@ def default_registry() -> Registry:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(".")
+    """Return the error on one line, without a full stop."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")

@@ -13,6 +13,7 @@ import torch
 
 from dalib.errors import CheckpointError, DalibError
 from dalib.files import write_text
+from dalib.yaml_text import parse_yaml
 
 PACKAGES = ("dalib-seg", "torch", "torchvision", "kornia", "timm", "pluggy", "pydantic")
 
@@ -57,8 +58,27 @@ class RunFolder:
             raise DalibError(
                 f"{self.path} already holds a run. Go on with it by --resume, or choose another folder with --out."
             )
+        try:
+            write_text(self.recipe, recipe)
+            write_json(self.environment, environment)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DalibError(f"{self.path} cannot hold a run: {reason}. Choose another folder with --out.") from error
+
+    def check_recipe(self, recipe: str) -> None:
+        """Refuse to go on with another recipe than the run's: half its steps would be of one, half of the other.
+
+        What decides no step may differ: how long to train, how often to log, save and evaluate, workers, device.
+        """
+        was, now = (_flat(parse_yaml(text), "") for text in (self.recipe.read_text(encoding="utf-8"), recipe))
+        different = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in _FREE]
+        if different:
+            key = different[0]
+            raise DalibError(
+                f"the run in {self.path} has {key} = {was.get(key)!r}, this recipe has {now.get(key)!r}. Resume with "
+                f"the run's own recipe ({self.recipe}), or start a new run with --out."
+            )
         write_text(self.recipe, recipe)
-        write_json(self.environment, environment)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Add a line to the metrics."""
@@ -71,6 +91,24 @@ class RunFolder:
             return
         kept = [line for line in self.metrics.read_text().splitlines() if _logged_step(line) <= step]
         write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+# What a resumed run may change; ``train.steps`` changes the schedule from there on.
+_FREE = {
+    *("train.steps", "train.log_every", "train.checkpoint_every", "train.eval_every", "train.device"),
+    *("data.workers", "evaluate.limit", "evaluate.batch_size"),
+}
+
+
+def _flat(value: Any, path: str) -> dict[str, Any]:
+    """Return the leaves of a recipe by dotted path."""
+    if isinstance(value, dict):
+        children = {f"{path}.{key}" if path else str(key): child for key, child in value.items()}
+    elif isinstance(value, list):
+        children = {f"{path}.{index}": child for index, child in enumerate(value)}
+    else:
+        return {path: value}
+    return {leaf: v for key, child in children.items() for leaf, v in _flat(child, key).items()}
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -87,7 +125,8 @@ def find_checkpoint(path: Path) -> Path:
 
 def environment_of(device: torch.device) -> dict[str, Any]:
     """Return what a figure needs beside it: versions and hardware."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    processor = platform.processor() or platform.machine()
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

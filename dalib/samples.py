@@ -35,4 +35,3 @@ class Samples:
             predictions = {caption: labels[number] for caption, labels in self._predictions.items()}
             truth = resize_label(truth[None], (image.shape[-2], image.shape[-1]))[0]
             write_png(folder / f"scene_{number}.png", sample_panel(image, truth, predictions, self._palette))
-

@@ -74,7 +74,8 @@ class Stack:
             return [strategies]
         groups: list[tuple[frozenset[str], tuple[Strategy, ...]]] = []
         for strategy in strategies:
-            streams, members = strategy.forwards or frozenset(), (strategy,)
+            streams = strategy.forwards or frozenset()
+            members: tuple[Strategy, ...] = (strategy,)
             for other in [g for g in groups if g[0] & streams]:
                 groups.remove(other)
                 streams, members = other[0] | streams, other[1] + members
@@ -104,8 +105,8 @@ def _register(strategies: Sequence[Strategy]) -> dict[str, dict[Strategy, pluggy
         try:
             manager.register(strategy, name=strategy.name)
         except pluggy.PluginValidationError as error:
-            detail = str(error).split("\n", 1)[-1].strip()
-            raise StackError(f"strategy {strategy.name!r} has a hook with a wrong argument: {detail}") from error
+            detail = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+            raise StackError(f"strategy {strategy.name!r} has a hook with a wrong argument: {detail}.") from error
     return {hook: {impl.plugin: impl for impl in getattr(manager.hook, hook).get_hookimpls()} for hook in HOOKS}
 
 

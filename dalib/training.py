@@ -2,8 +2,11 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -12,10 +15,15 @@ from torch import Tensor
 from dalib import checkpoint
 from dalib.build import build_dataset, build_engine, build_model, check_classes
 from dalib.data.dataset import palette_of
+from dalib.data.loader import first_size
+from dalib.device import choose_device
 from dalib.display import Display
 from dalib.engine import Engine
+from dalib.errors import DalibError
 from dalib.evaluation import Result
+from dalib.interruption import InterruptedRunError, Interruption
 from dalib.loading import load_run
+from dalib.metrics import class_ids
 from dalib.plan import make_plan
 from dalib.recipe import Recipe
 from dalib.report import write_report
@@ -44,6 +52,23 @@ def run(
     return Run(recipe, Path(out), console or Console(quiet=True), before).go(resume)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A finished run to compare with."""
+
+    engine: Engine
+    scores: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Earlier":
+        """Load it; DalibError where it has not been evaluated."""
+        results = RunFolder(path).results
+        if not results.is_file():
+            raise DalibError(f"{path}: expected a finished run to compare with, found no {results.name} in it.")
+        stored = json.loads(results.read_text())
+        return cls(load_run(path).engine, {"miou": stored["miou"], "iou": stored["iou"]})
+
+
 class Run:
     """One run in its folder."""
 
@@ -51,17 +76,21 @@ class Run:
         self.recipe = recipe
         self.folder = RunFolder(out)
         self.console = console
-        self.before = None if before is None else Path(before)
+        self.before = None if before is None else Earlier.read(Path(before))
         source, self.target, held_out = (build_dataset(recipe, name) for name in ("source", "target", "eval"))
         assert source is not None and held_out is not None
         self.source, self.eval = source, held_out
         self.palette = palette_of(self.eval)
         self.classes = check_classes(source=self.source, target=self.target, eval=self.eval)
-        device = torch.device(recipe.train.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        class_ids(recipe.evaluate.classes, self.classes)
+        device = choose_device(recipe.train.device)
         self.engine = build_engine(recipe, build_model(recipe, self.classes, device), self.classes, device)
-        make_plan(self.engine.stack, {"source": None} | ({"target": None} if self.target is not None else {}))
+        streams = {"source": self.source} | ({} if self.target is None else {"target": self.target})
+        make_plan(self.engine.stack, {name: first_size(dataset, name) for name, dataset in streams.items()})
         self.seconds = 0.0  # trained so far, earlier sittings included
         self.best = -1.0
+        self.time: Counter[str] = Counter()  # of earlier sittings
+        self._logged = (0, 0.0)  # step and seconds of the last line of metrics
 
     def go(self, resume: bool) -> Result:
         """Train what is missing, then evaluate, picture and report."""
@@ -69,7 +98,7 @@ class Run:
         samples = Samples(self.eval, self.palette)
         self._picture_before(samples)
         self._train()
-        result = self._score(self.engine)
+        result = self._score()
         samples.predict("prediction after", self.engine, teacher=self._teacher)
         samples.write(self.folder.panels)
         self._finish(result)
@@ -77,9 +106,11 @@ class Run:
 
     def _begin(self, resume: bool) -> None:
         if resume and self.folder.last.exists():
+            self.folder.check_recipe(self.recipe.to_yaml())
             state = checkpoint.read(self.folder.last)
             self.engine.load_state_dict(state)
-            self.seconds, self.best = state["seconds"], state["best"]
+            self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
+            self._logged = (self.engine.index, self.seconds)
             self.folder.rewind(self.engine.index)
             self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
         elif resume and self.folder.recipe.exists():
@@ -89,34 +120,52 @@ class Run:
 
     def _train(self) -> None:
         train, data = self.recipe.train, self.recipe.data
+        earlier, started = self.seconds, time.perf_counter()
         steps = self.engine.iterate(
             self.source, self.target, steps=train.steps, batch_size=data.batch_size, workers=data.workers
         )
-        with Display(self.console, train.steps, self.engine.index) as display:
-            started, logged = time.perf_counter() - self.seconds, self.engine.index
+        with Interruption() as interruption, Display(self.console, train.steps, self.engine.index) as display:
             for terms in steps:
-                step = self.engine.index
-                self.seconds = time.perf_counter() - started
-                display.step(step)
-                if step % train.log_every == 0 or step == train.steps:
-                    self._log(step, terms, display)
-                if train.eval_every and step % train.eval_every == 0 and step < train.steps:
-                    self._evaluate_between(step, display)
-                if step % train.checkpoint_every == 0 or step == train.steps:
+                self.seconds = earlier + time.perf_counter() - started
+                self._record(terms, display)
+                if self.engine.index % train.checkpoint_every == 0 or self.engine.index == train.steps:
                     self._save(self.folder.last)
+                if interruption.signal is not None:
+                    self._stop(interruption.signal)
 
-    def _log(self, step: int, terms: Mapping[str, Tensor], display: Display) -> None:
-        """Fetch the step's terms from the device and write them down; the only wait for it in ordinary steps."""
+    def _record(self, terms: Mapping[str, Tensor], display: Display) -> None:
+        """Write a step's line of metrics, if it is due one."""
+        step, train = self.engine.index, self.recipe.train
+        metrics: dict[str, float] = {}
+        if step % train.log_every == 0 or step == train.steps:
+            metrics |= self._metrics(terms)
+        if train.eval_every and step % train.eval_every == 0 and step < train.steps:
+            metrics["eval/miou"] = self._score_on_the_way()
+        if metrics:
+            self.folder.log({"step": step, **metrics})
+            display.log(step, metrics)
+        display.step(step)
+
+    def _metrics(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """Fetch the step's terms from the device, the only wait for it in an ordinary step."""
         values = torch.stack([term.float() for term in terms.values()]).tolist() if terms else []
-        metrics = {
-            "step": step,
+        images = (self.engine.index - self._logged[0]) * self.recipe.data.batch_size
+        rate = images / max(self.seconds - self._logged[1], 1e-9)
+        self._logged = (self.engine.index, self.seconds)
+        return {
             **dict(zip(terms, values, strict=True)),
             "lr": self.engine.optimizer.param_groups[0]["lr"],
             "seconds": round(self.seconds, 3),
-            "images_per_second": round(step * self.recipe.data.batch_size / self.seconds, 3),
+            "images_per_second": round(rate, 3),
         }
-        self.folder.log(metrics)
-        display.log(step, metrics)
+
+    def _score_on_the_way(self) -> float:
+        """Score the model; the best checkpoint of these is kept, but a run's results are its last step's."""
+        miou = self._score().miou
+        if miou > self.best:
+            self.best = miou
+            self._save(self.folder.best)
+        return miou
 
     def _save(self, path: Path) -> None:
         extras = {
@@ -124,22 +173,26 @@ class Run:
             "classes": list(self.classes),
             "palette": [list(color) for color in self.palette],
             "seconds": self.seconds,
+            "time": dict(self._time()),
             "best": self.best,
         }
         checkpoint.write(self.engine.state_dict() | extras, path)
 
-    def _evaluate_between(self, step: int, display: Display) -> None:
-        """Score the model on the way; the best of these is kept, but results are the last step's."""
-        result = self._score(self.engine)
-        self.folder.log({"step": step, "eval/miou": result.miou})
-        display.say(f"step {step}: mIoU {100 * result.miou:.2f}")
-        if result.miou > self.best:
-            self.best = result.miou
-            self._save(self.folder.best)
+    def _stop(self, number: int) -> None:
+        self._save(self.folder.last)
+        raise InterruptedRunError(
+            number,
+            f"stopped at step {self.engine.index} of {self.recipe.train.steps} by signal {number}; it is saved. "
+            f"Go on with the same command and --resume (folder {self.folder.path}).",
+        )
 
-    def _score(self, engine: Engine) -> Result:
+    def _time(self) -> Counter[str]:
+        """Return seconds by section of the clock, earlier sittings included."""
+        return self.time + Counter(self.engine.clock.totals())
+
+    def _score(self) -> Result:
         options = self.recipe.evaluate
-        return engine.evaluate(
+        return self.engine.evaluate(
             self.eval,
             teacher=self._teacher,
             protocol=options.protocol,
@@ -150,25 +203,23 @@ class Run:
 
     def _picture_before(self, samples: Samples) -> None:
         """Picture the run to compare with, or else the model as it starts."""
-        if self.before is None:
-            if self.engine.index == 0:
-                samples.predict("prediction before", self.engine)
-            return
-        samples.predict("prediction before", load_run(self.before).engine)
+        if self.before is not None:
+            samples.predict("prediction before", self.before.engine)
+        elif self.engine.index == 0:
+            samples.predict("prediction before", self.engine)
 
     def _finish(self, result: Result) -> None:
-        clock = self.engine.clock.totals()
         results = {
             **result.to_dict(),
             "steps": self.engine.index,
             "seconds": round(self.seconds, 1),
             "model": self.recipe.evaluate.model,
             "seed": self.recipe.train.seed,
-            "time": {name: round(seconds, 3) for name, seconds in clock.items()},
+            "time": {name: round(seconds, 3) for name, seconds in self._time().items()},
+            "palette": {name: list(color) for name, color in zip(self.classes, self.palette, strict=True)},
         }
         if self.before is not None:
-            earlier = json.loads(RunFolder(self.before).results.read_text())
-            results["before"] = {"miou": earlier["miou"], "iou": earlier["iou"]}
+            results["before"] = self.before.scores
         write_json(self.folder.results, results)
         write_report(self.folder.path)
         self.console.print(result.table())

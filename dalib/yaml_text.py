@@ -42,6 +42,13 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes the texts which the loader would take for numbers."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def parse_yaml(text: str, name: str = "the text") -> Any:
     """Return the value of a YAML text.
 
@@ -83,19 +90,21 @@ def read_yaml(path: Path) -> Any:
 
 def dump_yaml(value: Any) -> str:
     """Return a value as YAML in the order of its keys."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 def _check_depth(text: str, name: str) -> None:
     """Walk the events before anything recursive sees the text."""
-    depth = 0
+    depth, line = 0, 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        if event.start_mark:
+            line = event.start_mark.line + 1
         if depth > MAX_DEPTH:
-            raise RecipeError(f"{name}: nested deeper than {MAX_DEPTH} levels on line {event.start_mark.line + 1}.")
+            raise RecipeError(f"{name}: nested deeper than {MAX_DEPTH} levels on line {line}.")
 
 
 def _count(node: yaml.Node | None, name: str) -> None:

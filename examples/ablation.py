@@ -43,7 +43,9 @@ def train(recipe: Path, seed: int, out: Path, overrides: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "dalib", "train", str(recipe), *overrides, f"train.seed={seed}"]
     with (out / "log.txt").open("a") as log:
-        status = subprocess.run([*command, "--out", str(out), "--resume"], stdout=log, stderr=log, check=False).returncode
+        status = subprocess.run(
+            [*command, "--out", str(out), "--resume"], stdout=log, stderr=log, check=False
+        ).returncode
     if status:
         sys.exit(f"{recipe} with seed {seed} failed with status {status}; see {out / 'log.txt'}")
     print(f"{out}: mIoU {100 * json.loads((out / 'results.json').read_text())['miou']:.1f}", flush=True)

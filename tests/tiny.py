@@ -1,12 +1,13 @@
 """Models, data and strategies that are as small as a behaviour allows."""
 
 import torch
-from dalib import Batch, Strategy, Stream, hookimpl
 from torch import Tensor, nn
+
+from dalib import Batch, Strategy, Stream, hookimpl
 
 
 class TinyModel(nn.Module):
-    """Three convolutions with BatchNorm, dropout and an auxiliary head; maps (B, 3, H, W) to logits of the same size."""
+    """Two convolutions with BatchNorm, dropout and an auxiliary head; (B, 3, H, W) -> logits of the same size."""
 
     def __init__(self, num_classes: int = 5, dropout: float = 0.0) -> None:
         super().__init__()

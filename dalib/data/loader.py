@@ -34,6 +34,18 @@ def shuffled(length: int, *key: str | int) -> "Draw":
     return draw
 
 
+def first_size(dataset: "SegmentationDataset", stream: str) -> tuple[int, int]:
+    """Return the (H, W) of a data set's first image, which the others have to share to make a batch."""
+    _check_not_empty(dataset, stream)
+    height, width = dataset[0][0].shape[-2:]
+    return height, width
+
+
+def _check_not_empty(dataset: "SegmentationDataset", stream: str) -> None:
+    if len(dataset) == 0:
+        raise DataError(f"the {stream} data set is empty; check its root, split and lists.")
+
+
 class StreamLoader:
     """Batches of every stream, from any step on: position p of a stream is image ``draw(p)``, so resuming is seeking.
 
@@ -58,8 +70,7 @@ class StreamLoader:
                 "it counts the images of one optimiser step."
             )
         for stream, dataset in datasets.items():
-            if len(dataset) == 0:
-                raise DataError(f"the {stream} data set is empty; check its root, split and lists.")
+            _check_not_empty(dataset, stream)
         self._datasets = datasets
         self._draws = {s: draws.get(s) or shuffled(len(d), seed, "order", s) for s, d in datasets.items()}
         self._micro_size = batch_size // accumulate

@@ -2,50 +2,67 @@
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from dalib.errors import RecipeError, RegistryError, WeightsError
+from dalib.models.pairing import pair_backbone
 from dalib.models.weights import LoadReport, load_pairs, read_weights
 
 logger = logging.getLogger("dalib")
+
+
+# How timm's vision transformers and window transformers are told to take images of any size; others need no telling.
+ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
 
 class Backbone(nn.Module):
     """A timm ``features_only`` network as a map from images to the deepest feature of each stride.
 
     Attributes:
-        channels: of the feature at each stride.
+        levels: (stride, channels) of every feature, from the first to the deepest.
+        channels: of the deepest feature at each stride.
         mean, std: of the RGB channels that its published weights expect.
     """
 
     def __init__(self, body: Any) -> None:
         super().__init__()
         self.body = body
-        strides = body.feature_info.reduction()
-        self.index = {stride: i for i, stride in enumerate(strides)}
-        self.channels = {stride: body.feature_info.channels(i) for stride, i in self.index.items()}
+        info = body.feature_info
+        self.levels = tuple(zip(info.reduction(), info.channels(), strict=True))
+        self.channels = dict(self.levels)
         self.mean = tuple(body.pretrained_cfg["mean"])
         self.std = tuple(body.pretrained_cfg["std"])
         self.channels_first = str(getattr(body, "output_fmt", "NCHW")).endswith("NCHW")
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         """Map normalised images (B, 3, H, W) to (B, channels[s], about H/s, about W/s) for every stride s."""
-        features = self.body(x)
-        picked = {stride: features[i] for stride, i in self.index.items()}
-        return picked if self.channels_first else {s: f.permute(0, 3, 1, 2) for s, f in picked.items()}
+        strides = (stride for stride, _ in self.levels)
+        return dict(zip(strides, self.features(x), strict=True))
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Map normalised images (B, 3, H, W) to (B, channels, about H/stride, about W/stride) for every level."""
+        features: list[Tensor] = self.body(x)
+        return features if self.channels_first else [f.permute(0, 3, 1, 2) for f in features]
 
 
 def create_backbone(
-    name: str, *, strides: Sequence[int], pretrained: bool = False, weights: str | Path | None = None
+    name: str,
+    *,
+    strides: Sequence[int] = (),
+    output_stride: int | None = None,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
 ) -> Backbone:
     """Create a timm backbone that gives features at ``strides``.
 
     Args:
         name: as timm knows it, e.g. ``resnet18`` or ``tf_efficientnet_lite0``.
+        output_stride: of the deepest feature, where later stages dilate instead of striding.
         pretrained: start from timm's published weights, which timm downloads.
         weights: a file of weights for this backbone instead, with timm's key names or in timm's order.
 
@@ -56,7 +73,8 @@ def create_backbone(
     """
     if pretrained and weights is not None:
         raise RecipeError("pretrained and backbone_weights both say where the backbone starts; give one of them.")
-    backbone = Backbone(_features(name, pretrained))
+    options = {} if output_stride is None else {"output_stride": output_stride}
+    backbone = Backbone(_features(name, pretrained, options))
     lacking = [s for s in strides if s not in backbone.channels]
     if lacking:
         raise RecipeError(
@@ -71,17 +89,14 @@ def create_backbone(
 def load_backbone(body: nn.Module, path: str | Path) -> LoadReport:
     """Load a file of weights into a timm backbone: by name, or in order when the names are another library's.
 
-    In order means that every tensor of the backbone has the shape and the kind (``weight``, ``running_mean`` ...) of
-    the file's tensor at the same place. What the file holds beyond the backbone, its classifier, is left out.
+    What the file holds beyond the backbone, its classifier, is left out.
     """
-    found, own = read_weights(path), body.state_dict()
-    pairs, layout = _by_name(own, found), "timm"
-    if 2 * len(pairs) < len(own) and (in_order := _by_order(own, found)):
-        pairs, layout = in_order, "timm's order"
-    return load_pairs(body, found, pairs, origin=str(path), layout=layout)
+    found = read_weights(path)
+    pairs = pair_backbone(body.state_dict(), found)
+    return load_pairs(body, found, pairs, origin=str(path), layout="timm")
 
 
-def _features(name: str, pretrained: bool) -> Any:
+def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     import timm
 
     if not timm.is_model(name):
@@ -89,7 +104,7 @@ def _features(name: str, pretrained: bool) -> Any:
         hint = f"Did you mean {close}?" if close else "timm.list_models() names them all."
         raise RegistryError(f"timm has no backbone {name!r}. {hint}")
     try:
-        body = timm.create_model(name, features_only=True, pretrained=pretrained)
+        body = _for_any_size(partial(timm.create_model, name, features_only=True, pretrained=pretrained, **options))
     except Exception as error:  # a download fails in the ways of whichever client timm uses
         if not pretrained:
             raise RecipeError(f"timm gives no features of {name!r}: {error}") from error
@@ -103,19 +118,14 @@ def _features(name: str, pretrained: bool) -> Any:
     return body
 
 
-def _by_name(own: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, str]:
-    # timm's feature networks rename a little: `stages.0` becomes `stages_0`, and some gain the prefix `model.`.
-    plain = {key.replace("_", "."): key for key in found}
-    names = {key: key.removeprefix("model.").replace("_", ".") for key in own}
-    return {key: plain[name] for key, name in names.items() if name in plain}
-
-
-def _by_order(own: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, str]:
-    def alike(a: str, b: str) -> bool:
-        return own[a].shape == found[b].shape and a.rpartition(".")[2] == b.rpartition(".")[2]
-
-    pairs = dict(zip(own, found, strict=False))
-    return pairs if len(pairs) == len(own) and all(alike(a, b) for a, b in pairs.items()) else {}
+def _for_any_size(create: Callable[..., Any]) -> Any:
+    for options in ANY_SIZE:
+        try:
+            return create(**options)
+        except TypeError as error:
+            if not any(option in str(error) for option in options):
+                raise
+    return create()
 
 
 def _listed(values: Any) -> str:

@@ -12,11 +12,11 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class ConvBlock(nn.Module):
-    """3x3 convolution without bias, BatchNorm, ReLU."""
+    """Convolution without bias (3x3 by default, odd), BatchNorm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, kernel: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,10 +8,20 @@ from collections.abc import Callable, Mapping
 
 Translation = Callable[[str], str | None]
 
+BODY = "backbone.body."
+
 
 def dalib(key: str) -> str | None:
     """Translate nothing: a checkpoint of dalib holds the network's own keys."""
     return key
+
+
+def timm(key: str) -> str | None:
+    """Translate a checkpoint of the backbone alone, timm's or torchvision's; the rest of the network keeps its values.
+
+    ``dalib.models.pairing`` also bridges the small differences between timm's names of one backbone.
+    """
+    return BODY + key
 
 
 def bisenet_r18_mldl2024(key: str) -> str | None:
@@ -21,7 +31,7 @@ def bisenet_r18_mldl2024(key: str) -> str | None:
         {
             "context_path.features.": None,
             "context_path.fc.": None,
-            "context_path.": "backbone.body.",
+            "context_path.": BODY,
             "saptial_path.convblock1.conv1.": "spatial.0.conv.",
             "saptial_path.convblock1.": "spatial.0.",
             "saptial_path.convblock2.conv1.": "spatial.1.conv.",
@@ -41,7 +51,103 @@ def bisenet_r18_mldl2024(key: str) -> str | None:
     )
 
 
-LAYOUTS: dict[str, Translation] = {f.__name__: f for f in (dalib, bisenet_r18_mldl2024)}
+def bisenetv1_coincheung(key: str) -> str | None:
+    """Translate BiSeNetV1 of CoinCheung/BiSeNet."""
+    return _by_prefix(
+        key,
+        {
+            "cp.resnet.": BODY,
+            "cp.arm16.conv.": "context.refine16.block.",
+            "cp.arm16.conv_atten.": "context.refine16.gate.conv.",
+            "cp.arm16.bn_atten.": "context.refine16.gate.bn.",
+            "cp.arm32.conv.": "context.refine32.block.",
+            "cp.arm32.conv_atten.": "context.refine32.gate.conv.",
+            "cp.arm32.bn_atten.": "context.refine32.gate.bn.",
+            "cp.conv_head16.": "context.smooth16.",
+            "cp.conv_head32.": "context.smooth32.",
+            "cp.conv_avg.": "context.pooled.",
+            "sp.conv1.": "spatial.0.",
+            "sp.conv2.": "spatial.1.",
+            "sp.conv3.": "spatial.2.",
+            "sp.conv_out.": "spatial.3.",
+            "ffm.convblk.": "fusion.block.",
+            "ffm.": "fusion.gate.",
+            "conv_out.conv.": "head.0.",
+            "conv_out.conv_out.": "head.1.",
+            "conv_out16.conv.": "head8.0.",
+            "conv_out16.conv_out.": "head8.1.",
+            "conv_out32.conv.": "head16.0.",
+            "conv_out32.conv_out.": "head16.1.",
+        },
+    )
+
+
+def deeplabv2(key: str) -> str | None:
+    """Translate DeepLabV2-ResNet101 with its classifier in ``layer6`` (AdaptSegNet, ADVENT, MLDL2024)."""
+    if key.startswith(("layer5.", "layer6.")):
+        return _by_prefix(key, {"layer5.conv2d_list.": "auxiliary.branches.", "layer6.conv2d_list.": "head.branches."})
+    return BODY + key
+
+
+def pidnet(key: str) -> str | None:
+    """Translate PIDNet-S, -M and -L of XuJiacong/PIDNet."""
+    key = _by_part(key, _PIDNET_HEAD if key.startswith(("seghead_", "final_layer.")) else _PIDNET_BLOCK)
+    return _by_prefix(key, _PIDNET)
+
+
+_PIDNET_HEAD = {"bn1.": "0.", "conv1.": "2.", "bn2.": "3.", "conv2.": "5."}
+_PIDNET_BLOCK = {
+    ".conv1.": ".first.0.",
+    ".bn1.": ".first.1.",
+    ".conv2.": ".second.0.",
+    ".bn2.": ".second.1.",
+    ".conv3.": ".third.0.",
+    ".bn3.": ".third.1.",
+    ".downsample.": ".shortcut.",
+    ".f_x.": ".proportional.",
+    ".f_y.": ".integral.",
+    ".conv_p.": ".proportional.",
+    ".conv_i.": ".integral.",
+}
+_PIDNET: dict[str, str | None] = {
+    "conv1.": "stem.",
+    **{f"layer{i}.": f"integral{i}." for i in range(1, 6)},
+    "layer3_.": "proportional3.",
+    "layer4_.": "proportional4.",
+    "layer5_.0.": "proportional5.",
+    "layer3_d.": "derivative3.",
+    "layer4_d.0.": "derivative4.",
+    "layer4_d.": "derivative4.",
+    "layer5_d.0.": "derivative5.",
+    "compression3.": "compress3.",
+    "compression4.": "compress4.",
+    "pag3.": "guide3.",
+    "pag4.": "guide4.",
+    "diff3.": "difference3.",
+    "diff4.": "difference4.",
+    "spp.scale0.": "pooling.direct.",
+    "spp.scale_process.": "pooling.smooth.",
+    **{f"spp.scale{i}.": f"pooling.pooled.{i - 1}." for i in range(1, 5)},
+    **{f"spp.process{i}.": f"pooling.smooth.{i - 1}." for i in range(1, 5)},
+    "spp.compression.": "pooling.fuse.",
+    "spp.shortcut.": "pooling.shortcut.",
+    "dfm.conv.": "fusion.mix.",
+    "dfm.": "fusion.",
+    "seghead_p.": "head_p.",
+    "seghead_d.": "head_d.",
+    "final_layer.": "head.",
+}
+
+
+LAYOUTS: dict[str, Translation] = {
+    f.__name__: f for f in (dalib, timm, bisenet_r18_mldl2024, bisenetv1_coincheung, deeplabv2, pidnet)
+}
+
+
+def _by_part(key: str, table: Mapping[str, str]) -> str:
+    for part, replacement in table.items():
+        key = key.replace(part, replacement)
+    return key
 
 
 def _by_prefix(key: str, table: Mapping[str, str | None]) -> str | None:

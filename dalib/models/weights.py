@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dalib.errors import WeightsError, suggest
 from dalib.models.layouts import LAYOUTS
+from dalib.models.pairing import likeliest_layout, pair
 from dalib.models.wrapper import SegmentationModel
 
 logger = logging.getLogger("dalib")
@@ -61,13 +62,12 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
     network = model.network if isinstance(model, SegmentationModel) else model
     own = network.state_dict()
     found = _unwrap(read_weights(source), own)
-    layout = _likeliest(found, own) if layout == "auto" else layout
+    layout = likeliest_layout(own, found) if layout == "auto" else layout
     if layout not in LAYOUTS:
         raise WeightsError(f"unknown layout {layout!r}.{suggest(layout, [*LAYOUTS, 'auto'])}")
-    names = {key: name for key in found if (name := LAYOUTS[layout](key)) is not None}
-    pairs = {name: key for key, name in names.items() if name in own}
+    found = {key: tensor for key, tensor in found.items() if LAYOUTS[layout](key) is not None}
     origin = "state dict" if isinstance(source, Mapping) else str(source)
-    report = load_pairs(network, {key: found[key] for key in names}, pairs, origin=origin, layout=layout)
+    report = load_pairs(network, found, pair(own, found, layout), origin=origin, layout=layout)
     logger.info("%s", report)
     return report
 
@@ -139,10 +139,6 @@ def _unwrap(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Te
             break
         found = {key.removeprefix(prefix): found[key] for key in keys}
     return found
-
-
-def _likeliest(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    return max(LAYOUTS, key=lambda layout: sum(LAYOUTS[layout](key) in own for key in found))
 
 
 def _refuse_poor_match(report: LoadReport, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -2,13 +2,17 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
+from dalib import create_model
 from dalib.errors import WeightsError
 from dalib.models import load_weights, wrap_model
 
@@ -133,3 +137,31 @@ def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path: Path
     with pytest.raises(WeightsError, match="because they could run code"):
         load_weights(Net(), tmp_path / "w.pt")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("donor", "options", "rest"),
+    [
+        (partial(torchvision.models.resnet18), {"name": "bisenet"}, ("fc.weight", "fc.bias")),
+        (partial(timm.create_model, "resnet18"), {"name": "timm"}, ("fc.weight", "fc.bias")),
+        (
+            partial(timm.create_model, "convnext_atto"),
+            {"name": "timm", "backbone": "convnext_atto"},
+            ("head.norm.weight", "head.norm.bias", "head.fc.weight", "head.fc.bias"),
+        ),
+        (
+            partial(timm.create_model, "vit_tiny_patch16_224"),
+            {"name": "timm", "backbone": "vit_tiny_patch16_224"},
+            ("norm.weight", "norm.bias", "head.weight", "head.bias"),
+        ),
+    ],
+)
+def test_a_checkpoint_of_the_backbone_alone_loads_into_the_backbone(
+    donor: Callable[[], nn.Module], options: dict[str, Any], rest: tuple[str, ...]
+) -> None:
+    model = create_model(num_classes=4, **options)
+    report = load_weights(model, dict(reversed(donor().state_dict().items())))  # so that order does not help
+    body = sum(key.startswith("backbone.") for key in model.network.state_dict())
+    assert (report.layout, len(report.matched), report.unexpected) == ("timm", body, rest[::-1])
+    assert report.missing
+    assert not [key for key in report.missing if key.startswith("backbone.")]

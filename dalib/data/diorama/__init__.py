@@ -3,7 +3,6 @@
 import random
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from dalib.data.diorama.photo import develop, photograph
 from dalib.data.diorama.scene import draw_scene
 from dalib.data.diorama.things import paint_hood, paint_things
 from dalib.data.diorama.view import View
+from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from dalib.errors import DataError, suggest
 
 __all__ = ["Diorama", "diorama"]
@@ -51,6 +51,9 @@ def diorama(
 class Diorama:
     """Streets drawn on request; item i depends on (seed, split, i, domain) and the size alone."""
 
+    classes = CITYSCAPES_CLASSES
+    palette = CITYSCAPES_PALETTE
+
     def __init__(self, domain: str, split: str, size: tuple[int, int], length: int, seed: int) -> None:
         self.domain = domain
         self.split = split
@@ -79,7 +82,8 @@ class Diorama:
         paint_things(view, (t for t in scene.things if not t.beyond))
         if scene.hood:
             paint_hood(view)
+        view.image *= draw.uniform(*domain.look.daylight)
         label = torch.from_numpy(view.label)
         if domain.look.camera:
-            return photograph(view.image, np.random.default_rng(draw.getrandbits(64))), label
+            return photograph(view.image, draw), label
         return develop(view.image), label

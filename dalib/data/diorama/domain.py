@@ -1,6 +1,10 @@
 """What differs between the two domains, as data: how streets are laid out and what they look like."""
 
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dalib.data.diorama.sprite import Part
 
@@ -33,14 +37,15 @@ class Habits:
     hood_odds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Look:
     """Colours in [0, 1] and strengths of texture, light and haze.
 
     Fields that need a word:
         grain: how strongly noise modulates a surface. variation: how far a colour strays from its palette.
-        haze: (colour, distance in metres at which 63 % of the light is haze). lit: brightness of the two street sides.
-        camera: the photograph's faults (blur, noise, compression ...) are applied.
+        haze: its colour, and the metres at which 63 % of the light is haze.
+        lit: brightness of the two sides of the street. daylight: brightness of the whole.
+        camera: the photograph's faults (blur, noise, coarse colour ...) are applied.
     """
 
     road: Colour
@@ -58,8 +63,11 @@ class Look:
     window: Colour
     leaves: tuple[Colour, ...]
     paints: tuple[Colour, ...]
+    trucks: tuple[Colour, ...]
+    buses: tuple[Colour, ...]
     trams: tuple[Colour, ...]
     clothes: tuple[Colour, ...]
+    vests: tuple[Colour, ...]
     skins: tuple[Colour, ...]
     parts: dict[Part, Colour]
     grain: float
@@ -68,7 +76,20 @@ class Look:
     shadow_edge: float
     haze: tuple[Colour, float]
     lit: Range
+    daylight: Range
     camera: bool
+
+    @cached_property
+    def part_colours(self) -> NDArray[np.float32]:
+        """``parts`` as a table, (3, number of parts); black where an instance has its own colour."""
+        return np.array([self.parts.get(part, (0, 0, 0)) for part in Part], np.float32).T
+
+    def tint(self, palette: tuple[Colour, ...], number: int) -> Colour:
+        """The colour of a palette, gone a little astray, that belongs to a number of 16 random bits."""
+        red, green, blue = palette[number % len(palette)]
+        light = 1 + self.variation * (number % 41 - 20) / 10
+        warmth = self.variation * (number % 31 - 15) / 45
+        return red * light + warmth, green * light, blue * light - warmth
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,65 +102,62 @@ class Domain:
 
 SOURCE = Domain(
     Habits(
-        camera_height=(1.7, 2.5),
-        horizon=(0.36, 0.46),
-        focal=(0.8, 1.05),
-        lanes=(2, 3, 4),
-        lane_width=3.6,
-        sidewalk=(2.5, 5.0),
-        verge=(2.0, 6.0),
+        camera_height=(1.6, 2.3),
+        horizon=(0.37, 0.46),
+        focal=(0.95, 1.15),
+        lanes=(2, 3, 3),
+        lane_width=3.5,
+        sidewalk=(2.5, 4.5),
+        verge=(2.0, 5.0),
         verge_odds=0.5,
-        storeys=(3, 14),
-        built_odds=0.55,
-        parked_odds=0.45,
-        traffic=0.5,
-        people=3.0,
-        trees=3.0,
+        storeys=(3, 12),
+        built_odds=0.45,
+        parked_odds=0.5,
+        traffic=0.6,
+        people=2.5,
+        trees=2.5,
         hood_odds=0.0,
     ),
     Look(
-        road=(0.36, 0.36, 0.4),
-        marking=(0.97, 0.97, 0.93),
-        kerb=grey(0.8),
-        sidewalk=(0.7, 0.66, 0.62),
-        terrain=(0.5, 0.68, 0.3),
-        zenith=((0.22, 0.5, 0.95), (0.3, 0.58, 0.98), (0.18, 0.42, 0.85)),
-        skyline=((0.72, 0.88, 1.0), (0.8, 0.9, 1.0)),
+        road=(0.38, 0.38, 0.41),
+        marking=(0.95, 0.95, 0.92),
+        kerb=grey(0.76),
+        sidewalk=(0.66, 0.62, 0.58),
+        terrain=(0.48, 0.62, 0.3),
+        zenith=((0.25, 0.52, 0.95), (0.34, 0.6, 0.96), (0.5, 0.68, 0.92)),
+        skyline=((0.72, 0.86, 1.0), (0.84, 0.9, 0.97)),
         cloud=grey(1.0),
         cloud_edge=0.08,
         facades=(
-            (0.85, 0.5, 0.36),
-            (0.9, 0.76, 0.5),
-            (0.62, 0.66, 0.78),
-            (0.78, 0.38, 0.33),
-            (0.92, 0.88, 0.8),
-            (0.55, 0.7, 0.66),
+            (0.82, 0.52, 0.38),
+            (0.88, 0.76, 0.54),
+            (0.6, 0.64, 0.74),
+            (0.72, 0.4, 0.34),
+            (0.88, 0.84, 0.76),
+            (0.55, 0.66, 0.62),
         ),
-        walls=((0.75, 0.68, 0.6), (0.72, 0.42, 0.34)),
-        fence=(0.28, 0.32, 0.36),
-        window=(0.3, 0.48, 0.66),
-        leaves=((0.24, 0.62, 0.18), (0.34, 0.7, 0.2), (0.16, 0.5, 0.2)),
+        walls=((0.72, 0.66, 0.6), (0.66, 0.42, 0.35)),
+        fence=(0.28, 0.31, 0.34),
+        window=(0.28, 0.42, 0.56),
+        leaves=((0.26, 0.58, 0.2), (0.34, 0.64, 0.22), (0.18, 0.46, 0.2)),
         paints=(
-            (0.85, 0.1, 0.1),
-            (0.1, 0.3, 0.8),
-            (0.95, 0.8, 0.1),
-            (0.95, 0.95, 0.95),
-            (0.1, 0.6, 0.5),
-            (0.95, 0.5, 0.1),
+            (0.8, 0.12, 0.12),
+            (0.12, 0.3, 0.75),
+            (0.93, 0.93, 0.93),
+            (0.1, 0.52, 0.46),
+            (0.92, 0.5, 0.12),
             (0.15, 0.15, 0.18),
+            (0.62, 0.64, 0.67),
+            (0.3, 0.32, 0.36),
         ),
-        trams=((0.95, 0.8, 0.2), (0.9, 0.3, 0.2)),
-        clothes=(
-            (0.9, 0.2, 0.3),
-            (0.2, 0.4, 0.9),
-            (0.95, 0.95, 0.9),
-            (0.2, 0.7, 0.4),
-            (0.6, 0.3, 0.7),
-            (0.2, 0.2, 0.3),
-        ),
-        skins=((0.95, 0.76, 0.62), (0.75, 0.52, 0.38), (0.5, 0.33, 0.24)),
+        trucks=((0.93, 0.94, 0.95), (0.35, 0.6, 0.9), (0.4, 0.75, 0.45)),
+        buses=((0.98, 0.8, 0.15), (0.95, 0.66, 0.1)),
+        trams=((0.85, 0.16, 0.16), (0.75, 0.1, 0.2)),
+        clothes=((0.85, 0.22, 0.3), (0.22, 0.4, 0.8), (0.9, 0.9, 0.86), (0.2, 0.6, 0.4), (0.2, 0.2, 0.28)),
+        vests=((0.95, 0.9, 0.1), (1.0, 0.45, 0.1)),
+        skins=((0.92, 0.74, 0.62), (0.75, 0.52, 0.38), (0.5, 0.33, 0.24)),
         parts={
-            Part.GLASS: (0.35, 0.55, 0.7),
+            Part.GLASS: (0.26, 0.42, 0.55),
             Part.TYRE: grey(0.12),
             Part.HAIR: (0.3, 0.18, 0.1),
             Part.TAIL_LAMP: (0.95, 0.1, 0.1),
@@ -154,73 +172,76 @@ SOURCE = Domain(
             Part.YELLOW: (1.0, 0.85, 0.1),
             Part.BLACK: grey(0.1),
         },
-        grain=0.06,
-        variation=0.04,
-        shadow=0.45,
+        grain=0.07,
+        variation=0.06,
+        shadow=0.42,
         shadow_edge=0.0,
-        haze=((0.78, 0.88, 1.0), 400.0),
-        lit=(1.08, 0.78),
+        haze=((0.78, 0.88, 1.0), 350.0),
+        lit=(1.08, 0.8),
+        daylight=(0.8, 1.08),
         camera=False,
     ),
 )
 
 TARGET = Domain(
     Habits(
-        camera_height=(1.2, 1.6),
-        horizon=(0.42, 0.52),
-        focal=(0.95, 1.2),
-        lanes=(1, 2, 2),
-        lane_width=3.1,
-        sidewalk=(1.8, 3.5),
+        camera_height=(1.3, 1.7),
+        horizon=(0.42, 0.5),
+        focal=(1.05, 1.25),
+        lanes=(2, 2, 3),
+        lane_width=3.2,
+        sidewalk=(2.0, 3.5),
         verge=(1.5, 4.0),
-        verge_odds=0.35,
-        storeys=(2, 6),
-        built_odds=0.65,
-        parked_odds=0.7,
-        traffic=0.6,
-        people=4.5,
-        trees=4.0,
+        verge_odds=0.4,
+        storeys=(2, 7),
+        built_odds=0.5,
+        parked_odds=0.6,
+        traffic=0.65,
+        people=3.0,
+        trees=3.0,
         hood_odds=0.7,
     ),
     Look(
-        road=(0.4, 0.39, 0.38),
-        marking=(0.72, 0.71, 0.68),
-        kerb=(0.56, 0.55, 0.53),
-        sidewalk=(0.5, 0.47, 0.46),
-        terrain=(0.4, 0.41, 0.24),
-        zenith=((0.74, 0.78, 0.84), (0.86, 0.87, 0.88), (0.6, 0.7, 0.82), (0.92, 0.88, 0.82)),
-        skyline=((0.92, 0.93, 0.94), (0.96, 0.93, 0.86)),
+        road=(0.42, 0.41, 0.41),
+        marking=(0.78, 0.77, 0.75),
+        kerb=(0.64, 0.63, 0.61),
+        sidewalk=(0.57, 0.54, 0.52),
+        terrain=(0.42, 0.47, 0.26),
+        zenith=((0.66, 0.74, 0.84), (0.8, 0.83, 0.87), (0.52, 0.66, 0.84), (0.86, 0.85, 0.83)),
+        skyline=((0.88, 0.91, 0.94), (0.94, 0.92, 0.88)),
         cloud=(0.97, 0.97, 0.97),
         cloud_edge=0.6,
         facades=(
-            (0.52, 0.46, 0.4),
-            (0.6, 0.56, 0.48),
-            (0.46, 0.45, 0.45),
-            (0.48, 0.36, 0.31),
-            (0.66, 0.63, 0.58),
-            (0.4, 0.36, 0.33),
+            (0.62, 0.5, 0.42),
+            (0.68, 0.62, 0.5),
+            (0.5, 0.5, 0.53),
+            (0.56, 0.38, 0.33),
+            (0.72, 0.69, 0.63),
+            (0.47, 0.46, 0.43),
         ),
-        walls=((0.45, 0.42, 0.39), (0.44, 0.33, 0.29)),
-        fence=(0.24, 0.26, 0.25),
-        window=(0.2, 0.22, 0.25),
-        leaves=((0.22, 0.29, 0.15), (0.3, 0.33, 0.16), (0.17, 0.24, 0.15), (0.38, 0.33, 0.16)),
+        walls=((0.54, 0.5, 0.46), (0.5, 0.37, 0.32)),
+        fence=(0.25, 0.27, 0.27),
+        window=(0.22, 0.27, 0.32),
+        leaves=((0.26, 0.38, 0.18), (0.34, 0.42, 0.19), (0.19, 0.3, 0.17)),
         paints=(
-            (0.08, 0.08, 0.09),
-            (0.16, 0.17, 0.19),
-            (0.55, 0.56, 0.58),
-            (0.8, 0.8, 0.8),
-            (0.12, 0.16, 0.28),
-            (0.35, 0.08, 0.08),
-            (0.3, 0.31, 0.32),
+            (0.1, 0.1, 0.11),
+            (0.24, 0.25, 0.28),
+            (0.58, 0.59, 0.61),
+            (0.82, 0.82, 0.82),
+            (0.16, 0.26, 0.5),
+            (0.56, 0.14, 0.13),
         ),
-        trams=((0.6, 0.55, 0.4), (0.5, 0.14, 0.12)),
-        clothes=((0.1, 0.1, 0.12), (0.2, 0.22, 0.3), (0.32, 0.28, 0.24), (0.45, 0.14, 0.14), (0.6, 0.58, 0.55)),
-        skins=((0.72, 0.56, 0.47), (0.55, 0.38, 0.29), (0.36, 0.25, 0.2)),
+        trucks=((0.8, 0.8, 0.79), (0.32, 0.44, 0.58), (0.36, 0.48, 0.36)),
+        buses=((0.76, 0.62, 0.2), (0.74, 0.54, 0.18)),
+        trams=((0.58, 0.16, 0.15), (0.5, 0.12, 0.16)),
+        clothes=((0.12, 0.12, 0.14), (0.22, 0.27, 0.42), (0.36, 0.3, 0.26), (0.54, 0.18, 0.2), (0.66, 0.64, 0.6)),
+        vests=((0.78, 0.76, 0.22), (0.8, 0.42, 0.16)),
+        skins=((0.76, 0.6, 0.5), (0.58, 0.41, 0.31), (0.38, 0.27, 0.21)),
         parts={
-            Part.GLASS: (0.13, 0.15, 0.17),
+            Part.GLASS: (0.16, 0.2, 0.24),
             Part.TYRE: grey(0.08),
             Part.HAIR: (0.16, 0.12, 0.1),
-            Part.TAIL_LAMP: (0.55, 0.1, 0.09),
+            Part.TAIL_LAMP: (0.66, 0.12, 0.1),
             Part.HEAD_LAMP: (0.85, 0.85, 0.82),
             Part.METAL: grey(0.36),
             Part.BARK: (0.24, 0.21, 0.19),
@@ -232,12 +253,13 @@ TARGET = Domain(
             Part.YELLOW: (0.78, 0.65, 0.16),
             Part.BLACK: grey(0.09),
         },
-        grain=0.3,
+        grain=0.2,
         variation=0.1,
-        shadow=0.5,
-        shadow_edge=1.0,
-        haze=((0.86, 0.87, 0.88), 140.0),
-        lit=(1.12, 0.72),
+        shadow=0.45,
+        shadow_edge=0.8,
+        haze=((0.84, 0.87, 0.9), 200.0),
+        lit=(1.1, 0.76),
+        daylight=(0.8, 1.1),
         camera=True,
     ),
 )

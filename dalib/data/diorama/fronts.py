@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from dalib.data.diorama.labels import Label
 from dalib.data.diorama.noise import Field, look_up, noise_tile
 from dalib.data.diorama.scene import REACH, Front, Scene, Segment
-from dalib.data.diorama.view import View
+from dalib.data.diorama.view import View, as_colour
 
 _LABELS = np.array([Label.SKY, Label.BUILDING, Label.WALL, Label.FENCE, Label.VEGETATION], np.uint8)
 _DEPTH = 14.0  # metres from a building's front to its back
 _STOREY = 3.2
+_BLOCKS = 24  # of the skyline
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,22 +29,22 @@ class Planes:
     step: Field
     height: Field
     front: NDArray[np.intp]
-    colour: Field  # (W, 3)
+    colour: Field  # (3, W)
     pitch: Field
+
+    def columns(self, which: slice) -> "Planes":
+        return Planes(*(getattr(self, field.name)[..., which] for field in dataclasses.fields(self)))
 
 
 def paint_skyline(view: View) -> None:
     """Far roofs and trees where the street ends."""
     draw = view.draw
-    blocks = 24
-    table = [
-        Segment(0, draw.choice((Front.BUILDING, Front.HEDGE)), draw.uniform(5, 22), draw.randrange(1000), 3.0)
-        for _ in range(blocks)
-    ]
+    fronts = [draw.choice((Front.BUILDING, Front.HEDGE)) for _ in range(_BLOCKS)]
+    blocks = Row(view, [Segment(0, front, draw.uniform(5, 22), draw.getrandbits(16), 3.0) for front in fronts])
     x = (view.columns - view.vanishing) * (REACH / view.focal)
-    index = (view.columns * (blocks / len(view.columns))).astype(np.intp)
+    index = (view.columns * (_BLOCKS / len(view.columns))).astype(np.intp)
     z = np.full_like(x, REACH)
-    paint_planes(view, _planes(view, table, index, z, x, z / view.focal))
+    paint_planes(view, blocks.planes(index, z, x, z / view.focal))
 
 
 class Fronts:
@@ -51,115 +52,116 @@ class Fronts:
 
     def __init__(self, view: View, scene: Scene) -> None:
         self.view = view
-        offset = np.abs(view.columns - view.vanishing).clip(0.5)
         left = view.columns < view.vanishing
-        distance = np.where(left, scene.left.front, scene.right.front).astype(np.float32)
-        self.slope = offset / view.focal
-        self.z: Field = (distance / self.slope).clip(0, REACH)
-        self.distance = distance
-        self.step = self.z**2 / (view.focal * distance)
-        self.segments = (*scene.left.segments, *scene.right.segments)
-        at = [
-            np.searchsorted([s.start for s in side.segments], self.z, "right") - 1 for side in (scene.left, scene.right)
-        ]
-        last = np.where(left, len(scene.left.segments), len(self.segments)) - 1
-        self.index = np.where(left, at[0], at[1] + len(scene.left.segments))
-        self.next = np.minimum(self.index + 1, last)
-        self.open = self.z >= REACH
+        sides = scene.left.segments, scene.right.segments
+        self.distance = np.where(left, np.float32(scene.left.front), np.float32(scene.right.front))
+        self.slope = np.abs(view.columns - view.vanishing).clip(0.5) / view.focal
+        self.z: Field = (self.distance / self.slope).clip(0, REACH)
+        self.starts = np.array([segment.start for side in sides for segment in side], np.float32)
+        self.row = Row(view, [segment for side in sides for segment in side])
+        split = len(sides[0])
+        starts = self.starts[:split], self.starts[split:]
+        at = [np.searchsorted(start, self.z, "right") - 1 for start in starts]
+        self.index = np.where(left, at[0], at[1] + split)
+        self.next = np.minimum(self.index + 1, np.where(left, split, len(self.starts)) - 1)
 
     def paint_gables(self) -> None:
         """The walls of buildings that face the camera, behind gaps and over lower neighbours."""
-        z = np.array([segment.start for segment in self.segments], np.float32)[self.next]
+        z = self.starts[self.next]
         x = self.slope * z
-        planes = _planes(self.view, self.segments, self.next, z.clip(1), x, z / self.view.focal)
-        seen = (planes.front == Front.BUILDING) & (x < self.distance + _DEPTH) & (z > self.z) & ~self.open
+        planes = self.row.planes(self.next, z.clip(1), x, z / self.view.focal)
+        seen = (planes.front == Front.BUILDING) & (x < self.distance + _DEPTH) & (z > self.z)
         paint_planes(self.view, dataclasses.replace(planes, height=planes.height * seen))
 
     def paint(self) -> None:
-        planes = _planes(self.view, self.segments, self.index, self.z, self.z, self.step)
-        bright = np.where(self.view.columns < self.view.vanishing, *self.view.look.lit).astype(np.float32)
-        colour = planes.colour * bright[:, None]
-        paint_planes(self.view, dataclasses.replace(planes, colour=colour, height=planes.height * ~self.open))
+        step = self.z**2 / (self.view.focal * self.distance)
+        planes = self.row.planes(self.index, self.z, self.z, step)
+        bright, dim = self.view.look.lit
+        light = np.where(self.view.columns < self.view.vanishing, np.float32(bright), np.float32(dim))
+        height = planes.height * (self.z < REACH)
+        paint_planes(self.view, dataclasses.replace(planes, colour=planes.colour * light, height=height))
 
 
-def _planes(
-    view: View,
-    segments: tuple[Segment, ...] | list[Segment],
-    index: NDArray[np.intp],
-    z: Field,
-    along: Field,
-    step: Field,
-) -> Planes:
-    look = view.look
-    palettes = {
-        Front.OPEN: look.facades,
-        Front.BUILDING: look.facades,
-        Front.WALL: look.walls,
-        Front.FENCE: (look.fence,),
-        Front.HEDGE: look.leaves,
-    }
-    colours = [palettes[s.front][s.colour % len(palettes[s.front])] for s in segments]
-    light = [1 + look.variation * ((s.colour * 7 % 21) / 7 - 1.5) for s in segments]
-    tints = np.array(colours, np.float32) * np.array(light, np.float32)[:, None]
-    return Planes(
-        z,
-        along,
-        step,
-        np.array([s.height for s in segments], np.float32)[index],
-        np.array([s.front for s in segments], np.intp)[index],
-        tints[index],
-        np.array([s.pitch for s in segments], np.float32)[index],
-    )
+class Row:
+    """Segments as tables that columns are looked up in."""
+
+    def __init__(self, view: View, segments: list[Segment]) -> None:
+        look = view.look
+        palettes = {
+            Front.OPEN: look.facades,
+            Front.BUILDING: look.facades,
+            Front.WALL: look.walls,
+            Front.FENCE: (look.fence,),
+            Front.HEDGE: look.leaves,
+        }
+        self.colours = np.array([look.tint(palettes[s.front], s.tint) for s in segments], np.float32).T
+        self.heights = np.array([s.height for s in segments], np.float32)
+        self.fronts = np.array([s.front for s in segments], np.intp)
+        self.pitches = np.array([s.pitch for s in segments], np.float32)
+
+    def planes(self, index: NDArray[np.intp], z: Field, along: Field, step: Field) -> Planes:
+        """The planes of columns that meet the segments ``index``."""
+        colour = self.colours.take(index, 1)
+        return Planes(z, along, step, self.heights[index], self.fronts[index], colour, self.pitches[index])
 
 
 def paint_planes(view: View, planes: Planes) -> None:
     """Paint each column's plane from the ground to its height over what is there."""
-    y = view.height - (view.rows - view.horizon) * (planes.z / view.focal)
-    leafy = planes.front == Front.HEDGE
-    fringe = look_up(noise_tile(0.5), np.zeros_like(planes.z), planes.along * 8 + view.columns * leafy)
-    height = planes.height * (1 + 0.12 * fringe * leafy)
-    covered = (y >= 0) & (y < height)
-    if not covered.any():
+    edges = np.flatnonzero(np.diff(planes.height > 0, prepend=False, append=False))
+    for start, stop in edges.reshape(-1, 2).tolist():
+        _paint_run(view, planes.columns(slice(start, stop)), start, stop)
+
+
+def _paint_run(view: View, planes: Planes, start: int, stop: int) -> None:
+    top = ((1.3 * planes.height - view.height) / planes.z).max()
+    bottom = view.height / planes.z.min()
+    window = view.window(start, view.horizon - view.focal * top, stop, view.horizon + view.focal * bottom)
+    if window is None:
         return
-    first, last = np.flatnonzero(covered.any(1))[[0, -1]]
-    rows = slice(first, last + 1)
-    y, covered = y[rows], covered[rows]
-    surface = _surface(view, planes, y)
-    covered, solid = covered[..., None], ~_holes(planes, y)[..., None]
-    haze = view.haze(planes.z)[:, None]
-    surface += (np.float32(view.look.haze[0]) - surface) * haze
-    np.copyto(view.image[rows], surface, where=covered & solid)
-    np.copyto(view.label[rows], _LABELS[planes.front], where=covered[..., 0])
+    y = view.height - (window.rows - view.horizon) * (planes.z / view.focal)
+    leafy = planes.front == Front.HEDGE
+    fringe = look_up(noise_tile(0.5), np.zeros_like(planes.z), planes.along * 8 + window.columns * leafy)
+    covered = (y >= 0) & (y < planes.height * (1 + 0.12 * fringe * leafy))
+    np.copyto(window.image, _surface(view, planes, y), where=covered & ~_holes(planes, y))
+    np.copyto(window.label, _LABELS[planes.front], where=covered)
 
 
 def _surface(view: View, planes: Planes, y: Field) -> Field:
-    building, wall, hedge = (planes.front == kind for kind in (Front.BUILDING, Front.WALL, Front.HEDGE))
+    wall, hedge = planes.front == Front.WALL, planes.front == Front.HEDGE
     grain = look_up(noise_tile(1.0), y * 14, planes.along * 14 + planes.pitch * 50)
-    shade = 1 + grain * np.where(hedge, 0.12 + 0.4 * view.look.grain, 0.4 * view.look.grain)
-    shade *= np.where(building & (y > planes.height - 0.6), 0.72, 1)
-    shade *= np.where(wall & ((y % 0.6 < 0.1) | (y > planes.height - 0.25)), 0.82, 1)
-    surface = planes.colour * shade.astype(np.float32)[..., None]
-    panes = _panes(planes, y)[..., None]
-    surface += (np.float32(view.look.window) - surface) * panes
+    shade = 1 + grain * (0.4 * view.look.grain + hedge * np.float32(0.12))
+    shade[(planes.front == Front.BUILDING) & (y > planes.height - 0.6)] *= 0.72
+    if wall.any():
+        shade[wall & ((y % 0.6 < 0.1) | (y > planes.height - 0.25))] *= 0.82
+    panes = _panes(planes, y)
+    colour = view.veil(planes.colour, planes.z)[:, None]
+    window = view.veil(as_colour(view.look.window, 1), planes.z)[:, None]
+    surface: Field = colour * (shade * (1 - panes)) + window * panes
     return surface
 
 
 def _panes(planes: Planes, y: Field) -> Field:
     """Share of window in each pixel: rows of windows over a glazed ground floor; smooth where too small to see."""
-    across = planes.along / planes.pitch % 1
-    column = np.where((across > 0.25) & (across < 0.75), 1.0, 0.0)
-    shop = np.where((across > 0.1) & (across < 0.9), 1.0, 0.0)
-    sharp = (planes.pitch / planes.step / 2 - 1).clip(0, 1)
-    column, shop = (0.5 + (pane - 0.5) * sharp for pane in (column, shop))
-    storey = y / _STOREY % 1
+    glazed = planes.front == Front.BUILDING
+    if not glazed.any():
+        return np.zeros_like(y)
+    across = np.abs(planes.along / planes.pitch % 1 - 0.5)
+    sharp = (planes.pitch / planes.step / 2 - 1).clip(0, 1) * np.float32(0.45)
+    column = glazed * (0.45 + sharp * np.where(across < 0.25, np.float32(1), np.float32(-1)))
+    shop = glazed * (0.45 + sharp * np.where(across < 0.4, np.float32(1), np.float32(-1)))
+    storey = y / _STOREY
+    storey -= np.floor(storey)
     upper = (storey > 0.3) & (storey < 0.78) & (y > _STOREY) & (y < planes.height - 1)
-    ground = (y > 0.5) & (y < 2.6)
-    visible = planes.front == Front.BUILDING
-    return ((upper * column + ground * shop) * visible * 0.9).astype(np.float32)
+    panes: Field = upper * column + ((y > 0.5) & (y < 2.6)) * shop
+    return panes
 
 
 def _holes(planes: Planes, y: Field) -> NDArray[np.bool_]:
     """Where one looks through a fence: between its posts and rails; the label covers the holes."""
+    fence = planes.front == Front.FENCE
+    if not fence.any():
+        return np.zeros_like(y, bool)
     gap = (planes.along / planes.pitch * 6 % 1 > 0.45) & (planes.step < 0.25)
     between = (y < planes.height - 0.25) & (y > 0.25)
-    return between & gap & (planes.front == Front.FENCE)
+    holes: NDArray[np.bool_] = between & (gap & fence)
+    return holes

@@ -1,61 +1,74 @@
-"""What a camera does to light: exposure, white balance, blur, vignette, noise and compression."""
+"""What a camera does to light: exposure, white balance, blur, vignette, noise and coarse colour."""
 
 import math
+import random
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import decode_jpeg, encode_jpeg
 
-from dalib.data.diorama.noise import Field
+from dalib.data.diorama.noise import SIDE, Field, look_up, noise_tile
+from dalib.data.diorama.view import as_colour
 
 
 def develop(image: Field) -> Tensor:
-    """Return the picture (H, W, 3) in [0, 1] as it is, uint8 (3, H, W)."""
+    """Return the picture (3, H, W) in [0, 1] as it is, uint8 (3, H, W)."""
     levels = (image.clip(0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
-    return torch.from_numpy(levels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(levels)
 
 
-def photograph(image: Field, generator: np.random.Generator) -> Tensor:
-    """Return the picture (H, W, 3) in [0, 1] as a small car camera would store it, uint8 (3, H, W)."""
-    scale = max(1.0, len(image) / 128)
-    image = _expose(image, generator)
-    image = _blur(image, generator.uniform(0.45, 0.85) * scale)
-    image *= _vignette(image, generator.uniform(0.15, 0.4))
-    image += _noise(image, generator)
-    quality = int(generator.integers(55, 85))
-    return decode_jpeg(encode_jpeg(develop(image), quality))
+def photograph(image: Field, draw: random.Random) -> Tensor:
+    """Return the picture (3, H, W) in [0, 1] as a small car camera would store it, uint8 (3, H, W)."""
+    image = _blur(_coarse_colour(_expose(image, draw)), draw.uniform(0.35, 0.65))
+    image *= _vignette(image, draw.uniform(0.05, 0.25))
+    image += _noise(image, draw)
+    return develop(image)
 
 
-def _expose(image: Field, generator: np.random.Generator) -> Field:
-    balance = generator.normal((1.03, 1.0, 0.96), 0.05).astype(np.float32)
-    exposure, contrast = generator.uniform(0.75, 1.15), generator.uniform(0.75, 1.0)
-    image = (image * balance * np.float32(exposure)).clip(0, 1) ** np.float32(generator.uniform(0.9, 1.25))
-    veil = np.float32(generator.uniform(0.02, 0.1))
-    return veil + image * np.float32(contrast)
+def _expose(image: Field, draw: random.Random) -> Field:
+    """White balance, a tone curve, and the veil of stray light."""
+    balance = as_colour([draw.gauss(mean, 0.03) for mean in (1.03, 1.0, 0.97)])
+    image = (image * balance).clip(0, 1)
+    veil, contrast, curve = draw.uniform(0.01, 0.06), draw.uniform(0.84, 1.0), draw.uniform(-0.25, 0.1)
+    exposed: Field = veil + image * (contrast * (1 + curve) - (contrast * curve) * image)
+    return exposed
+
+
+def _coarse_colour(image: Field) -> Field:
+    """Keep colour for every other pixel alone, as compressed pictures do; brightness stays."""
+    rows, columns = image.shape[1:]
+    luma = image.mean(0)
+    colour = (image - luma)[:, ::2, ::2].repeat(2, 1).repeat(2, 2)
+    coarse: Field = luma + colour[:, :rows, :columns]
+    return coarse
 
 
 def _blur(image: Field, sigma: float) -> Field:
-    """Gaussian blur as repeated three-tap passes, each of variance 2 * weight."""
+    """Blur by a Gaussian of ``sigma`` pixels at 128 rows: passes of three taps, of variance 2 * weight * reach^2."""
+    reach = max(1, round(image.shape[1] / 128))
     passes = math.ceil(sigma**2 / 0.5)
-    weight = np.float32(sigma**2 / passes / 2)
+    weight = sigma**2 / passes / 2
     for _ in range(passes):
-        for axis in (0, 1):
-            lines = np.moveaxis(image, axis, 0)
-            out = lines * (1 - 2 * weight)
-            out[1:] += weight * lines[:-1]
-            out[:-1] += weight * lines[1:]
-            out[0] += weight * lines[0]
-            out[-1] += weight * lines[-1]
-            image = np.moveaxis(out, 0, axis)
+        for axis in (1, 2):
+            image = _smooth(image, weight, reach, axis)
     return image
 
 
+def _smooth(image: Field, weight: float, reach: int, axis: int) -> Field:
+    smooth: Field = image * (1 - 2 * weight)
+    out, shares = smooth.swapaxes(1, axis), image.swapaxes(1, axis) * weight
+    out[:, reach:] += shares[:, :-reach]
+    out[:, :-reach] += shares[:, reach:]
+    out[:, :reach] += shares[:, :reach]
+    out[:, -reach:] += shares[:, -reach:]
+    return smooth
+
+
 def _vignette(image: Field, strength: float) -> Field:
-    rows, columns = (np.linspace(-1, 1, n, dtype=np.float32) for n in image.shape[:2])
-    return (1 - np.float32(strength / 2) * (rows[:, None, None] ** 2 + columns[:, None] ** 2)).astype(np.float32)
+    rows, columns = (np.linspace(-1, 1, n, dtype=np.float32) for n in image.shape[1:])
+    return 1 - strength / 2 * (rows[:, None] ** 2 + columns**2)
 
 
-def _noise(image: Field, generator: np.random.Generator) -> Field:
-    luminance = generator.standard_normal(image.shape[:2], np.float32)[..., None]
-    return luminance * np.float32(generator.uniform(0.008, 0.03))
+def _noise(image: Field, draw: random.Random) -> Field:
+    rows, columns = (np.arange(n) + draw.randrange(SIDE) for n in image.shape[1:])
+    return look_up(noise_tile(0.0), rows[:, None], columns) * draw.uniform(0.004, 0.014)

@@ -40,7 +40,7 @@ class Segment:
     start: float
     front: Front
     height: float
-    colour: int  # drawn once, taken modulo the number of colours of its palette
+    tint: int  # 16 random bits that choose its colour
     pitch: float  # metres between windows or posts
 
 
@@ -62,6 +62,7 @@ class Thing:
     """
 
     sprite: str
+    tint: int  # 16 random bits that choose its colours
     x: float
     z: float
     width: float
@@ -140,7 +141,7 @@ def _segments(draw: random.Random, habits: Habits) -> Iterator[Segment]:
         else:
             front = draw.choice((Front.WALL, Front.WALL, Front.FENCE, Front.FENCE, Front.HEDGE, Front.OPEN))
             length, height = draw.uniform(7, 20), draw.uniform(1.5, 3.0)
-        yield Segment(z, front, 0.0 if front is Front.OPEN else height, draw.randrange(1000), draw.uniform(2.2, 3.6))
+        yield Segment(z, front, 0.0 if front is Front.OPEN else height, draw.getrandbits(16), draw.uniform(2.2, 3.6))
         z += length
 
 
@@ -151,6 +152,12 @@ _VEHICLES = {
     "bus": (2.55, 3.2, 11.5),
     "tram": (2.5, 3.5, 22.0),
 }
+_CYCLES = {
+    "bicycle": (1.75, 1.1),
+    "motorcycle": (2.1, 1.25),
+    "cyclist": (1.65, 1.85),
+    "motorcyclist": (1.95, 1.8),
+}
 
 
 def _vehicle(draw: random.Random, kind: str, x: float, z: float, oncoming: bool) -> Thing:
@@ -158,33 +165,39 @@ def _vehicle(draw: random.Random, kind: str, x: float, z: float, oncoming: bool)
     size = draw.uniform(0.92, 1.1)
     end = "tram_front" if kind == "tram" else f"{kind}_{'front' if oncoming else 'back'}"
     return Thing(
-        end, x, z, width * size, height * size * draw.uniform(0.94, 1.08), 0.0, False, f"{kind}_side", length, oncoming
+        end,
+        draw.getrandbits(16),
+        x,
+        z,
+        width * size,
+        height * size * draw.uniform(0.94, 1.08),
+        side=f"{kind}_side",
+        length=length,
+        nose_near=oncoming,
     )
 
 
 def _traffic(draw: random.Random, habits: Habits, lanes: tuple[float, ...], own: int, tram: bool) -> Iterator[Thing]:
     for i, lane in enumerate(lanes):
-        x = _middle(lane, habits) + draw.uniform(-0.2, 0.2)
+        x = _middle(lane, habits) + draw.uniform(-0.3, 0.3)
         oncoming = i < len(lanes) // 2
-        z = draw.uniform(6, 25) + (5 if i == own else 0)
+        z = draw.uniform(5, 16) + (4 if i == own else 0)
         if tram and i == 0:
             yield _vehicle(draw, "tram", x, z, oncoming)
             continue
-        while z < 90:
-            kind = draw.choices(("car", "truck", "bus", "cyclist", "motorcyclist"), (6, 1.3, 1.3, 1, 1))[0]
+        while z < 50:
+            kind = draw.choices(("car", "truck", "bus", "cyclist", "motorcyclist"), (4, 1.4, 1.4, 2, 2))[0]
             if draw.random() < habits.traffic:
-                yield (
-                    _rider(draw, kind, x, z)
-                    if kind in ("cyclist", "motorcyclist")
-                    else _vehicle(draw, kind, x, z, oncoming)
-                )
-            z += draw.uniform(10, 30)
+                mounted = kind in ("cyclist", "motorcyclist")
+                yield _cycle(draw, kind, x, z) if mounted else _vehicle(draw, kind, x, z, oncoming)
+            z += draw.uniform(9, 24)
 
 
-def _rider(draw: random.Random, kind: str, x: float, z: float) -> Thing:
-    size = draw.uniform(0.95, 1.1)
-    width = 1.6 if kind == "cyclist" else 1.9
-    return Thing(kind, x, z, width * size, 1.75 * size, flip=draw.random() < 0.5)
+def _cycle(draw: random.Random, kind: str, x: float, z: float) -> Thing:
+    """A bicycle or a motorcycle, ridden or parked."""
+    width, height = _CYCLES[kind]
+    size = draw.uniform(1.1, 1.3)
+    return Thing(kind, draw.getrandbits(16), x, z, width * size, height * size, flip=draw.random() < 0.5)
 
 
 def _roadside(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:
@@ -196,48 +209,51 @@ def _roadside(draw: random.Random, habits: Habits, side: Side, sign: int) -> Ite
 
 
 def _parked(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:
-    z = draw.uniform(4, 14)
-    while z < 70:
+    z = draw.uniform(5, 14)
+    while z < 40:
         if draw.random() < habits.parked_odds:
-            kind = draw.choices(("car", "truck", "bus"), (12, 1, 0.4))[0]
+            kind = draw.choices(("car", "truck", "bus"), (7, 1, 1))[0]
             yield _vehicle(draw, kind, sign * (side.kerb - 1.2), z, draw.random() < 0.5)
             z += _VEHICLES[kind][2]
         z += draw.uniform(1.5, 9)
-    for _ in range(draw.choices((0, 1, 3), (5, 3, 2))[0]):
-        kind = draw.choice(("bicycle", "bicycle", "motorcycle"))
-        x = sign * (side.kerb + draw.uniform(0.4, 1.2))
-        width, height = (1.75, 1.1) if kind == "bicycle" else (2.1, 1.2)
-        yield Thing(kind, x, draw.uniform(5, 22), width, height, flip=draw.random() < 0.5)
+    for _ in range(draw.choices((0, 1, 2), (3, 4, 3))[0]):
+        kind = draw.choice(("bicycle", "motorcycle", "cyclist", "motorcyclist"))
+        x = sign * (side.kerb + draw.uniform(-1.0, 1.2))
+        yield _cycle(draw, kind, x, _near(draw, x))
+
+
+def _near(draw: random.Random, x: float) -> float:
+    """A distance within view at ``x``, more often short than long."""
+    return max(5.0, 1.1 * abs(x)) + min(draw.expovariate(1 / 5), 30)
 
 
 def _people(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:
-    for _ in range(int(draw.expovariate(1 / habits.people)) if draw.random() < 0.85 else 0):
-        x = sign * draw.uniform(side.kerb + 0.4, side.verge - 0.3)
-        height = draw.uniform(1.5, 1.9)
-        yield Thing(
-            f"person_{draw.randrange(3)}", x, draw.uniform(5, 40), height * 0.42, height, flip=draw.random() < 0.5
-        )
+    for _ in range(min(int(draw.expovariate(1 / habits.people)), 8)):
+        x = sign * draw.uniform(side.kerb + 0.3, side.verge - 0.3)
+        height = draw.uniform(1.7, 2.1)
+        flip, pose = draw.random() < 0.5, draw.randrange(3)
+        yield Thing(f"person_{pose}", draw.getrandbits(16), x, _near(draw, x), height * 0.5, height, flip=flip)
 
 
 def _furniture(draw: random.Random, side: Side, sign: int) -> Iterator[Thing]:
     """Lamp posts, and posts that carry lights or signs."""
     x = sign * (side.kerb + 0.45)
-    z, spacing = draw.uniform(6, 20), draw.uniform(16, 28)
-    while z < 90:
-        yield from _post(x, z, draw.uniform(6, 8))
+    z, spacing = draw.uniform(5, 18), draw.uniform(14, 24)
+    while z < 60:
+        yield _post(x, z, draw.uniform(6, 8))
         z += spacing
-    for _ in range(draw.choices((0, 1, 2), (3, 4, 3))[0]):
-        z, height = draw.uniform(7, 30), draw.uniform(2.4, 3.2)
-        yield from _post(x, z, height)
+    for _ in range(draw.choices((0, 1, 2, 3), (2, 4, 3, 1))[0]):
+        z, height = _near(draw, x), draw.uniform(2.6, 3.6)
+        yield _post(x, z, height)
         if draw.random() < 0.5:
-            yield Thing(f"light_{draw.randrange(3)}", x, z - 0.1, 0.42, 1.15, height - 0.35)
+            yield Thing(f"light_{draw.randrange(3)}", 0, x, z - 0.1, 0.6, 1.6, height - 0.5)
         else:
-            size = draw.uniform(0.75, 1.0)
-            yield Thing(f"sign_{draw.randrange(4)}", x, z - 0.1, size, size, height - size)
+            size = draw.uniform(1.1, 1.4)
+            yield Thing(f"sign_{draw.randrange(4)}", 0, x, z - 0.1, size, size, height - size)
 
 
-def _post(x: float, z: float, height: float) -> Iterator[Thing]:
-    yield Thing("post", x, z, 0.17, height)
+def _post(x: float, z: float, height: float) -> Thing:
+    return Thing("post", 0, x, z, 0.28, height)
 
 
 def _greenery(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:
@@ -248,4 +264,4 @@ def _greenery(draw: random.Random, habits: Habits, side: Side, sign: int) -> Ite
         height = draw.uniform(1.2, 2.0) if crown == 3 else draw.uniform(4.5, 9.5)
         width = height * (0.8, 0.45, 0.6, 1.3)[crown]
         z, flip = draw.uniform(7, 60), draw.random() < 0.5
-        yield Thing(f"tree_{crown}", sign * x, z, width, height, flip=flip, beyond=beyond)
+        yield Thing(f"tree_{crown}", draw.getrandbits(16), sign * x, z, width, height, flip=flip, beyond=beyond)

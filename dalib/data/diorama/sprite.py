@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class Part(IntEnum):
     CYCLE = 18
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Sprite:
     """Parts and shading on a grid of TEXELS x TEXELS over the unit square, x to the right and y down.
 
@@ -50,13 +51,13 @@ class Sprite:
     parts: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((TEXELS, TEXELS), np.uint8))
     shade: NDArray[np.float32] = field(default_factory=lambda: np.ones((TEXELS, TEXELS), np.float32))
 
-    @property
+    @cached_property
     def labels(self) -> NDArray[np.uint8]:
         """Class of each part, (number of parts,)."""
         return np.array([self.exceptions.get(part, self.label) for part in Part], np.uint8)
 
     def box(self, left: float, top: float, right: float, bottom: float, part: Part, shade: float = 1.0) -> None:
-        self._fill((_X >= left) & (_X < right) & (_Y >= top) & (_Y < bottom), part, shade)
+        self._fill((left <= _X) & (right > _X) & (top <= _Y) & (bottom > _Y), part, shade)
 
     def ellipse(self, x: float, y: float, radius_x: float, radius_y: float, part: Part, shade: float = 1.0) -> None:
         self._fill(((_X - x) / radius_x) ** 2 + ((_Y - y) / radius_y) ** 2 < 1, part, shade)
@@ -66,7 +67,7 @@ class Sprite:
         inside = np.zeros_like(_X, bool)
         for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
             if y0 != y1:
-                inside ^= ((_Y < y0) != (_Y < y1)) & (_X < x0 + (_Y - y0) / (y1 - y0) * (x1 - x0))
+                inside ^= ((y0 > _Y) != (y1 > _Y)) & (x0 + (_Y - y0) / (y1 - y0) * (x1 - x0) > _X)
         self._fill(inside, part, shade)
 
     def line(self, start: Point, end: Point, width: float, part: Part, shade: float = 1.0) -> None:

@@ -1,5 +1,6 @@
 """What stands in the street, stamped one sprite after the other from the far end to the near one."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 
@@ -7,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dalib.data.diorama import figures, vehicles
+from dalib.data.diorama.domain import Colour, Look
 from dalib.data.diorama.labels import Label
 from dalib.data.diorama.noise import Field
 from dalib.data.diorama.scene import Thing
 from dalib.data.diorama.sprite import TEXELS, Part, Sprite
-from dalib.data.diorama.view import View
+from dalib.data.diorama.view import View, Window, as_colour
 
 _NEAREST = 3.0  # metres; what is nearer is not drawn
+_LEAST = 3.0  # pixels; what is less high is not drawn
+_FAR = 40.0  # metres; what is farther throws no shadow that one would see
 
 _DRAWERS: dict[str, Callable[[], Sprite]] = {
     "car_back": vehicles.car_back,
@@ -47,9 +51,9 @@ def sprite(name: str) -> Sprite:
 def paint_things(view: View, things: Iterable[Thing]) -> None:
     """Paint things, the farthest first, each with its shadow on the ground."""
     for thing in things:
-        if thing.z >= _NEAREST:
+        if thing.z >= _NEAREST and thing.height * view.focal > _LEAST * thing.z:
             colours = _colours(view, thing)
-            if thing.base == 0:
+            if thing.base == 0 and thing.z < _FAR:
                 _shadow(view, thing)
             if thing.length:
                 _flank(view, thing, colours)
@@ -57,118 +61,104 @@ def paint_things(view: View, things: Iterable[Thing]) -> None:
 
 
 def _colours(view: View, thing: Thing) -> Field:
-    """Colour of each part of one thing, (number of parts, 3)."""
+    """Colour of each part of one thing, (3, number of parts)."""
     look = view.look
-    own = {
-        Part.SKIN: view.draw.choice(look.skins),
-        Part.TRIM: view.pick(look.clothes),
-        Part.PAINT: view.pick(_paints(view, thing.sprite)),
-        Part.CYCLE: view.pick(look.paints),
+    table = look.part_colours.copy()
+    table[:, Part.PAINT] = look.tint(_paints(look, thing.sprite), thing.tint)
+    table[:, Part.TRIM] = look.tint(look.clothes, thing.tint // 3)
+    table[:, Part.CYCLE] = look.tint(look.paints, thing.tint // 5)
+    table[:, Part.SKIN] = look.tint(look.skins, thing.tint // 7)
+    return view.veil(table, thing.z)
+
+
+def _paints(look: Look, name: str) -> tuple[Colour, ...]:
+    palettes = {
+        "tree": look.leaves,
+        "car": look.paints,
+        "truck": look.trucks,
+        "bus": look.buses,
+        "tram": look.trams,
+        "cyclist": look.vests,
+        "motorcyclist": look.vests,
     }
-    colours = {Part.NONE: (0.0, 0.0, 0.0), **look.parts, **own}
-    return np.array([colours[part] for part in Part], np.float32)
-
-
-def _paints(view: View, name: str) -> tuple[tuple[float, float, float], ...]:
-    kind = name.split("_")[0]
-    look = view.look
-    by_kind = {"tram": look.trams, "tree": look.leaves, "car": look.paints, "truck": look.paints, "bus": look.paints}
-    return by_kind.get(kind, look.clothes)
+    return palettes.get(name.split("_")[0], look.clothes)
 
 
 def _face(view: View, thing: Thing, colours: Field) -> None:
     """The end that faces the camera, an upright rectangle at the thing's distance."""
     left, right = view.column(thing.x - thing.width / 2, thing.z), view.column(thing.x + thing.width / 2, thing.z)
     top, bottom = view.row(thing.base + thing.height, thing.z), view.row(thing.base, thing.z)
-    rows, columns = _pixels(top, bottom, view.image.shape[0]), _pixels(left, right, view.image.shape[1])
-    if not (len(rows) and len(columns)):
+    window = view.window(left, top, right, bottom)
+    if window is None:
         return
-    down = _texels((rows + np.float32(0.5) - np.float32(top)) / np.float32(bottom - top))
-    across = _texels((columns + np.float32(0.5) - np.float32(left)) / np.float32(right - left))
     if thing.flip:
-        across = TEXELS - 1 - across
-    haze = view.haze(np.float32(thing.z))
-    _stamp(view, sprite(thing.sprite), rows, columns, (down[:, None], across), colours, haze)
+        left, right = right, left
+    down = _texels((window.rows - top) / (bottom - top))
+    across = _texels((window.columns - left) / (right - left))
+    _stamp(window, sprite(thing.sprite), down, across, colours)
 
 
 def _flank(view: View, thing: Thing, colours: Field) -> None:
     """The long side of a vehicle that the camera sees, on a plane along the street."""
-    x = abs(thing.x) - thing.width / 2
-    if x <= 0:
+    x = math.copysign(abs(thing.x) - thing.width / 2, thing.x)
+    left, right = sorted((view.column(x, thing.z), view.column(x, thing.z + thing.length)))
+    window = view.window(left, view.row(thing.height, thing.z), right, view.row(0, thing.z))
+    if x * thing.x <= 0 or window is None:
         return
-    x = x if thing.x > 0 else -x
-    ends = sorted((view.column(x, thing.z), view.column(x, thing.z + thing.length)))
-    columns = _pixels(*ends, view.image.shape[1])
-    rows = _pixels(view.row(thing.height, thing.z), view.row(0, thing.z), view.image.shape[0])
-    if not (len(rows) and len(columns)):
-        return
-    z = view.focal * np.float32(x) / (columns + np.float32(0.5) - np.float32(view.vanishing))
-    z = z.clip(thing.z, thing.z + thing.length)
-    across = _texels((z - np.float32(thing.z)) / np.float32(thing.length))
-    if thing.nose_near:
-        across = TEXELS - 1 - across
-    y = view.height - (rows[:, None] + np.float32(0.5) - np.float32(view.horizon)) * (z / np.float32(view.focal))
+    z = (view.focal * x / (window.columns - view.vanishing)).clip(thing.z, thing.z + thing.length)
+    along = (z - thing.z) / thing.length
+    across = _texels(1 - along if thing.nose_near else along)
+    y = view.height - (window.rows - view.horizon) * (z / view.focal)
     inside = (y >= 0) & (y < thing.height)
-    down = _texels(1 - y / np.float32(thing.height))
-    shaded = colours * np.float32(view.look.lit[0 if x < 0 else 1])
-    haze = view.haze(np.float32(thing.z))
-    _stamp(view, sprite(thing.side), rows, columns, (down, across), shaded, haze, inside)
-
-
-def _pixels(start: float, stop: float, limit: int) -> NDArray[np.intp]:
-    """Pixels whose centre lies between two edges, at least one, within the picture."""
-    first = round(start)
-    return np.arange(max(first, 0), min(max(round(stop), first + 1), limit))
+    lit = colours * view.look.lit[0 if x < 0 else 1]
+    _stamp(window, sprite(thing.side), _texels(1 - y / thing.height), across, lit, inside)
 
 
 def _texels(share: Field) -> NDArray[np.intp]:
-    return (share * TEXELS).astype(np.intp).clip(0, TEXELS - 1)
+    return np.minimum(np.maximum(share * TEXELS, 0), TEXELS - 1).astype(np.intp)
 
 
 def _stamp(
-    view: View,
+    window: Window,
     shape: Sprite,
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    texels: tuple[NDArray[np.intp], NDArray[np.intp]],
+    down: NDArray[np.intp],
+    across: NDArray[np.intp],
     colours: Field,
-    haze: Field,
     inside: NDArray[np.bool_] | bool = True,
 ) -> None:
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    parts = shape.parts[texels]
+    """Copy texels (``down``, ``across``) to the window where they are ``inside`` and not see-through."""
+    texels = down * TEXELS + across
+    parts = shape.parts.take(texels)
     seen = (parts != Part.NONE) & inside
-    surface = colours[parts] * shape.shade[texels][..., None]
-    surface += (np.float32(view.look.haze[0]) - surface) * haze
-    np.copyto(view.image[window], surface, where=seen[..., None])
-    np.copyto(view.label[window], shape.labels[parts], where=seen)
+    surface = colours.take(parts, 1)
+    surface *= shape.shade.take(texels)
+    np.copyto(window.image, surface, where=seen)
+    np.copyto(window.label, shape.labels.take(parts), where=seen)
 
 
 def _shadow(view: View, thing: Thing) -> None:
-    """An ellipse of shade where the thing meets the ground."""
-    z = thing.z + thing.length / 2
-    x, y = view.column(thing.x, z), view.row(0, z)
-    radius = 0.62 * view.focal * thing.width / z
-    flat = max(0.12 * radius, (view.row(0, thing.z) - y) * 1.1)
-    rows, columns = (
-        _pixels(y - flat, y + flat, view.image.shape[0]),
-        _pixels(x - radius, x + radius, view.image.shape[1]),
-    )
-    if not (len(rows) and len(columns)):
+    """Shade on the ground beneath, an oval as wide and as long as the thing."""
+    half = thing.length / 2 + 0.25 * thing.width
+    middle = thing.z + thing.length / 2
+    near, far, reach = max(middle - half, _NEAREST), middle + half, 0.65 * thing.width
+    left = min(view.column(thing.x - reach, near), view.column(thing.x - reach, far))
+    right = max(view.column(thing.x + reach, near), view.column(thing.x + reach, far))
+    window = view.window(left, view.row(0, far), right, view.row(0, near))
+    if window is None:
         return
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    reach = ((rows[:, None] + np.float32(0.5 - y)) / np.float32(flat)) ** 2
-    reach = reach + ((columns + np.float32(0.5 - x)) / np.float32(radius)) ** 2
-    shade = view.look.shadow * ((1 - reach) / (view.look.shadow_edge + 1e-3)).clip(0, 1)
-    view.image[window] *= 1 - shade[..., None]
+    z = view.focal * view.height / (window.rows - view.horizon)
+    x = (window.columns - view.vanishing) * (z / (view.focal * reach)) - thing.x / reach
+    oval = x * x + ((z - middle) / half) ** 2
+    depth = (1 - oval * oval) * (1 / (view.look.shadow_edge + 0.01))
+    np.multiply(window.image, 1 - view.look.shadow * depth.clip(0, 1), out=window.image)
 
 
 def paint_hood(view: View) -> None:
     """The own car's bonnet at the lower edge, which belongs to no class."""
-    rows, columns = view.label.shape
-    x = (view.columns / columns - 0.5) * 2
-    top = rows * (0.9 + 0.08 * x**2)
-    hood = view.rows > top
-    shine = 0.1 + 0.25 * ((view.rows - top) / rows * 10).clip(0, 1)[..., None]
-    np.copyto(view.image, shine * np.float32(view.look.haze[0]), where=hood[..., None])
-    view.label[hood] = Label.IGNORE
+    height, width = view.label.shape
+    first = int(0.88 * height)
+    top = 0.9 + 0.32 * (view.columns / width - 0.5) ** 2
+    depth = view.rows[first:] / height - top
+    shine = 0.1 + 2.5 * depth.clip(0, 0.1)
+    np.copyto(view.image[:, first:], as_colour(view.look.haze[0]) * shine, where=depth > 0)
+    view.label[first:][depth > 0] = Label.IGNORE

@@ -1,4 +1,4 @@
-"""The shapes of cars, trucks, buses and trams, seen from behind, from the front and from the side (nose to the right)."""
+"""The shapes of cars, trucks, buses and trams, from behind, from the front and from the side (nose to the right)."""
 
 from collections.abc import Sequence
 
@@ -134,7 +134,7 @@ def bus_side() -> Sprite:
 
 def tram_front() -> Sprite:
     s = Sprite(Label.TRAIN)
-    s.polygon([(0.0, 0.5), (0.12, 0.06), (0.88, 0.06), (1.0, 0.5), (0.94, 1.0), (0.06, 1.0)], Part.PAINT)
+    s.polygon([(0.0, 0.5), (0.12, 0.06), (0.88, 0.06), (1.0, 0.5), (1.0, 1.0), (0.0, 1.0)], Part.PAINT)
     s.box(0.3, 0.0, 0.7, 0.07, Part.METAL)
     s.polygon([(0.08, 0.52), (0.18, 0.18), (0.82, 0.18), (0.92, 0.52)], Part.GLASS)
     s.box(0.3, 0.09, 0.7, 0.16, Part.BLACK)

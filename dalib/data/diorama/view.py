@@ -1,17 +1,31 @@
 """The picture under way: image, labels and the perspective that places metres in pixels."""
 
+import math
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dalib.data.diorama.domain import Colour, Look
+from dalib.data.diorama.domain import Look
 from dalib.data.diorama.labels import Label
 from dalib.data.diorama.noise import Field
 from dalib.data.diorama.scene import Camera
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """A rectangle of a view, to be written in place: (3, h, w) and (h, w), with its pixels' centres."""
+
+    image: Field
+    label: NDArray[np.uint8]
+    rows: Field  # (h, 1)
+    columns: Field  # (w,)
+
+
 class View:
-    """An image (H, W, 3) in [0, 1] and its labels (H, W), with the pinhole camera that looks at the scene.
+    """An image (3, H, W) in [0, 1] and its labels (H, W), with the pinhole camera that looks at the scene.
 
     A point (x, y, z) falls on column ``vanishing + focal * x / z`` and row ``horizon + focal * (height - y) / z``.
     """
@@ -24,7 +38,8 @@ class View:
         self.focal = camera.focal * rows
         self.horizon = camera.horizon * rows
         self.vanishing = camera.vanishing * columns
-        self.image: Field = np.zeros((rows, columns, 3), np.float32)
+        self._haze = as_colour(look.haze[0], 1)
+        self.image: Field = np.zeros((3, rows, columns), np.float32)
         self.label = np.full((rows, columns), Label.SKY, np.uint8)
         self.rows: Field = np.arange(rows, dtype=np.float32)[:, None] + 0.5
         self.columns: Field = np.arange(columns, dtype=np.float32) + 0.5
@@ -35,15 +50,25 @@ class View:
     def row(self, y: float, z: float) -> float:
         return self.horizon + self.focal * (self.height - y) / z
 
-    def pick(self, palette: tuple[Colour, ...]) -> Colour:
-        """Draw a colour from a palette and let it stray."""
-        return self.stray(self.draw.choice(palette))
+    def window(self, left: float, top: float, right: float, bottom: float) -> Window | None:
+        """The pixels between four edges, at least one each way; None outside the picture."""
+        height, width = self.label.shape
+        first_row, first_column = round(top), round(left)
+        rows = slice(max(first_row, 0), min(max(round(bottom), first_row + 1), height))
+        columns = slice(max(first_column, 0), min(max(round(right), first_column + 1), width))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return None
+        return Window(self.image[:, rows, columns], self.label[rows, columns], self.rows[rows], self.columns[columns])
 
-    def stray(self, colour: Colour) -> Colour:
-        light = self.draw.gauss(1.0, self.look.variation)
-        red, green, blue = (c * light + self.draw.gauss(0, self.look.variation / 4) for c in colour)
-        return red, green, blue
+    def veil(self, colours: Field, z: Field | float) -> Field:
+        """Blend colours (3, ...) at distance ``z`` with the haze before them."""
+        distance = self.look.haze[1]
+        clear = math.exp(-z / distance) if isinstance(z, float) else np.exp(z * (-1 / distance))
+        haze = self._haze if colours.ndim == 2 else self._haze[..., None]
+        veiled: Field = (colours - haze) * clear + haze
+        return veiled
 
-    def haze(self, z: Field) -> Field:
-        """Share of haze at distance ``z``, in [0, 1)."""
-        return 1 - np.exp(-z / np.float32(self.look.haze[1]))
+
+def as_colour(colour: Sequence[float], dimensions: int = 2) -> Field:
+    """A colour as an array (3, 1, ...) that broadcasts over an image with so many dimensions."""
+    return np.array(colour, np.float32).reshape(3, *[1] * dimensions)

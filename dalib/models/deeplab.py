@@ -1,0 +1,118 @@
+"""DeepLabV2: a residual network of output stride 8 under parallel dilated classifiers."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from dalib.models.backbones import Backbone, create_backbone
+
+ASPP = {"four-branch": (6, 12, 18, 24), "two-branch": (6, 12)}
+HEAD_LR_SCALE = 10.0
+
+
+class AtrousPyramid(nn.Module):
+    """The sum of 3x3 classifiers with different dilations (Chen et al. 2017, section 3.2)."""
+
+    def __init__(self, in_channels: int, num_classes: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Conv2d(in_channels, num_classes, 3, padding=dilation, dilation=dilation) for dilation in dilations
+        )
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=0.01)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to logits (B, K, H, W)."""
+        logits: Tensor = self.branches[0](x)
+        for branch in self.branches[1:]:
+            logits = logits + branch(x)
+        return logits
+
+
+class DeepLabV2(nn.Module):
+    """DeepLabV2 (Chen et al., TPAMI 2017), as unsupervised domain adaptation compares on it.
+
+    With ``resnet101`` and 19 classes it has 43,901,068 parameters. ``mean`` and ``std`` are its backbone's.
+
+    Args:
+        num_classes: K.
+        backbone: name of a timm backbone that can have output stride 8. A ResNet with bottlenecks is built as the
+            official ones are: pooling that rounds sizes up, and every block of a dilated stage dilated alike.
+        pretrained: start the backbone from timm's published weights, which timm downloads.
+        backbone_weights: a file of weights for that backbone in its place, torchvision's or timm's.
+        aspp: dilations 6, 12, 18, 24, or the first two alone, which is what the official code of AdaptSegNet and of
+            DACS computes.
+        multi_level: add an auxiliary output on the last stage but one (AdaptSegNet, ADVENT).
+        stride_on: the convolution of a ResNet's bottleneck that strides: the 1x1 as official, or the 3x3, which is what
+            torchvision's and timm's weights were trained with.
+        frozen_affine: leave the scales and shifts of the backbone's BatchNorm as they are; statistics still move.
+    """
+
+    training_heads = ("auxiliary",)
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        backbone: str = "resnet101",
+        pretrained: bool = False,
+        backbone_weights: str | Path | None = None,
+        aspp: Literal["four-branch", "two-branch"] = "four-branch",
+        multi_level: bool = False,
+        stride_on: Literal["1x1", "3x3"] = "1x1",
+        frozen_affine: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = create_backbone(backbone, output_stride=8, pretrained=pretrained, weights=backbone_weights)
+        self.mean, self.std = self.backbone.mean, self.backbone.std
+        (_, middle), (_, deepest) = self.backbone.levels[-2:]
+        self.head = AtrousPyramid(deepest, num_classes, ASPP[aspp])
+        self.auxiliary = AtrousPyramid(middle, num_classes, ASPP[aspp]) if multi_level else None
+        arrange_as_official(self.backbone, stride_on)
+        if frozen_affine:
+            freeze_affine(self.backbone)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Map normalised images (B, 3, H, W) of any size to named outputs.
+
+        Returns:
+            ``logits`` and ``low_res``, the same (B, K, h, w), and ``features`` (B, C, h, w), where h and w are about
+            H/8 and W/8; in training of a multi-level network ``aux.middle`` (B, K, h, w).
+        """
+        middle, features = self.backbone.features(x)[-2:]
+        logits = self.head(features)
+        outputs = {"logits": logits, "low_res": logits, "features": features}
+        if self.auxiliary is not None and self.training:
+            outputs["aux.middle"] = self.auxiliary(middle)
+        return outputs
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters for an optimiser, those of the heads with ten times the learning rate."""
+        heads = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+        return [
+            {"params": list(self.backbone.parameters()), "lr_scale": 1.0},
+            {"params": heads, "lr_scale": HEAD_LR_SCALE},
+        ]
+
+
+def arrange_as_official(backbone: Backbone, stride_on: Literal["1x1", "3x3"]) -> None:
+    """Change where a timm ResNet of bottlenecks strides, dilates and rounds; another backbone stays as it is."""
+    from timm.models.resnet import Bottleneck
+
+    stages = [stage for name, stage in backbone.body.named_children() if name.startswith("layer")]
+    if not stages or not all(isinstance(block, Bottleneck) for stage in stages for block in stage):
+        return
+    backbone.body.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+    for first, *_, last in stages:
+        first.conv2.dilation = first.conv2.padding = last.conv2.dilation
+        if stride_on == "1x1":
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+
+
+def freeze_affine(module: nn.Module) -> None:
+    """Stop the training of the scale and shift of every BatchNorm."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.requires_grad_(False)

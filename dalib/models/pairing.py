@@ -1,0 +1,48 @@
+"""Which tensor of a file belongs to which of a network."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dalib.models.layouts import BODY, LAYOUTS
+
+Pairs = dict[str, str]  # key of the network -> key of the file
+
+
+def pair(own: Mapping[str, Tensor], found: Mapping[str, Tensor], layout: str) -> Pairs:
+    """Pair a network's tensors with those of a file in one of the layouts."""
+    if layout == "timm":
+        body = {key.removeprefix(BODY): tensor for key, tensor in own.items() if key.startswith(BODY)}
+        return {BODY + key: source for key, source in pair_backbone(body, found).items()}
+    names = {key: LAYOUTS[layout](key) for key in found}
+    return {name: key for key, name in names.items() if name is not None and name in own}
+
+
+def likeliest_layout(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Return the layout under which most tensors pair."""
+    return max(LAYOUTS, key=lambda layout: len(pair(own, found, layout)))
+
+
+def pair_backbone(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Pairs:
+    """Pair a timm backbone's tensors by name or, where names of another library pair less than half, in order.
+
+    In order means that every tensor of the backbone has the shape and the kind (``weight``, ``running_mean`` ...) of
+    the file's tensor at the same place.
+    """
+    pairs = _by_name(own, found)
+    return pairs if 2 * len(pairs) >= len(own) else _by_order(own, found) or pairs
+
+
+def _by_name(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Pairs:
+    # timm's feature networks rename a little: `stages.0` becomes `stages_0`, and some gain the prefix `model.`.
+    plain = {key.replace("_", "."): key for key in found}
+    names = {key: key.removeprefix("model.").replace("_", ".") for key in own}
+    return {key: plain[name] for key, name in names.items() if name in plain}
+
+
+def _by_order(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Pairs:
+    def alike(a: str, b: str) -> bool:
+        return own[a].shape == found[b].shape and a.rpartition(".")[2] == b.rpartition(".")[2]
+
+    pairs = dict(zip(own, found, strict=False))
+    return pairs if len(pairs) == len(own) and all(alike(a, b) for a, b in pairs.items()) else {}

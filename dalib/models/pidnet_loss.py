@@ -1,0 +1,87 @@
+"""PIDNet's segmentation loss: hard pixels, boundaries, and hard pixels again where the network sees a boundary."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dalib.losses import IGNORE, cross_entropy, hard_pixels
+from dalib.models.layers import resize
+
+if TYPE_CHECKING:
+    from dalib.step import Step
+
+REACH = 2  # pixels from another class that count as its boundary: 4 wide, as the official edges of 1 dilated by 4x4
+BORDER = 6  # pixels along the image's edge that never count
+
+
+def boundary_target(label: Tensor) -> Tensor:
+    """Return where two classes meet, (B, H, W) bool, for labels (B, H, W) int64 with 255 = ignore.
+
+    A pixel is on a boundary if its neighbourhood of 5x5 holds more than one class, ignored pixels left out: what is
+    not known, or was cut away, makes no boundary. Pixels that are ignored or lie within 6 of the edge are none.
+    """
+    valid = label != IGNORE
+    window = 2 * REACH + 1
+    greatest = F.max_pool2d(label.masked_fill(~valid, -1).float(), window, stride=1, padding=REACH)
+    least = -F.max_pool2d(-label.float(), window, stride=1, padding=REACH)
+    meets = valid & (greatest != least)
+    inner = torch.zeros_like(meets)
+    rows, columns = (slice(BORDER, max(side - BORDER, BORDER)) for side in label.shape[-2:])
+    inner[:, rows, columns] = meets[:, rows, columns]
+    return inner
+
+
+def boundary_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Return the binary cross-entropy of each pixel, boundaries and others weighted by the other's share.
+
+    Args:
+        logits: (B, H, W) of any float type, positive for a boundary.
+        target, valid: (B, H, W) bool; the shares are those of the batch's valid pixels.
+
+    Returns:
+        (B, H, W) float32, to be averaged over the valid pixels (Xu et al. 2023, equation 4).
+    """
+    positive, negative = (target & valid).sum(), (~target & valid).sum()
+    share = torch.where(target, negative, positive) / (positive + negative).clamp(min=1)
+    return share * F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PIDNetLoss:
+    """The four terms of PIDNet's training (Xu et al. 2023, equation 5), each averaged over the valid pixels it counts.
+
+    A stream's ``weight`` counts by pixel in all of them, so that boundaries of doubtful pseudo-labels count less.
+
+    Options:
+        auxiliary: weight of the cross-entropy of the proportional head.
+        boundary: weight of the boundary's binary cross-entropy.
+        ohem: of the main output, train pixels whose true class has a probability below this (0..1).
+        min_kept: train at least so many pixels of a batch, the hardest.
+        boundary_threshold: the second hard term counts where the probability of a boundary exceeds this.
+    """
+
+    auxiliary: float = 0.4
+    boundary: float = 20.0
+    ohem: float = 0.9
+    min_kept: int = 131_072
+    boundary_threshold: float = 0.8
+
+    def __call__(self, step: "Step", stream: str) -> Tensor:
+        """Return the loss of ``stream``, a scalar; exactly 0 where no pixel is valid."""
+        label, weight = step.batch[stream].label, step.batch[stream].weight
+        assert label is not None  # the stack's checks made sure
+        valid = label != IGNORE
+        main = cross_entropy(step.logits(stream), label)
+        proportional = cross_entropy(step.output(stream, "aux.p"), label)
+        boundary = resize(step.output(stream, "boundary").float(), (label.shape[-2], label.shape[-1])).squeeze(1)
+        near = valid & (boundary.sigmoid() > self.boundary_threshold)
+        edges = boundary_cross_entropy(boundary, boundary_target(label), valid)
+        return (
+            self.auxiliary * step.mean(proportional, valid, weight)
+            + step.mean(main, hard_pixels(main, valid, self.ohem, self.min_kept), weight)
+            + self.boundary * step.mean(edges, valid, weight)
+            + step.mean(main, hard_pixels(main, near, self.ohem, self.min_kept), weight)
+        )

@@ -1,0 +1,51 @@
+"""The command line as a test sees it: its status and what it says."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from dalib.cli import main
+
+RECIPE = """\
+model: {use: bisenet}
+data:
+  source: {use: diorama, domain: source, size: [32, 64], length: 6}
+  target: {use: diorama, domain: target, size: [32, 64], length: 6}
+  eval: {use: diorama, domain: target, split: val, size: [32, 64], length: 2}
+  batch_size: 2
+strategies:
+  - {use: supervised}
+optimizer: {use: sgd, lr: 1e-2}
+train: {steps: 2, log_every: 1}
+"""
+
+TINY = RECIPE.replace("bisenet", "tiny") + "plugins: [tests.tiny_plugin]\n"
+
+
+@contextmanager
+def own_logging() -> Iterator[None]:
+    """Give the root logger back as it was; the command line sets its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def run_dalib(*arguments: object) -> int:
+    """Run a command in this process and return its exit status."""
+    with own_logging():
+        return main([str(argument) for argument in arguments])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Return the message of a command that must fail for the user's mistake: status 2 and one line."""
+    capsys.readouterr()
+    assert run_dalib(*arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dalib: ") and said[-2:] in (".\n", "?\n") and said.count("\n") == 1, said
+    return said.removeprefix("dalib: ").rstrip("\n")

@@ -1,0 +1,104 @@
+"""Which images a step gets depends on the seed and the step alone; a target stream never carries labels."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from dalib.data.loader import StreamLoader, shuffled
+from dalib.errors import DataError
+from tests.tiny import TinyData
+
+CPU = torch.device("cpu")
+
+
+def loader(*, batch_size=4, accumulate=1, seed=0, workers=0, draws=None, **datasets):
+    datasets = datasets or {"source": TinyData(10), "target": TinyData(7, seed=1)}
+    return StreamLoader(datasets, draws or {}, batch_size, accumulate, seed, workers)
+
+
+def indices(loader, start, stop, stream="source"):
+    with loader.batches(start, stop, CPU) as batches:
+        return [[i for batch in micro for i in batch[stream].index.tolist()] for micro in batches]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_step_gets_the_same_images_wherever_the_run_began(workers):
+    whole = indices(loader(workers=workers), 0, 6)
+    assert indices(loader(workers=0), 2, 6) == whole[2:]
+    assert indices(loader(workers=workers), 4, 5) == whole[4:5]
+
+
+def test_the_global_generator_neither_decides_nor_moves():
+    torch.manual_seed(1)
+    first = indices(loader(), 0, 3)
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert indices(loader(), 0, 3) == first
+    torch.manual_seed(1)
+    indices(loader(), 0, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():
+    drawn = [i for step in indices(loader(batch_size=5), 0, 6) for i in step]
+    epochs = [drawn[i : i + 10] for i in range(0, 30, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert all(a != b for a, b in pairwise(epochs))
+
+
+def test_seeds_and_streams_have_orders_of_their_own():
+    datasets = {"source": TinyData(10), "target": TinyData(10)}
+    orders = [indices(loader(seed=seed, **datasets), 0, 5, s) for seed in (0, 1) for s in ("source", "target")]
+    assert len({str(order) for order in orders}) == 4
+
+
+def test_micro_batches_split_a_step_without_changing_its_images():
+    whole, halves = loader(batch_size=4), loader(batch_size=4, accumulate=2)
+    assert indices(whole, 0, 5) == indices(halves, 0, 5)
+    with halves.batches(0, 1, CPU) as batches:
+        assert [len(batch["source"].image) for batch in next(batches)] == [2, 2]
+
+
+def test_images_arrive_as_floats_in_0_to_1_with_their_labels_and_the_targets_without():
+    data = TinyData(10)
+    with loader(source=data, target=data).batches(0, 1, CPU) as batches:
+        (batch,) = next(batches)
+    source, target = batch["source"], batch["target"]
+    index = source.index.tolist()
+    assert torch.equal(source.image, data.images[index].float() / 255) and source.image.dtype == torch.float32
+    assert torch.equal(source.label, data.labels[index].long()) and source.label.dtype == torch.int64
+    assert target.label is None and target.weight is None
+
+
+def test_a_strategys_draw_takes_the_place_of_the_shuffle():
+    assert indices(loader(draws={"source": lambda position: position % 3}), 0, 2) == [[0, 1, 2, 0], [1, 2, 0, 1]]
+
+
+def test_a_draw_is_a_pure_function_of_the_position():
+    forwards, backwards = shuffled(5, 0, "order"), shuffled(5, 0, "order")
+    there = [forwards(p) for p in range(40)]
+    assert [backwards(p) for p in reversed(range(40))] == there[::-1]
+
+
+def test_a_batch_that_does_not_divide_and_an_empty_set_are_refused():
+    with pytest.raises(DataError, match=r"batch_size 4 does not divide into 3 micro-batches \(train.accumulate\)"):
+        loader(accumulate=3)
+    with pytest.raises(DataError, match="the target data set is empty; check its root, split and lists"):
+        loader(source=TinyData(), target=TinyData(0))
+
+
+def test_images_of_different_size_are_refused_by_name():
+    class Mixed(TinyData):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return (image, label) if index else (image[:, :8], label[:8])
+
+        def item_name(self, index):
+            return f"street_{index}.png"
+
+    with (
+        pytest.raises(DataError, match=r"source images differ in size: .*street_0.png is 8x16.*source.size: \[H, W\]"),
+        loader(source=Mixed(4), draws={"source": lambda p: p}).batches(0, 1, CPU) as batches,
+    ):
+        next(batches)

@@ -1,0 +1,163 @@
+"""What the pages show is what there is: code runs, recipes load, commands parse, and quoted source is the source."""
+
+import inspect
+import re
+import shlex
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dalib import Engine, create_dataset, load_recipe, make_recipe
+from dalib.cli import main, make_parser
+from dalib.data.label_map import read_label_map
+from dalib.hookspecs import HOOKS
+from dalib.panels import write_png
+from dalib.registry import default_registry
+from dalib.yaml_text import parse_yaml
+
+ROOT = Path(__file__).parents[2]
+THIRD_PARTY = ROOT / "examples" / "third_party"
+PAGES = ("quickstart", "plugins", "methods")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    lines = "".join(blocks(page, "console")).splitlines()
+    return [shlex.split(line)[2:] for line in lines if line.startswith("$ dalib ")]
+
+
+def shorten(code: str) -> str:
+    """Return an example of the docs with fewer steps and images of less size."""
+    for long, short in (
+        (r"steps=\d+", "steps=1"),
+        (r"length=\d+", "length=1"),
+        (r"size=\(\d+, \d+\)", "size=(64, 64)"),
+    ):
+        code = re.sub(long, short, code)
+    return code
+
+
+@pytest.fixture
+def with_example_plugin(monkeypatch):
+    monkeypatch.syspath_prepend(str(THIRD_PARTY))
+    registry = default_registry.__wrapped__()
+    registry.load_module("dalib_example")
+    for module in ("dalib.create", "dalib.recipe"):
+        monkeypatch.setattr(f"{module}.default_registry", lambda: registry)
+
+
+def test_the_loop_in_the_docs_is_the_loop():
+    assert textwrap.dedent(inspect.getsource(Engine.step)) in blocks("plugins", "python")
+
+
+@pytest.mark.parametrize("file", ["__init__.py", "strategy.py", "model.py", "data.py"])
+def test_the_example_package_in_the_docs_is_the_package(file):
+    assert (THIRD_PARTY / "dalib_example" / file).read_text() in blocks("plugins", "python")
+
+
+def test_its_project_file_and_recipe_are_shown_as_they_are():
+    assert blocks("plugins", "toml") == [(THIRD_PARTY / "pyproject.toml").read_text()]
+    assert (THIRD_PARTY / "recipe.yaml").read_text() in blocks("plugins", "yaml")
+
+
+def test_every_hook_has_a_row_in_the_table_of_rules():
+    rows = re.findall(r"^\| `(\w+)\(", (ROOT / "docs" / "plugins.md").read_text(), flags=re.MULTILINE)
+    assert set(HOOKS) <= set(rows)
+
+
+def test_code_of_the_plugin_page_runs(with_example_plugin):
+    for code in blocks("plugins", "python"):
+        if not code.startswith("def step"):  # the loop is a method; the test above compares it
+            exec(compile(code, "docs/plugins.md", "exec"), {"__name__": "docs"})
+
+
+def test_strategies_of_the_plugin_page_train(with_example_plugin):
+    from tests.tiny import tiny_batch, tiny_model
+
+    namespace: dict[str, object] = {"__name__": "docs"}
+    for code in blocks("plugins", "python"):
+        if "class PixelAdversary" in code or "class Warm" in code:
+            exec(compile(code, "docs/plugins.md", "exec"), namespace)
+    engine = Engine(tiny_model(), [namespace["PixelAdversary"](), namespace["Warm"]()], device="cpu")
+    for _ in range(2):
+        terms = engine.step(tiny_batch())
+    assert {"pixeladversary/fool", "pixeladversary/source", "pixeladversary/target", "warm/entropy"} == terms.keys()
+    assert engine.state_dict()["strategies"]["warm"] == {"done": 2} and terms["warm/entropy"] > 0
+
+
+def test_the_quick_starts_python_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("quickstart", "python")
+    exec(compile(shorten(code), "docs/quickstart.md", "exec"), {"__name__": "docs"})
+    assert "mIoU" in capsys.readouterr().out and (tmp_path / "adapted.pt").exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_docs_are_understood(page):
+    for arguments in commands(page):
+        known, rest = make_parser().parse_known_args(arguments) if arguments != ["--help"] else (None, [])
+        assert all("=" in word for word in rest), arguments
+        recipe = Path(getattr(known, "recipe", "mine.yaml"))
+        assert recipe.name == "mine.yaml" or (ROOT / recipe).exists()
+
+
+def test_recipes_of_the_docs_are_sound(with_example_plugin):
+    data = {"source": {"use": "diorama"}, "target": {"use": "diorama", "domain": "target"}}
+    for page in PAGES:
+        for text in blocks(page, "yaml"):
+            value = parse_yaml(text)
+            if "ids" not in value:  # a label map, which the next test reads
+                make_recipe({"model": {"use": "bisenet"}, "data": data, "train": {"steps": 1}, **value})
+
+
+def test_data_of_ones_own_goes_from_plan_to_predictions_as_the_quick_start_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    label_map, recipe = blocks("quickstart", "yaml")
+    Path("game").mkdir()
+    Path("game/labels.yaml").write_text(label_map)
+    Path("mine.yaml").write_text(recipe)
+    stored = {train_id: own for own, train_id in {1: 0, 2: 1, 3: 2, 4: 13}.items()}
+    source, target = create_dataset("diorama", size=(64, 64)), create_dataset("diorama", domain="target", size=(64, 64))
+    for index in range(2):
+        image, label = source[index]
+        write_png(Path(f"game/images/{index}.png"), image)
+        write_png(Path(f"game/labels/{index}.png"), label.apply_(lambda v: stored.get(v, 0))[None])
+        for split in ("train", "val"):
+            write_png(Path(f"city/images/{split}/{index}.png"), target[index][0])
+        write_png(Path(f"city/labels/val/{index}.png"), target[index][1][None])
+    small = [
+        "data.source.size=[64, 64]",
+        "data.target.size=[64, 64]",
+        "strategies.0.crop=[48, 48]",
+        "data.batch_size=2",
+    ]
+    assert main(["plan", "mine.yaml", *small]) == 0
+    assert main(["doctor", "mine.yaml", *small]) == 0
+    assert main(["train", "mine.yaml", *small, "train={steps: 1, device: cpu}", "--out", "run"]) == 0
+    assert main(["predict", "run", "city/images/val", "--out", "predictions", "--size", "64", "64"]) == 0
+    assert len(list(Path("predictions").glob("*_blend.png"))) == 2
+    assert read_label_map(Path("game/labels.yaml")).classes[0] == "road"
+
+
+def test_tables_of_methods_name_every_option_of_every_strategy():
+    import dalib_plugins
+
+    page = (ROOT / "docs" / "methods.md").read_text()
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL))
+    registry = type(default_registry())()
+    registry.load("bundled", dalib_plugins)
+    assert registry.names("strategy") == sorted(sections)
+    for name, text in sections.items():
+        options = inspect.signature(registry.get("strategy", name)).parameters.keys() - {"name", "weight"}
+        assert [option for option in options if f"`{option}`" not in text] == []
+
+
+def test_yaml_of_the_docs_is_yaml():
+    assert all(yaml.safe_load(text) for page in PAGES for text in blocks(page, "yaml"))
+    assert load_recipe(ROOT / "examples" / "recipes" / "demo.yaml").strategies

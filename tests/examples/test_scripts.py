@@ -1,0 +1,68 @@
+"""Each script of the examples runs as its help says, on diorama and on folders."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dalib import create_dataset
+from dalib.panels import write_png
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUICK = ["--steps", "2", "--size", "64", "64", "--batch-size", "1", "--images", "1"]
+
+
+@pytest.fixture
+def output_of(monkeypatch, capsys):
+    """Run a script in this process, which has imported torch already, and return what it prints."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def run(script: str) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *QUICK])
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield run
+    sys.modules.pop("common", None)
+
+
+def reached(printed: str) -> dict[str, float]:
+    """Return the mIoU of each system that a script printed, in percent."""
+    rows = [line.split("mIoU") for line in printed.splitlines() if "mIoU" in line]
+    return {name.strip(): float(score.removesuffix("%")) for name, score in rows}
+
+
+@pytest.mark.parametrize(
+    ("script", "systems"),
+    [
+        ("augmentation.py", ["source only", "jitter", "blur", "jitter and blur"]),
+        ("adversarial.py", ["source only", "AdaptSegNet", "AdvEnt"]),
+        ("fda.py", ["source only", "FDA"]),
+        ("dacs.py", ["source only", "DACS"]),
+        ("stack.py", ["untrained", "student", "teacher"]),
+    ],
+)
+def test_a_script_prints_what_each_system_reaches(script, systems, output_of):
+    scores = reached(output_of(script))
+    assert list(scores) == systems and all(0 <= score <= 100 for score in scores.values())
+
+
+def test_a_script_adapts_to_folders_of_ones_own(tmp_path):
+    source = create_dataset("diorama", size=(64, 64))
+    for images, labels in (("images", "labels"), ("images/train", None), ("images/val", "labels/val")):
+        domain = "source" if images == "images" else "target"
+        for index in range(2):
+            image, label = source[index]
+            write_png(tmp_path / domain / images / f"{index}.png", image)
+            if labels:
+                write_png(tmp_path / domain / labels / f"{index}.png", label[None].to(torch.uint8))
+    folders = ["--source", str(tmp_path / "source"), "--target", str(tmp_path / "target")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / "fda.py"), *QUICK, *folders]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(reached(done.stdout)) == ["source only", "FDA"]

@@ -1,0 +1,54 @@
+"""The files of a run."""
+
+import json
+
+import pytest
+import torch
+
+from dalib.errors import CheckpointError, DalibError
+from dalib.run_folder import RunFolder, environment_of, find_checkpoint
+
+
+def test_a_folder_holds_one_run(tmp_path):
+    folder = RunFolder(tmp_path / "new" / "run")
+    folder.start("model: x\n", {"python": "3"})
+    assert folder.recipe.read_text() == "model: x\n" and json.loads(folder.environment.read_text()) == {"python": "3"}
+    with pytest.raises(DalibError, match=r"already holds a run. Go on with it by --resume, or choose another folder"):
+        folder.start("model: y\n", {})
+    assert folder.recipe.read_text() == "model: x\n"
+
+
+@pytest.mark.parametrize(("name", "reason"), [("file", "File exists"), ("file/run", "Not a directory")])
+def test_a_path_that_cannot_be_a_folder_is_named(name, reason, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DalibError) as caught:
+        RunFolder(tmp_path / name).start("", {})
+    assert str(caught.value) == f"{tmp_path / name} cannot hold a run: {reason}. Choose another folder with --out."
+
+
+def test_rewinding_drops_what_came_after_a_step_and_a_line_cut_short(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.rewind(3)
+    for step in (1, 2, 3, 4):
+        folder.log({"step": step, "loss": 0.5})
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 2, "lo')
+    folder.rewind(2)
+    assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == [1, 2]
+
+
+def test_a_checkpoint_is_found_by_its_folder_or_its_path(tmp_path):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint; expected .*last.pt. Has the run written one yet"):
+        find_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="does not exist; expected a run folder or a checkpoint"):
+        find_checkpoint(tmp_path / "none")
+    last = RunFolder(tmp_path).last
+    last.parent.mkdir()
+    last.touch()
+    assert find_checkpoint(tmp_path) == find_checkpoint(last) == last
+
+
+def test_the_environment_says_what_a_figure_was_measured_on():
+    environment = environment_of(torch.device("cpu"))
+    assert environment["device"] == "cpu" and environment["hardware"] and environment["threads"] >= 1
+    assert environment["packages"]["torch"] and json.dumps(environment)
