@@ -79,6 +79,26 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="examine a recipe's data: counts, sizes, labels, broken files")
     _add_recipe(doctor)
     doctor.add_argument("--sample", type=int, metavar="N", help="read at most N images of each set")
+
+    bench = commands.add_parser("bench", help="measure networks: parameters, multiply-adds, latency, memory")
+    bench.add_argument("models", nargs="+", metavar="MODEL", help="registered models, see `dalib plugins`")
+    bench.add_argument("--size", nargs=2, type=int, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
+    bench.add_argument(
+        "--variants", nargs="+", metavar="V", help="eager, channels-last, fused, bf16, compiled, joined by +"
+    )
+    bench.add_argument("--device", metavar="D", help="cpu or cuda (default: the GPU where there is one)")
+    bench.add_argument("--threads", type=int, metavar="N", help="threads of the CPU")
+    bench.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long each is measured (default: 5)")
+    bench.add_argument("--json", metavar="FILE", help="write the rows here, too")
+
+    export = commands.add_parser("export", help="write a run's model as ONNX or torch.export, checked by running it")
+    _add_run(export)
+    export.add_argument("--out", metavar="FILE", required=True, help="a path ending in .onnx or .pt2")
+    export.add_argument(
+        "--size", nargs=2, type=int, default=(512, 1024), metavar=("H", "W"), help="traced at this size"
+    )
+    export.add_argument("--image", metavar="FILE", help="a picture to compare on (default: a made-up street)")
+    export.add_argument("--teacher", action="store_true", help="export the teacher instead of the student")
     return parser
 
 

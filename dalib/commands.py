@@ -8,11 +8,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from dalib.bench import VARIANTS, bench_table
+from dalib.bench import bench as run_bench
 from dalib.build import build_dataset, build_engine, build_model, dataset_options
 from dalib.create import dataset_from
 from dalib.data.dataset import classes_of
+from dalib.data.decode import read_image
 from dalib.doctor import examine_new
 from dalib.errors import DalibError
+from dalib.export import export as export_model
 from dalib.loading import load_run
 from dalib.plan import PlannedStrategy, make_plan
 from dalib.predict import predict_images
@@ -77,7 +81,8 @@ def plan(options: Namespace) -> None:
     """Check a stack on the meta device, without data or memory, and print it."""
     recipe = load_recipe(options.recipe, options.overrides)
     meta = torch.device("meta")
-    recipe.model.update({key: None for key in ("weights", "backbone_weights") if recipe.model.get(key)})
+    without_files = {"weights": None, "backbone_weights": None, "pretrained": False}
+    recipe.model.update({key: value for key, value in without_files.items() if recipe.model.get(key)})
     recipe.train.precision = "fp32"
     classes = tuple(map(str, range(19)))
     with meta:
@@ -125,6 +130,29 @@ def doctor(options: Namespace) -> int:
             console.print(findings.render())
             faults += len(findings.faults)
     return 2 if faults else 0
+
+
+def bench(options: Namespace) -> None:
+    """Measure networks."""
+    rows = run_bench(
+        options.models,
+        tuple(options.size),
+        options.variants or VARIANTS,
+        device=options.device,
+        threads=options.threads,
+        seconds=options.seconds,
+    )
+    Console().print(bench_table(rows))
+    if options.json:
+        write_json(Path(options.json), {"rows": [row.to_dict() for row in rows]})
+
+
+def export(options: Namespace) -> None:
+    """Write a run's model for other runtimes."""
+    loaded = load_run(options.run, device="cpu")
+    image = None if options.image is None else read_image(Path(options.image)).float() / 255
+    written = export_model(loaded.engine.network(options.teacher), options.out, tuple(options.size), image=image)
+    Console().print(str(written), soft_wrap=True, highlight=False)
 
 
 def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:

@@ -357,5 +357,40 @@ def test_resuming_equals_not_stopping(tmp_path):
     assert_same(*map(dict, states))
 
 
+class Grouped(TinyModel):
+    """Its head learns ten times as fast."""
+
+    def parameter_groups(self):
+        head = list(self.head.parameters())
+        body = [p for p in self.parameters() if all(p is not h for h in head)]
+        return [{"params": body}, {"params": head, "lr_scale": 10.0}]
+
+
+def test_a_networks_parameter_groups_scale_the_learning_rate_under_the_schedule():
+    torch.manual_seed(0)
+    grouped = engine([Supervised()], Grouped(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    plain = engine([Supervised()], optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    before = parameters_of(plain)
+    grouped.step(tiny_batch())
+    plain.step(tiny_batch())
+    for name, value in parameters_of(plain).items():
+        factor = 10 if name.startswith("head.") else 1
+        if value.is_floating_point() and "running" not in name:
+            moved = parameters_of(grouped)[name] - before[name]
+            torch.testing.assert_close(moved, factor * (value - before[name]), rtol=1e-4, atol=1e-6)
+    grouped.step(tiny_batch(1))
+    rates = [group["lr"] for group in grouped.optimizer.param_groups]
+    assert rates == pytest.approx([0.1 * 0.9**0.9, 0.9**0.9])
+
+
+def test_a_parameter_in_two_groups_is_refused_by_name():
+    class Twice(Grouped):
+        def parameter_groups(self):
+            return [{"params": list(self.parameters())}, {"params": [self.head.weight]}]
+
+    with pytest.raises(DalibError, match=r"parameter_groups of Twice name 'head.weight' twice"):
+        engine([Supervised()], Twice())
+
+
 def test_the_model_may_give_a_plain_module_without_wrapper():
     assert isinstance(engine([Supervised()]).model, TinyModel)
