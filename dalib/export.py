@@ -1,7 +1,7 @@
 """Export of a model to a file that runs without dalib, as ONNX or as torch.export, checked against the model itself."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,22 +30,30 @@ class Export:
 
     Fields:
         format: what it is, with ONNX's opset.
+        any_size: whether H and W are free, or those that it was traced at.
         agreement: by size (H, W), the share of an image's pixels whose class is the model's.
     """
 
     path: Path
     format: str
+    any_size: bool
     agreement: dict[Size, float]
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{100 * share:.2f} % at {h}x{w}" for (h, w), share in self.agreement.items())
+        sizes = "any H and W" if self.any_size else "this size alone"
+        return f"{self.path}: {self.format}, for {sizes}; pixels that get the model's class: {shares} (HxW)"
 
 
 def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, image: Tensor | None = None) -> Export:
     """Write ``model`` as ONNX (``.onnx``) or torch.export (``.pt2``), run the file, and compare it with the model.
 
     The file's input ``images`` is (1, 3, H, W) float32 RGB in [0, 1] for any H and W, its output ``logits`` is
-    (1, K, H, W); normalisation and the interpolation of the logits are inside. What is written is ``fuse(model)``.
+    (1, K, H, W); normalisation and the interpolation of the logits are inside. What is written is ``fuse(model)``. A
+    network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for ``size`` alone.
 
     Args:
-        size: (H, W) that it is traced at and compared at, and at three quarters of it again.
+        size: (H, W) that it is traced at and compared at, and, where it takes any, at three quarters of it again.
         image: (3, h, w) in [0, 1] to compare on; by default a procedural street scene.
 
     Raises:
@@ -62,17 +70,27 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
     exported = Export(
         path=path,
         format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
-        agreement=agreement(model, run, _street(size) if image is None else image, size),
+        any_size=takes_any_size(model),
+        agreement=agreement(model, run, _street(size) if image is None else image, _checked(model, size)),
     )
     _refuse_disagreement(exported)
     return exported
 
 
 def trace(model: nn.Module, size: Size) -> ExportedProgram:
-    """Return the program of a model in eval mode for images (1, 3, H, W) of any size, as seen at ``size``."""
+    """Return the program of a model in eval mode for images (1, 3, H, W); sizes are as ``takes_any_size`` says."""
     images = torch.rand(1, 3, *size)
+    free = ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},) if takes_any_size(model) else None
     with torch.no_grad():
-        return torch.export.export(model, (images,), dynamic_shapes=({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},))
+        return torch.export.export(model, (images,), dynamic_shapes=free)
+
+
+def takes_any_size(model: nn.Module) -> bool:
+    """Say whether a model can be traced with H and W free: not where timm computes TensorFlow's padding from sizes.
+
+    PyTorch's tracer does not come to an end on these expressions.
+    """
+    return not any(type(module).__name__.endswith("Same") for module in model.modules())
 
 
 def write_onnx(program: ExportedProgram, path: Path) -> Run:
@@ -95,11 +113,11 @@ def write_program(program: ExportedProgram, path: Path) -> Run:
     return run
 
 
-def agreement(model: nn.Module, run: Run, image: Tensor, size: Size) -> dict[Size, float]:
-    """Return, at ``size`` and at three quarters of it, the share of pixels that ``run`` gives the model's class."""
+def agreement(model: nn.Module, run: Run, image: Tensor, sizes: Sequence[Size]) -> dict[Size, float]:
+    """Return, at each size (H, W), the share of the image's pixels that ``run`` gives the model's class."""
     shares, device = {}, model_device(model)
     with inference(model):
-        for height, width in (size, (int(NARROWER * size[0]), int(NARROWER * size[1]))):
+        for height, width in sizes:
             images = F.interpolate(image[None].cpu(), (height, width), mode="bilinear", antialias=True)
             same = run(images).argmax(1) == model(images.to(device)).argmax(1).cpu()
             shares[height, width] = same.float().mean().item()
@@ -114,6 +132,11 @@ def check_packages() -> None:
             f"export to ONNX needs the packages {', '.join(PACKAGES)}; missing: {', '.join(absent)}. "
             "Install them with: pip install 'dalib-seg[onnx]'. Export to .pt2 needs none of them."
         )
+
+
+def _checked(model: nn.Module, size: Size) -> list[Size]:
+    smaller = (int(NARROWER * size[0]), int(NARROWER * size[1]))
+    return [size, smaller] if takes_any_size(model) else [size]
 
 
 def _street(size: Size) -> Tensor:

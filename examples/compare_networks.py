@@ -23,8 +23,10 @@ def main() -> None:
         "networks", nargs="*", default=["bisenet", "bisenet_v1", "pidnet_s"], metavar="NAME [key=value]"
     )
     parser.add_argument("--data", default="diorama domain=target", help="a data set and its options")
-    parser.add_argument("--train-size", type=int, nargs=2, default=[96, 192], metavar=("H", "W"))
-    parser.add_argument("--size", type=int, nargs=2, default=[512, 1024], metavar=("H", "W"), help="that latency is of")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=[96, 192], metavar=("H", "W"), help="of training and scores"
+    )
+    parser.add_argument("--latency-size", type=int, nargs=2, default=[512, 1024], metavar=("H", "W"))
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--images", type=int, default=10, help="to score on")
@@ -49,7 +51,7 @@ def train_and_measure(network: str, options: argparse.Namespace) -> tuple[float,
     name, network_options = parse(network)
     data, data_options = parse(options.data)
     train, val = (
-        create_dataset(data, **{"size": tuple(options.train_size), "split": split, **data_options})
+        create_dataset(data, **{"size": tuple(options.size), "split": split, **data_options})
         for split in ("train", "val")
     )
     model = create_model(name, **network_options)
@@ -61,7 +63,7 @@ def train_and_measure(network: str, options: argparse.Namespace) -> tuple[float,
     )
     engine.fit(train, steps=options.steps, batch_size=options.batch_size)
     result = engine.evaluate(val, limit=options.images)
-    row = measure(model, tuple(options.size), options.variant, name=name, seconds=options.seconds)
+    row = measure(model, tuple(options.latency_size), options.variant, name=name, seconds=options.seconds)
     return result.miou, row
 
 

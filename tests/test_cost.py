@@ -18,8 +18,14 @@ def test_counts_products_batch_norm_and_interpolation_as_fvcore_does() -> None:
     assert count_macs(nn.Linear(7, 2), (3, 7)) == 42
 
 
-def test_bisenet_and_the_discriminator_have_the_published_counts() -> None:
-    assert count_macs(create_model("bisenet"), (1, 3, 512, 1024)) == pytest.approx(25.78e9, rel=1e-3)
+@pytest.mark.parametrize(
+    ("name", "published"), [("bisenet", 25.78e9), ("deeplabv2", 374.7e9), ("pidnet_s", 11.9e9), ("pidnet_l", 68.9e9)]
+)
+def test_networks_have_the_published_counts(name: str, published: float) -> None:
+    assert count_macs(create_model(name), (1, 3, 512, 1024)) == pytest.approx(published, rel=2e-3)
+
+
+def test_the_discriminator_has_the_published_count() -> None:
     assert count_macs(OutputDiscriminator(19), (1, 19, 512, 1024)) == pytest.approx(15.4e9, rel=5e-3)
 
 

@@ -1,5 +1,7 @@
 """A fully connected CRF after any network, at evaluation and prediction."""
 
+from dataclasses import fields
+
 from torch import Tensor, nn
 
 from dalib import Predict, Strategy, hookimpl
@@ -23,16 +25,7 @@ class Crf(Strategy):
 
     @hookimpl
     def predictor(self, model: nn.Module, predict: Predict) -> Predict:
-        crf = DenseCRF(
-            iterations=self.iterations,
-            appearance_weight=self.appearance_weight,
-            appearance_position=self.appearance_position,
-            appearance_color=self.appearance_color,
-            smoothness_weight=self.smoothness_weight,
-            smoothness_position=self.smoothness_position,
-            cell=self.cell,
-            reach=self.reach,
-        )
+        crf = DenseCRF(**{field.name: getattr(self, field.name) for field in fields(DenseCRF)})
 
         def refined(images: Tensor) -> Tensor:
             return crf(predict(images).float(), images)

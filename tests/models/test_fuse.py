@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dalib import create_model
 from dalib.models import BiSeNet, SegmentationModel, fuse, wrap_model
 
 
@@ -36,6 +37,19 @@ def test_a_fused_network_gives_the_same_logits_without_any_batch_norm(backbone: 
     assert (norms(model) > 20, norms(fused)) == (True, 0)
     expected = logits(model, (65, 96))
     torch.testing.assert_close(logits(fused, (65, 96)), expected, rtol=0, atol=1e-4 * float(expected.std()))
+
+
+@pytest.mark.parametrize(("name", "left"), [("bisenet_v1", 0), ("deeplabv2", 0), ("pidnet_s", 9), ("timm", 1)])
+def test_fusing_changes_no_network_but_by_rounding(name: str, left: int) -> None:
+    """In float64, where rounding leaves room to see anything else; what is left follows a sum or a concatenation."""
+    torch.manual_seed(0)
+    model = with_random_statistics(create_model(name, num_classes=5)).double()
+    fused = fuse(model)
+    assert norms(fused) == left
+    image = torch.rand(1, 3, 65, 96, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = model(image)
+        torch.testing.assert_close(fused(image), expected, rtol=0, atol=1e-9 * float(expected.std()))
 
 
 def test_the_original_is_left_as_it_was() -> None:
