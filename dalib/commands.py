@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dalib.bench import VARIANTS, bench_table
@@ -108,7 +109,7 @@ def plugins(options: Namespace) -> None:
     for name, module in registry.loaded.items():
         found.add_row(name, module, "loaded")
     for name, error in registry.broken.items():
-        found.add_row(name, "", f"[red]broken[/]: {error}")
+        found.add_row(name, "", f"[red]broken[/]: {escape(error)}")
     names = Table("kind", "name", "plugin", title="registered names")
     for kind in ("strategy", "model", "dataset"):
         for name in registry.names(kind):

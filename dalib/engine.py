@@ -1,7 +1,7 @@
 """The training engine: one loop that every strategy hooks into."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from dalib.device import choose_device
 from dalib.errors import StackError
 from dalib.hookspecs import Predict
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.optim import parameters_of, sgd
 from dalib.plan import make_plan
 from dalib.precision import Precision, PrecisionName
 from dalib.randomness import seeded
@@ -35,18 +36,13 @@ if TYPE_CHECKING:
 Schedule = Callable[[int], float]
 
 
-def default_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the SGD of the field: 2.5e-4, momentum 0.9, weight decay 5e-4."""
-    return torch.optim.SGD(parameters, lr=2.5e-4, momentum=0.9, weight_decay=5e-4)
-
-
 class Engine:
     """Trains a model with an ordered stack of strategies.
 
     Args:
         model: (B, 3, H, W) in [0, 1] -> logits (B, K, H, W), as ``create_model`` and ``wrap_model`` give it.
         strategies: the stack; list order is call order.
-        optimizer: makes the model's optimiser from its parameters.
+        optimizer: makes the model's optimiser from its parameters; default SGD at 2.5e-4, see ``dalib.optim``.
         schedule: factor on every learning rate, the critics' included, by optimiser step (from 0).
         clip: greatest norm of the model's gradient. precision: ``fp32``, ``bf16`` or ``fp16``.
         accumulate: micro-batches an optimiser step in ``fit``.
@@ -87,7 +83,7 @@ class Engine:
         self.critics: dict[str, Critic] = {}
         self._planned: dict[str, tuple[int, int]] = {}
         self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)))
-        self.optimizer = (optimizer or default_optimizer)(parameters_of(self.model))
+        self.optimizer = (optimizer or sgd(lr=2.5e-4))(parameters_of(network_of(self.model)))
         for each in self.optimizers:
             for group in each.param_groups:
                 group.setdefault("initial_lr", group["lr"])
@@ -369,31 +365,6 @@ class Terms:
 def default_classes(num_classes: int) -> tuple[str, ...]:
     """Return Cityscapes' names for its 19 classes, numbers for any other count."""
     return CITYSCAPES_CLASSES if num_classes == len(CITYSCAPES_CLASSES) else tuple(map(str, range(num_classes)))
-
-
-def parameters_of(model: nn.Module) -> Any:
-    """Return what an optimiser takes: the network's own ``parameter_groups()``, else all parameters.
-
-    A group's ``lr_scale`` multiplies the learning rate, as DeepLabV2's ten for its heads.
-
-    Raises:
-        StackError: a parameter stands twice, and would be updated twice a step, as in the code of AdaptSegNet, ADVENT,
-            FDA and DACS.
-    """
-    make = getattr(network_of(model), "parameter_groups", None)
-    if make is None:
-        return model.parameters()
-    groups = make()
-    names = {parameter: name for name, parameter in network_of(model).named_parameters()}
-    seen: set[nn.Parameter] = set()
-    for parameter in (p for group in groups for p in group["params"]):
-        if parameter in seen:
-            raise StackError(
-                f"parameter_groups of {type(network_of(model)).__name__} name {names.get(parameter, 'a parameter')!r} "
-                "twice; it would be updated twice a step. Put each parameter into one group."
-            )
-        seen.add(parameter)
-    return groups
 
 
 def network_of(model: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dalib.critic import MakeOptimizer
+from dalib.errors import StackError
 
 Schedule = Callable[[int], float]
 
@@ -44,6 +45,31 @@ def constant(*, steps: int) -> Schedule:
 
 OPTIMIZERS: dict[str, Callable[..., MakeOptimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
 SCHEDULES: dict[str, Callable[..., Schedule]] = {"poly": poly, "constant": constant}
+
+
+def parameters_of(network: nn.Module) -> Any:
+    """Return what an optimiser takes: the network's own ``parameter_groups()``, else all parameters.
+
+    A group's ``lr_scale`` multiplies the learning rate, as DeepLabV2's ten for its heads.
+
+    Raises:
+        StackError: a parameter stands twice, and would be updated twice a step, as in the code of AdaptSegNet, ADVENT,
+            FDA and DACS.
+    """
+    make = getattr(network, "parameter_groups", None)
+    if make is None:
+        return network.parameters()
+    groups = make()
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    seen: set[nn.Parameter] = set()
+    for parameter in (p for group in groups for p in group["params"]):
+        if parameter in seen:
+            raise StackError(
+                f"parameter_groups of {type(network).__name__} name {names.get(parameter, 'a parameter')!r} "
+                "twice; it would be updated twice a step. Put each parameter into one group."
+            )
+        seen.add(parameter)
+    return groups
 
 
 def _maker(kind: Callable[..., torch.optim.Optimizer], **options: Any) -> MakeOptimizer:

@@ -70,6 +70,8 @@ class RunFolder:
 
         What decides no step may differ: how long to train, how often to log, save and evaluate, workers, device.
         """
+        if not self.recipe.exists():  # a checkpoint alone, brought from elsewhere; it is checked by its own names
+            return
         was, now = (_flat(parse_yaml(text), "") for text in (self.recipe.read_text(encoding="utf-8"), recipe))
         different = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in _FREE]
         if different:
@@ -78,7 +80,6 @@ class RunFolder:
                 f"the run in {self.path} has {key} = {was.get(key)!r}, this recipe has {now.get(key)!r}. Resume with "
                 f"the run's own recipe ({self.recipe}), or start a new run with --out."
             )
-        write_text(self.recipe, recipe)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Add a line to the metrics."""

@@ -21,6 +21,7 @@ from dalib.display import Display
 from dalib.engine import Engine
 from dalib.errors import DalibError
 from dalib.evaluation import Result
+from dalib.files import write_text
 from dalib.interruption import InterruptedRunError, Interruption
 from dalib.loading import load_run
 from dalib.metrics import class_ids
@@ -109,6 +110,7 @@ class Run:
             self.folder.check_recipe(self.recipe.to_yaml())
             state = checkpoint.read(self.folder.last)
             self.engine.load_state_dict(state)
+            write_text(self.folder.recipe, self.recipe.to_yaml())
             self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
             self._logged = (self.engine.index, self.seconds)
             self.folder.rewind(self.engine.index)

@@ -1,6 +1,7 @@
 """The command line: what it prints, what it refuses, and the status it ends with."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -94,8 +95,17 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept(trained, capsys):
     assert (folder / "results.json").read_bytes() == before
 
 
-def test_resuming_with_another_stack_or_network_is_refused(trained, capsys):
+def test_resuming_with_another_recipe_is_refused_by_the_entry_that_differs(trained, capsys):
     recipe, folder = trained
+    said = refusal(capsys, "train", recipe, "optimizer.lr=0.5", "--out", folder, "--resume")
+    assert f"the run in {folder} has optimizer.lr = " in said
+    assert "this recipe has 0.5. Resume with the run's own recipe" in said
+
+
+def test_a_checkpoint_of_another_stack_or_network_is_refused(trained, tmp_path, capsys):
+    recipe, run = trained
+    folder = tmp_path / "run"  # without recipe.yaml
+    shutil.copytree(run / "checkpoints", folder / "checkpoints")
     said = refusal(capsys, "train", recipe, "strategies=[{use: minent}]", "--out", folder, "--resume")
     assert said.startswith("the checkpoint's strategies are supervised; this run's are minent. Resume with the recipe")
     said = refusal(capsys, "train", recipe, "model={use: bisenet}", "--out", folder, "--resume")
