@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dalib.batch import Batch, Stream
 from dalib.data.dataset import item_name
-from dalib.errors import DataError
+from dalib.errors import DalibError, DataError
 from dalib.randomness import seed_of
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class StreamLoader:
                     shutdown()
 
     def _group(
-        self, iterators: Mapping[str, Iterator[Stream]], steps: int, device: torch.device
+        self, iterators: Mapping[str, Iterator[Stream | DalibError]], steps: int, device: torch.device
     ) -> Iterator[list[Batch]]:
         for _ in range(steps):
             yield [
@@ -115,15 +115,17 @@ class StreamLoader:
         )
 
 
-def _arrive(stream: Stream, device: torch.device) -> Stream:
+def _arrive(stream: Stream | DalibError, device: torch.device) -> Stream:
     """Take a stream of bytes to the device and make it float there: a quarter of the traffic."""
+    if isinstance(stream, DalibError):
+        raise stream
     arrived = stream.to(device)
     label = None if arrived.label is None else arrived.label.long()
     return Stream(arrived.image.float() / 255, label, index=arrived.index)
 
 
-class _Indexed(Dataset[Item]):
-    """Items together with their index."""
+class _Indexed(Dataset[Item | DalibError]):
+    """Items together with their index; a user's error travels as a value, for torch would make a traceback its text."""
 
     def __init__(self, dataset: "SegmentationDataset") -> None:
         self._dataset = dataset
@@ -131,8 +133,11 @@ class _Indexed(Dataset[Item]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Item:
-        image, label = self._dataset[index]
+    def __getitem__(self, index: int) -> Item | DalibError:
+        try:
+            image, label = self._dataset[index]
+        except DalibError as error:
+            return error
         return image, label, index
 
 
@@ -143,11 +148,15 @@ class _Collate:
         self._stream = stream
         self._dataset = dataset
 
-    def __call__(self, items: list[Item]) -> Stream:
+    def __call__(self, loaded: list[Item | DalibError]) -> Stream | DalibError:
+        errors = [item for item in loaded if isinstance(item, DalibError)]
+        if errors:
+            return errors[0]
+        items = [item for item in loaded if not isinstance(item, DalibError)]
         sizes = {tuple(image.shape[-2:]): index for image, _, index in items}
         if len(sizes) > 1:
             (one, i), (other, j) = list(sizes.items())[:2]
-            raise DataError(
+            return DataError(
                 f"the {self._stream} images differ in size: {item_name(self._dataset, i)} is {one[0]}x{one[1]}, "
                 f"{item_name(self._dataset, j)} is "
                 f"{other[0]}x{other[1]} (H x W). Set data.{self._stream}.size: [H, W] to resize them."

@@ -102,3 +102,15 @@ def test_images_of_different_size_are_refused_by_name():
         loader(source=Mixed(4), draws={"source": lambda p: p}).batches(0, 1, CPU) as batches,
     ):
         next(batches)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_item_is_one_message_whoever_loads_it(workers):
+    class Broken(TinyData):
+        def __getitem__(self, index):
+            raise DataError(f"image {index % 1}.png is damaged.")
+
+    loader = StreamLoader({"source": Broken()}, {}, 2, 1, 0, workers)
+    with pytest.raises(DataError) as caught, loader.batches(0, 1, torch.device("cpu")) as batches:
+        next(batches)
+    assert str(caught.value) == "image 0.png is damaged."
