@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dalib.batch import Batch, Stream
     from dalib.create import create_dataset, create_model, create_strategy, list_datasets, list_models, list_strategies
+    from dalib.crf import DenseCRF
     from dalib.critic import Critic
     from dalib.engine import Engine
-    from dalib.errors import DalibError, suggest
+    from dalib.errors import DalibError, StackError, suggest
     from dalib.evaluation import Result, evaluate
     from dalib.hookspecs import Predict, hookimpl
-    from dalib.losses import SegmentationLoss
+    from dalib.losses import IGNORE, SegmentationLoss
     from dalib.models import load_weights, wrap_model
     from dalib.recipe import Recipe, load_recipe, make_recipe
     from dalib.registry import Registry
@@ -24,9 +25,11 @@ __version__ = "0.1.0"
 
 # Where each public name lives. They resolve on first use, so that `dalib --help` needs no torch.
 _HOMES = {
+    "IGNORE": "losses",
     "Batch": "batch",
     "Critic": "critic",
     "DalibError": "errors",
+    "DenseCRF": "crf",
     "Engine": "engine",
     "Predict": "hookspecs",
     "Recipe": "recipe",
@@ -34,6 +37,7 @@ _HOMES = {
     "Result": "evaluation",
     "SegmentationLoss": "losses",
     "SetupContext": "setup",
+    "StackError": "errors",
     "Step": "step",
     "Strategy": "strategy",
     "Stream": "batch",
@@ -54,9 +58,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "IGNORE",
     "Batch",
     "Critic",
     "DalibError",
+    "DenseCRF",
     "Engine",
     "Predict",
     "Recipe",
@@ -64,6 +70,7 @@ __all__ = [
     "Result",
     "SegmentationLoss",
     "SetupContext",
+    "StackError",
     "Step",
     "Strategy",
     "Stream",

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalib import SetupContext, Step, Strategy, hookimpl
-from dalib.errors import StackError
+from dalib import SetupContext, StackError, Step, Strategy, hookimpl
 from dalib_plugins.minent import self_information
 
 SOURCE, TARGET = 0.0, 1.0

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from dalib import SetupContext, Step, Strategy, Stream, hookimpl
-from dalib.losses import IGNORE
+from dalib import IGNORE, SetupContext, Step, Strategy, Stream, hookimpl
 from dalib_plugins.view import draw_view
 from dalib_plugins.warp import apply, make_augmentation, make_warp
 

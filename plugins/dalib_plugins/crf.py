@@ -4,8 +4,7 @@ from dataclasses import fields
 
 from torch import Tensor, nn
 
-from dalib import Predict, Strategy, hookimpl
-from dalib.crf import DenseCRF
+from dalib import DenseCRF, Predict, Strategy, hookimpl
 
 
 class Crf(Strategy):

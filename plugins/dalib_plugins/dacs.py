@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from dalib import SetupContext, Step, Strategy, Stream, hookimpl
-from dalib.losses import IGNORE
+from dalib import IGNORE, SetupContext, Step, Strategy, Stream, hookimpl
 from dalib_plugins.warp import make_augmentation
 
 LABELS = 256  # train ids and 255: few enough to count the presence of each without asking which there are

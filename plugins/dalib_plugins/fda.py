@@ -7,8 +7,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from dalib import SetupContext, Step, Strategy, hookimpl
-from dalib.errors import StackError
+from dalib import SetupContext, StackError, Step, Strategy, hookimpl
 from dalib_plugins.minent import normalized_entropy
 
 Window = Literal["symmetric", "corner"]

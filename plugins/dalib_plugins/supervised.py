@@ -6,8 +6,7 @@ from dataclasses import field
 
 from torch import Tensor
 
-from dalib import SegmentationLoss, SetupContext, Step, Strategy, hookimpl
-from dalib.errors import StackError
+from dalib import SegmentationLoss, SetupContext, StackError, Step, Strategy, hookimpl
 
 OVERRIDES = ("class_weights", "ohem", "min_kept", "auxiliary")
 

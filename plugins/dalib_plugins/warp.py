@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dalib import Stream, suggest
-from dalib.errors import StackError
-from dalib.losses import IGNORE
+from dalib import IGNORE, StackError, Stream, suggest
 
 
 def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
