@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dalib.data import SegmentationDataset
 
 SCENES = 4
+LEGIBLE_HEIGHT = 192  # pixels
 
 
 class Samples:
@@ -34,4 +35,16 @@ class Samples:
         for number, (image, truth) in enumerate(self._items):
             predictions = {caption: labels[number] for caption, labels in self._predictions.items()}
             truth = resize_label(truth[None], (image.shape[-2], image.shape[-1]))[0]
-            write_png(folder / f"scene_{number}.png", sample_panel(image, truth, predictions, self._palette))
+            panel = sample_panel(
+                enlarged(image),
+                enlarged(truth),
+                {caption: enlarged(label) for caption, label in predictions.items()},
+                self._palette,
+            )
+            write_png(folder / f"scene_{number}.png", panel)
+
+
+def enlarged(pixels: Tensor) -> Tensor:
+    """Return (..., H, W) with every pixel repeated, where the picture would be too small to look at."""
+    factor = max(1, LEGIBLE_HEIGHT // pixels.shape[-2])
+    return pixels.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
