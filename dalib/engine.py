@@ -103,9 +103,8 @@ class Engine:
                 self._backward([(s.weight, self._scalars("loss", s, step, terms)) for s in group], len(micro_batches))
                 step.detach_outputs()
             with self._training_critics() as critics:
-                self._backward(
-                    [(1.0, self._scalars("critic_loss", s, step, terms)) for s in critics], len(micro_batches)
-                )
+                scalars = [(1.0, self._scalars("critic_loss", s, step, terms)) for s in critics]
+                self._backward(scalars, len(micro_batches))
         self._update()
         with torch.no_grad():
             if self.teacher:

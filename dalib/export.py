@@ -65,6 +65,7 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
     as_onnx = path.suffix == ".onnx"
     if as_onnx:
         check_packages()
+    path.parent.mkdir(parents=True, exist_ok=True)
     program = trace(fuse(model).cpu(), size)
     run = write_onnx(program, path) if as_onnx else write_program(program, path)
     exported = Export(
