@@ -74,6 +74,6 @@ def parameters_of(network: nn.Module) -> Any:
 
 def _maker(kind: Callable[..., torch.optim.Optimizer], **options: Any) -> MakeOptimizer:
     def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return kind(parameters, **options)
+        return kind(parameters, **options, fused=True)  # one pass over the memory instead of eight
 
     return make
