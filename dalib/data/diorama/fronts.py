@@ -33,7 +33,8 @@ class Planes:
     pitch: Field
 
     def columns(self, which: slice) -> "Planes":
-        return Planes(*(getattr(self, field.name)[..., which] for field in dataclasses.fields(self)))
+        z, along, step, height = (field[which] for field in (self.z, self.along, self.step, self.height))
+        return Planes(z, along, step, height, self.front[which], self.colour[:, which], self.pitch[which])
 
 
 def paint_skyline(view: View) -> None:
@@ -128,30 +129,33 @@ def _paint_run(view: View, planes: Planes, start: int, stop: int) -> None:
 
 def _surface(view: View, planes: Planes, y: Field) -> Field:
     wall, hedge = planes.front == Front.WALL, planes.front == Front.HEDGE
+    glazed: NDArray[np.bool_] = planes.front == Front.BUILDING
     grain = look_up(noise_tile(1.0), y * 14, planes.along * 14 + planes.pitch * 50)
     shade = 1 + grain * (0.4 * view.look.grain + hedge * np.float32(0.12))
-    shade[(planes.front == Front.BUILDING) & (y > planes.height - 0.6)] *= 0.72
+    shade[glazed & (y > planes.height - 0.6)] *= 0.72
     if wall.any():
         shade[wall & ((y % 0.6 < 0.1) | (y > planes.height - 0.25))] *= 0.82
-    panes = _panes(planes, y)
+    surface: Field
     colour = view.veil(planes.colour, planes.z)[:, None]
+    if not glazed.any():
+        surface = colour * shade
+        return surface
+    panes = _panes(planes, glazed, y)
     window = view.veil(as_colour(view.look.window, 1), planes.z)[:, None]
-    surface: Field = colour * (shade * (1 - panes)) + window * panes
+    surface = colour * (shade * (1 - panes))
+    surface += window * panes
     return surface
 
 
-def _panes(planes: Planes, y: Field) -> Field:
+def _panes(planes: Planes, glazed: NDArray[np.bool_], y: Field) -> Field:
     """Share of window in each pixel: rows of windows over a glazed ground floor; smooth where too small to see."""
-    glazed = planes.front == Front.BUILDING
-    if not glazed.any():
-        return np.zeros_like(y)
     across = np.abs(planes.along / planes.pitch % 1 - 0.5)
     sharp = (planes.pitch / planes.step / 2 - 1).clip(0, 1) * np.float32(0.45)
-    column = glazed * (0.45 + sharp * np.where(across < 0.25, np.float32(1), np.float32(-1)))
-    shop = glazed * (0.45 + sharp * np.where(across < 0.4, np.float32(1), np.float32(-1)))
+    column: Field = glazed * (0.45 + sharp * np.where(across < 0.25, np.float32(1), np.float32(-1)))
+    shop: Field = glazed * (0.45 + sharp * np.where(across < 0.4, np.float32(1), np.float32(-1)))
     storey = y / _STOREY
     storey -= np.floor(storey)
-    upper = (storey > 0.3) & (storey < 0.78) & (y > _STOREY) & (y < planes.height - 1)
+    upper: NDArray[np.bool_] = (storey > 0.3) & (storey < 0.78) & (y > _STOREY) & (y < planes.height - 1)
     panes: Field = upper * column + ((y > 0.5) & (y < 2.6)) * shop
     return panes
 
