@@ -177,12 +177,12 @@ def _described(number: int, row: PlannedStrategy) -> str:
     """Return what one strategy does in the stack, a line an aspect: wide enough for a terminal of 80 columns."""
     strategy = row.strategy
     kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
-    forwards = "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards)) or "none"
+    forwards = "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards))
     aspects = {
         "hooks": ", ".join(row.hooks),
         "reads": ", ".join(sorted(strategy.requires)),
         "writes": ", ".join(sorted(strategy.writes | strategy.provides)),
-        "forwards": "" if row.group is None else f"{forwards} (backward pass {row.group + 1})",
+        "forwards": f"{forwards} (backward pass {row.group + 1})" if forwards and row.group is not None else "",
         "sizes after": ", ".join(
             f"{n} {'?' if size is None else f'{size[0]}x{size[1]}'}" for n, size in row.sizes.items()
         ),

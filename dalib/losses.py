@@ -4,16 +4,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 if TYPE_CHECKING:
     from dalib.step import Step
 
 SegmentationLossFunction = Callable[["Step", str], Tensor]
+NotNegative = Annotated[float, Field(ge=0)]
 
 IGNORE = 255
 
@@ -58,10 +60,10 @@ class SegmentationLoss:
         auxiliary: weight of each auxiliary head (BiSeNet's authors use 1).
     """
 
-    class_weights: Sequence[float] | None = None
-    ohem: float | None = None
-    min_kept: int = 100_000
-    auxiliary: float = 1.0
+    class_weights: Sequence[NotNegative] | None = None
+    ohem: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_kept: Annotated[int, Field(ge=0)] = 100_000
+    auxiliary: NotNegative = 1.0
 
     def __call__(self, step: "Step", stream: str) -> Tensor:
         """Return the loss of ``stream``, a scalar; exactly 0 where no pixel is valid."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from dalib.errors import RecipeError, suggest
 
@@ -24,6 +25,12 @@ _EXPECTED = {
     "none_required": "null",
     "missing": "a value",
     "too_long": "fewer values",
+    "too_short": "more values",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "value_error": "{error}",
 }
 
 
@@ -45,7 +52,7 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: 
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in options:
             raise RecipeError(f"{_at(path, name)}: this option is required.")
-    hints = get_type_hints(target)
+    hints = get_type_hints(target, include_extras=True)  # their bounds
     return {name: _value(hints.get(name, Any), value, _at(path, name)) for name, value in options.items()}
 
 
@@ -82,9 +89,15 @@ def _message(error: ValidationError, value: Any, path: str) -> str:
     for part in first["loc"]:
         if _is_key(part):
             path = f"{path}[{part}]" if isinstance(part, int) else _at(path, str(part))
-    expected = " or ".join(dict.fromkeys(_EXPECTED.get(d["type"], d["msg"][0].lower() + d["msg"][1:]) for d in chosen))
+    expected = " or ".join(dict.fromkeys(_expected(d) for d in chosen))
     verb = "" if expected.startswith(("unexpected", "input should")) else "expected "
     return f"{path}: {verb}{expected}, got {json.dumps(first['input'])}."
+
+
+def _expected(detail: ErrorDetails) -> str:
+    if detail["type"] in _EXPECTED:
+        return _EXPECTED[detail["type"]].format(**detail.get("ctx", {}))
+    return detail["msg"][0].lower() + detail["msg"][1:]
 
 
 def _is_key(part: int | str) -> bool:

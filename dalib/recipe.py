@@ -20,16 +20,24 @@ from dalib.yaml_text import dump_yaml, parse_yaml, read_yaml
 
 Options = dict[str, Any]
 
+_DEFAULTS: dict[str, Options] = {"optimizer": {"use": "sgd", "lr": 2.5e-4}, "schedule": {"use": "poly"}}
+
 
 @dataclass(kw_only=True)
 class DataOptions:
-    """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images a domain a step."""
+    """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images a domain a step.
+
+    A training image that cannot be read stops the run; ``on_bad_item: skip`` takes the data set's next one in its
+    place, and stops after ``max_bad_items`` different ones. Evaluation skips none: it would be another score.
+    """
 
     source: Options
     target: Options | None = None
     eval: Options | None = None
     batch_size: int = 4
     workers: int = 0
+    on_bad_item: Literal["stop", "skip"] = "stop"
+    max_bad_items: int = 10
 
 
 @dataclass(kw_only=True)
@@ -67,8 +75,8 @@ class Recipe:
     train: TrainOptions
     strategies: list[Options] = field(default_factory=lambda: [{"use": "supervised"}])
     loss: Options | None = None
-    optimizer: Options = field(default_factory=lambda: {"use": "sgd", "lr": 2.5e-4})
-    schedule: Options | None = field(default_factory=lambda: {"use": "poly"})
+    optimizer: Options = field(default_factory=lambda: dict(_DEFAULTS["optimizer"]))
+    schedule: Options | None = field(default_factory=lambda: dict(_DEFAULTS["schedule"]))
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
     plugins: list[str] = field(default_factory=list)
 
@@ -131,6 +139,7 @@ _SECTIONS: dict[str, type] = {"data": DataOptions, "train": TrainOptions, "evalu
 _AT_LEAST = {
     "data.batch_size": 1,
     "data.workers": 0,
+    "data.max_bad_items": 1,
     "train.steps": 1,
     "train.accumulate": 1,
     "train.seed": 0,
@@ -227,6 +236,14 @@ def _check_uses(recipe: Recipe) -> None:
         _check_schedule({"steps": recipe.train.steps, **recipe.schedule})
 
 
+def _default(path: str, options: Options) -> str:
+    """Say what a section without its name would have replaced, as an override such as ``optimizer.lr=0.1`` makes it."""
+    if "use" in options:
+        return ""
+    default, whole = (dump_yaml(o, inline=True).strip() for o in (_DEFAULTS[path], _DEFAULTS[path] | options))
+    return f" Without this section a run uses {default}; write it whole, such as {path}={whole}."
+
+
 def _check_schedule(options: Options) -> None:
     _check_choice(SCHEDULES, options, "schedule")
     for name, least in {"steps": 1, "power": 0, "warmup": 0}.items():
@@ -238,6 +255,6 @@ def _check_choice(choices: Mapping[str, Callable[..., Any]], options: Options, p
     """Check ``{use: name, ...}`` against the choices and return what the chosen one makes."""
     name = options.get("use")
     if not isinstance(name, str) or name not in choices:
-        raise RecipeError(f"{path}.use: expected one of {', '.join(choices)}, got {name!r}.")
+        raise RecipeError(f"{path}.use: expected one of {', '.join(choices)}, got {name!r}.{_default(path, options)}")
     rest = check_options(choices[name], {k: v for k, v in options.items() if k != "use"}, path)
     return choices[name](**rest)

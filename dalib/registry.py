@@ -48,7 +48,7 @@ class Registry:
         """Return what is registered under a name; RegistryError says what there is, and what failed to import."""
         if (kind, name) not in self._entries:
             broken = "".join(f" Plugin {plugin!r} failed to load: {why}." for plugin, why in self.broken.items())
-            raise RegistryError(f"there is no {kind} {name!r}.{suggest(name, self.names(kind))}{broken}")
+            raise RegistryError(f"there is no {kind} {name!r}.{suggest(name, self.names(kind))}{broken or _ELSEWHERE}")
         return self._entries[kind, name][0]
 
     def names(self, kind: Kind) -> list[str]:
@@ -112,6 +112,12 @@ class Registry:
             yield
         finally:
             self._owner = None
+
+
+_ELSEWHERE = (
+    " What another package registers is there once that package is installed with pip, or its module named under "
+    "`plugins:` of the recipe; `dalib plugins` lists what was found."
+)
 
 
 class DuplicateNameError(RegistryError):

@@ -67,13 +67,14 @@ class Stack:
     def _make_groups(self) -> Groups:
         """Partition the strategies with a loss: those that share a student forward share a graph.
 
-        One that does not declare its forwards may read any stream, so then there is one group of all.
+        One that does not declare its forwards may read any stream, so then there is one group of all. One that reads
+        none has no forward's graph to keep, and goes along with the first group.
         """
         strategies = self.implementing("loss")
-        if any(s.forwards is None for s in strategies):
-            return [strategies]
+        if any(s.forwards is None for s in strategies) or not any(s.forwards for s in strategies):
+            return [strategies] if strategies else []
         groups: list[tuple[frozenset[str], tuple[Strategy, ...]]] = []
-        for strategy in strategies:
+        for strategy in (s for s in strategies if s.forwards):
             streams = strategy.forwards or frozenset()
             members: tuple[Strategy, ...] = (strategy,)
             for other in [g for g in groups if g[0] & streams]:
@@ -81,7 +82,9 @@ class Stack:
                 streams, members = other[0] | streams, other[1] + members
             groups.append((streams, members))
         order = {strategy: i for i, strategy in enumerate(strategies)}
-        return sorted((tuple(sorted(m, key=order.__getitem__)) for _, m in groups), key=lambda m: order[m[0]])
+        first, *others = sorted((m for _, m in groups), key=lambda m: min(map(order.__getitem__, m)))
+        first += tuple(s for s in strategies if not s.forwards)
+        return [tuple(sorted(members, key=order.__getitem__)) for members in (first, *others)]
 
 
 def _check_names(strategies: Sequence[Strategy]) -> None:

@@ -88,9 +88,12 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(text, str(path))
 
 
-def dump_yaml(value: Any) -> str:
-    """Return a value as YAML in the order of its keys."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+def dump_yaml(value: Any, *, inline: bool = False) -> str:
+    """Return a value as YAML in the order of its keys; ``inline`` in braces, on one line."""
+    width, flow = (float("inf"), True) if inline else (120, False)
+    return str(
+        yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)
+    )
 
 
 def _check_depth(text: str, name: str) -> None:

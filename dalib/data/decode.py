@@ -9,9 +9,11 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
@@ -20,7 +22,8 @@ from dalib.errors import DataError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 LABEL_SUFFIXES = frozenset({".png"})
 
-Size = tuple[int, int]
+Side = Annotated[int, Field(ge=1)]
+Size = tuple[Side, Side]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_PIXELS = 2**28  # 16384 x 16384; a header may claim any size, and the decoder allocates what it claims

@@ -3,17 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import field
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from dalib import SetupContext, StackError, Step, Strategy, hookimpl
 from dalib_plugins.minent import self_information
+from dalib_plugins.ranges import NotNegative, Positive
 
 SOURCE, TARGET = 0.0, 1.0
 STRIDE = 32
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OutputDiscriminator(nn.Module):
@@ -86,9 +90,9 @@ class Adversarial(Strategy):
     input: Literal["softmax", "self_information"] = "softmax"
     objective: Literal["bce", "ls"] = "bce"
     variant: Literal["adaptsegnet", "seed"] = "adaptsegnet"
-    levels: dict[str, float] = field(default_factory=lambda: {"logits": 1.0})
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
+    levels: Annotated[dict[str, NotNegative], Field(min_length=1)] = field(default_factory=lambda: {"logits": 1.0})
+    lr: Positive = 1e-4
+    betas: tuple[Momentum, Momentum] = (0.9, 0.99)
 
     requires = frozenset({"source.image", "target.image"})
     forwards = frozenset({"target"})

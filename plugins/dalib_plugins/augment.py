@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dalib import IGNORE, SetupContext, Step, Strategy, Stream, hookimpl
+from dalib_plugins.ranges import Count, Interval, NotNegative, OddCount, Probability, Share, Streams
 from dalib_plugins.view import draw_view
 from dalib_plugins.warp import apply, make_augmentation, make_warp
 
@@ -16,9 +17,9 @@ from dalib_plugins.warp import apply, make_augmentation, make_warp
 class Blur:
     """Options of Gaussian blur: an odd kernel size, the least and the greatest sigma, both in pixels."""
 
-    kernel: int = 3
-    sigma: tuple[float, float] = (0.2, 0.8)
-    p: float = 1.0
+    kernel: OddCount = 3
+    sigma: Interval = (0.2, 0.8)
+    p: Probability = 1.0
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # refuse misspelled options
 
@@ -41,12 +42,12 @@ class Augment(Strategy):
             ``{use: RandomEqualize, p: 0.5}``.
     """
 
-    streams: list[str] = field(default_factory=lambda: ["source"])
-    crop: tuple[int, int] | None = None
-    scale: tuple[float, float] = (1.0, 1.0)
-    flip: float = 0.0
-    color_jitter: tuple[float, float, float, float] | None = None
-    jitter_p: float = 1.0
+    streams: Streams = field(default_factory=lambda: ["source"])
+    crop: tuple[Count, Count] | None = None
+    scale: Interval = (1.0, 1.0)
+    flip: Probability = 0.0
+    color_jitter: tuple[NotNegative, NotNegative, NotNegative, Share] | None = None
+    jitter_p: Probability = 1.0
     blur: Blur | None = None
     kornia: list[dict[str, Any]] = field(default_factory=list)
 

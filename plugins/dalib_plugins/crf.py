@@ -5,6 +5,7 @@ from dataclasses import fields
 from torch import Tensor, nn
 
 from dalib import DenseCRF, Predict, Strategy, hookimpl
+from dalib_plugins.ranges import Count, NotNegative, Positive, Whole
 
 
 class Crf(Strategy):
@@ -13,14 +14,14 @@ class Crf(Strategy):
     Training does not see it.
     """
 
-    iterations: int = 5
-    appearance_weight: float = 4.0
-    appearance_position: float = 67.0
-    appearance_color: float = 3.0
-    smoothness_weight: float = 3.0
-    smoothness_position: float = 3.0
-    cell: int = 16
-    reach: int = 8
+    iterations: Count = 5
+    appearance_weight: NotNegative = 4.0
+    appearance_position: Positive = 67.0
+    appearance_color: Positive = 3.0
+    smoothness_weight: NotNegative = 3.0
+    smoothness_position: Positive = 3.0
+    cell: Count = 16
+    reach: Whole = 8
 
     @hookimpl
     def predictor(self, model: nn.Module, predict: Predict) -> Predict:

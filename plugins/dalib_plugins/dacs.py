@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from dalib import IGNORE, SetupContext, Step, Strategy, Stream, hookimpl
+from dalib_plugins.ranges import Interval, Probability, Share
 from dalib_plugins.warp import make_augmentation
 
 LABELS = 256  # train ids and 255: few enough to count the presence of each without asking which there are
@@ -91,15 +92,15 @@ class Dacs(Strategy):
             published) or running ones. None takes what another strategy asked for, else 0.99 and ``"train"``.
     """
 
-    threshold: float = 0.968
+    threshold: Probability = 0.968
     confidence: Scope = "batch"
     classes: Scope = "image"
     ignore_is_class: bool = False
-    jitter: float = 0.25
-    jitter_p: float = 0.8
-    blur: tuple[float, float] = (0.15, 1.15)
-    blur_p: float = 0.5
-    ema: float | None = None
+    jitter: Share = 0.25
+    jitter_p: Probability = 0.8
+    blur: Interval = (0.15, 1.15)
+    blur_p: Probability = 0.5
+    ema: Probability | None = None
     teacher_batch_norm: Literal["train", "eval"] | None = None
 
     requires = frozenset({"source.image", "source.label", "target.image"})

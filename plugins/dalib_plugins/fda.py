@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dalib import SetupContext, StackError, Step, Strategy, hookimpl
 from dalib_plugins.minent import normalized_entropy
+from dalib_plugins.ranges import NotNegative, Positive, Share
 
 Window = Literal["symmetric", "corner"]
 
@@ -79,8 +81,8 @@ def charbonnier(entropy: Tensor, eta: float) -> Tensor:
 class TargetEntropy:
     """Options of FDA's entropy term: its factor, and the exponent of its penalty."""
 
-    weight: float = 0.005
-    eta: float = 2.0
+    weight: NotNegative = 0.005
+    eta: Positive = 2.0
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # refuse misspelled options
 
@@ -96,7 +98,7 @@ class Fda(Strategy):
         entropy: adds FDA's penalised entropy of the target, on the network's ``low_res`` logits where it gives them.
     """
 
-    beta: float | list[float] = 0.01
+    beta: Share | Annotated[list[Share], Field(min_length=1)] = 0.01
     window: Window = "symmetric"
     entropy: TargetEntropy | None = None
 

@@ -3,10 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import field
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor
 
 from dalib import SegmentationLoss, SetupContext, StackError, Step, Strategy, hookimpl
+from dalib_plugins.ranges import NotNegative, Streams, Whole
 
 OVERRIDES = ("class_weights", "ohem", "min_kept", "auxiliary")
 
@@ -19,11 +22,11 @@ class Supervised(Strategy):
         class_weights, ohem, min_kept, auxiliary: in place of the run's own (see ``dalib.SegmentationLoss``).
     """
 
-    streams: list[str] = field(default_factory=lambda: ["source"])
-    class_weights: list[float] | None = None
-    ohem: float | None = None
-    min_kept: int | None = None
-    auxiliary: float | None = None
+    streams: Streams = field(default_factory=lambda: ["source"])
+    class_weights: list[NotNegative] | None = None
+    ohem: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_kept: Whole | None = None
+    auxiliary: NotNegative | None = None
 
     @property
     def requires(self) -> frozenset[str]:

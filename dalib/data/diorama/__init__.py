@@ -1,11 +1,13 @@
 """Diorama: procedural streets in two domains, a clean rendering and a photograph, made on the fly."""
 
 import random
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from dalib.data.decode import Size
 from dalib.data.diorama.domain import SOURCE, TARGET
 from dalib.data.diorama.fronts import Fronts, paint_skyline
 from dalib.data.diorama.ground import paint_ground, paint_sky
@@ -26,8 +28,8 @@ def diorama(
     *,
     domain: Literal["source", "target"] = "source",
     split: str = "train",
-    size: tuple[int, int] = (128, 256),
-    length: int | None = None,
+    size: Size = (128, 256),
+    length: Annotated[int, Field(ge=1)] | None = None,
     seed: int = 0,
 ) -> "Diorama":
     """Return a procedural street data set: nothing on disk, all 19 Cityscapes classes.

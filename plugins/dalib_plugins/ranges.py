@@ -1,0 +1,29 @@
+"""Ranges of options; a recipe that leaves one is refused with the path to the value."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=0.5)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Streams = Annotated[list[str], Field(min_length=1)]
+
+
+def _rising(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError("the least value first, then the greatest")
+    return values
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("an odd number")
+    return value
+
+
+Interval = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+OddCount = Annotated[Count, AfterValidator(_odd)]
