@@ -57,7 +57,10 @@ class Batch(Mapping[str, Stream]):
         try:
             return self._streams[name]
         except KeyError:
-            raise StackError(f"stream {name!r} is not in the batch; it holds {', '.join(self._streams)}.") from None
+            raise StackError(
+                f"stream {name!r} is not in the batch; it holds {', '.join(self._streams)}. A strategy names what it "
+                "reads in `requires`; a stream that none reads is not loaded."
+            ) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._streams

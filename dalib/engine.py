@@ -13,6 +13,7 @@ from dalib import checkpoint
 from dalib.batch import Batch
 from dalib.clock import Clock
 from dalib.critic import Critic, MakeOptimizer
+from dalib.data.bad_items import BadItems
 from dalib.data.labels import CITYSCAPES_CLASSES
 from dalib.data.loader import StreamLoader
 from dalib.device import choose_device
@@ -28,6 +29,7 @@ from dalib.stack import Stack
 from dalib.step import Step
 from dalib.strategy import Strategy
 from dalib.teacher import Teacher
+from dalib.terms import Terms
 
 if TYPE_CHECKING:
     from dalib.data import SegmentationDataset
@@ -96,7 +98,7 @@ class Engine:
         self._begin()
         terms = Terms(len(micro_batches))
         for micro, batch in enumerate(micro_batches):
-            step = Step(self, self.index, micro, batch.to(self.device))
+            step = Step(self, self.index, micro, batch.to(self.device), terms)
             with torch.no_grad():
                 self._call("pre_batch", step)
             for group in self.stack.groups:
@@ -112,7 +114,7 @@ class Engine:
                     self.teacher.update(self.model, self.index)
             self._call("post_step", step)
         self.index += 1
-        return terms.values | step.logged
+        return terms.means()
 
     def _begin(self) -> None:
         self.model.train()
@@ -142,7 +144,7 @@ class Engine:
             if received:
                 scaler.update()
 
-    def _scalars(self, hook: str, strategy: Strategy, step: Step, terms: "Terms") -> dict[str, Tensor]:
+    def _scalars(self, hook: str, strategy: Strategy, step: Step, terms: Terms) -> dict[str, Tensor]:
         with self._running(hook, strategy, step):
             scalars = self.stack.scalars(hook, strategy, step)
         terms.add(strategy.name, scalars)
@@ -186,14 +188,19 @@ class Engine:
         steps: int,
         batch_size: int,
         workers: int = 0,
+        bad_items: BadItems | None = None,
     ) -> Iterator[dict[str, Tensor]]:
         """Train up to step number ``steps``, counted from the run's start, yielding the terms of each step.
 
+        A stream that no strategy reads is not loaded.
+
         Args:
             batch_size: images a domain an optimiser step, over all micro-batches.
+            bad_items: counts images that cannot be read; default the first ends the run.
         """
-        datasets = {"source": source} | ({"target": target} if target is not None else {})
-        loader = StreamLoader(datasets, self._draws(datasets), batch_size, self.accumulate, self.seed, workers)
+        datasets = self._read({"source": source} | ({"target": target} if target is not None else {}))
+        draws = self._draws(datasets)
+        loader = StreamLoader(datasets, draws, batch_size, self.accumulate, self.seed, workers, bad_items)
         with loader.batches(self.index, steps, self.device) as batches:
             while self.index < steps:
                 with self.clock.section("data"):
@@ -330,6 +337,10 @@ class Engine:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes
 
+    def _read(self, datasets: Mapping[str, "SegmentationDataset"]) -> dict[str, "SegmentationDataset"]:
+        read = self.stack.streams()
+        return {name: dataset for name, dataset in datasets.items() if read is None or name in read}
+
     def _draws(self, datasets: Mapping[str, "SegmentationDataset"]) -> dict[str, Callable[[int], int]]:
         draws: dict[str, Callable[[int], int]] = {}
         owners: dict[str, str] = {}
@@ -344,21 +355,6 @@ class Engine:
                 if draw is not None:
                     draws[stream], owners[stream] = draw, strategy.name
         return draws
-
-
-class Terms:
-    """Loss terms of a step, averaged over its micro-batches, on the device."""
-
-    def __init__(self, micro_batches: int) -> None:
-        self.values: dict[str, Tensor] = {}
-        self._share = 1 / micro_batches
-
-    def add(self, strategy: str, scalars: Mapping[str, Tensor]) -> None:
-        """Add one micro-batch's terms of a strategy."""
-        for name, value in scalars.items():
-            key = f"{strategy}/{name}"
-            share = value.detach() * self._share
-            self.values[key] = self.values[key] + share if key in self.values else share
 
 
 def default_classes(num_classes: int) -> tuple[str, ...]:

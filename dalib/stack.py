@@ -14,6 +14,8 @@ from dalib.strategy import Strategy
 
 Groups = list[tuple[Strategy, ...]]
 
+_READING = ("pre_batch", "loss", "critic_loss", "post_step")  # hooks that see a step
+
 
 class Stack:
     """Strategies in list order, and calls of their hooks in that order."""
@@ -38,6 +40,14 @@ class Stack:
         except Exception as error:
             error.add_note(f"raised by strategy {strategy.name!r} in its hook {hook!r}")
             raise
+
+    def streams(self) -> frozenset[str] | None:
+        """Return the streams that the strategies read; None where one does not declare it, so that it may be any."""
+        readers = [s for s in self.strategies if any(s in self._hooks[hook] for hook in _READING)]
+        if any(_undeclared(s, s in self._hooks["loss"]) for s in readers):
+            return None
+        fields = {field.split(".")[0] for s in readers for field in s.requires | s.writes}
+        return frozenset(fields).union(*(s.forwards or () for s in readers))
 
     def scalars(self, hook: str, strategy: Strategy, step: Step) -> dict[str, Tensor]:
         """Call ``loss`` or ``critic_loss`` and check that it returned named scalars."""
@@ -85,6 +95,10 @@ class Stack:
         first, *others = sorted((m for _, m in groups), key=lambda m: min(map(order.__getitem__, m)))
         first += tuple(s for s in strategies if not s.forwards)
         return [tuple(sorted(members, key=order.__getitem__)) for members in (first, *others)]
+
+
+def _undeclared(strategy: Strategy, has_loss: bool) -> bool:
+    return type(strategy).requires is Strategy.requires or (has_loss and strategy.forwards is None)
 
 
 def _check_names(strategies: Sequence[Strategy]) -> None:

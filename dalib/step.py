@@ -10,6 +10,7 @@ from torch import Tensor
 from dalib.batch import Batch
 from dalib.errors import StackError
 from dalib.losses import SegmentationLossFunction
+from dalib.terms import Terms
 
 if TYPE_CHECKING:
     from dalib.engine import Engine
@@ -24,14 +25,13 @@ class Step:
     Attributes:
         index: number of optimiser steps done before this one.
         batch: the streams.
-        logged: what strategies logged, by ``strategy/name``.
     """
 
-    def __init__(self, engine: "Engine", index: int, micro: int, batch: Batch) -> None:
+    def __init__(self, engine: "Engine", index: int, micro: int, batch: Batch, terms: Terms) -> None:
         self.index = index
         self.micro = micro
         self.batch = batch
-        self.logged: dict[str, Tensor] = {}
+        self._terms = terms
         self._engine = engine
         self._hook = ""
         self._strategy: Strategy | None = None
@@ -90,8 +90,8 @@ class Step:
         return values.sum() / valid.sum().clamp(min=1)
 
     def log(self, name: str, value: Tensor) -> None:
-        """Add a scalar to the step's metrics as ``strategy/name``; it stays on the device."""
-        self.logged[f"{self._name}/{name}"] = value.detach()
+        """Add a scalar to the step's metrics as ``strategy/name``, the mean of its micro-batches; no device waits."""
+        self._terms.log(self._name, name, value)
 
     @contextmanager
     def running(self, hook: str, strategy: "Strategy") -> Iterator[None]:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dalib import checkpoint
 from dalib.build import build_dataset, build_engine, build_model, check_classes
+from dalib.data.bad_items import BadItems
 from dalib.data.dataset import palette_of
-from dalib.data.loader import first_size
+from dalib.data.loader import check_not_empty, first_size
 from dalib.device import choose_device
 from dalib.display import Display
 from dalib.engine import Engine
@@ -87,7 +88,10 @@ class Run:
         device = choose_device(recipe.train.device)
         self.engine = build_engine(recipe, build_model(recipe, self.classes, device), self.classes, device)
         streams = {"source": self.source} | ({} if self.target is None else {"target": self.target})
-        make_plan(self.engine.stack, {name: first_size(dataset, name) for name, dataset in streams.items()})
+        check_not_empty(self.eval, "eval")
+        self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
+        sizes = {name: first_size(dataset, name, self.bad_items) for name, dataset in streams.items()}
+        make_plan(self.engine.stack, sizes)
         self.seconds = 0.0  # trained so far, earlier sittings included
         self.best = -1.0
         self.time: Counter[str] = Counter()  # of earlier sittings
@@ -95,8 +99,8 @@ class Run:
 
     def go(self, resume: bool) -> Result:
         """Train what is missing, then evaluate, picture and report."""
-        self._begin(resume)
         samples = Samples(self.eval, self.palette)
+        self._begin(resume)
         self._picture_before(samples)
         self._train()
         result = self._score()
@@ -113,6 +117,7 @@ class Run:
             write_text(self.folder.recipe, self.recipe.to_yaml())
             self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
             self._logged = (self.engine.index, self.seconds)
+            self.bad_items.messages = state["bad_items"]
             self.folder.rewind(self.engine.index)
             self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
         elif resume and self.folder.recipe.exists():
@@ -124,7 +129,12 @@ class Run:
         train, data = self.recipe.train, self.recipe.data
         earlier, started = self.seconds, time.perf_counter()
         steps = self.engine.iterate(
-            self.source, self.target, steps=train.steps, batch_size=data.batch_size, workers=data.workers
+            self.source,
+            self.target,
+            steps=train.steps,
+            batch_size=data.batch_size,
+            workers=data.workers,
+            bad_items=self.bad_items,
         )
         with Interruption() as interruption, Display(self.console, train.steps, self.engine.index) as display:
             for terms in steps:
@@ -159,6 +169,7 @@ class Run:
             "lr": self.engine.optimizer.param_groups[0]["lr"],
             "seconds": round(self.seconds, 3),
             "images_per_second": round(rate, 3),
+            **({"bad_items": len(self.bad_items.messages)} if self.bad_items.messages else {}),
         }
 
     def _score_on_the_way(self) -> float:
@@ -177,6 +188,7 @@ class Run:
             "seconds": self.seconds,
             "time": dict(self._time()),
             "best": self.best,
+            "bad_items": self.bad_items.messages,
         }
         checkpoint.write(self.engine.state_dict() | extras, path)
 
@@ -203,6 +215,11 @@ class Run:
             limit=options.limit,
         )
 
+    def _skipping(self, message: str) -> None:
+        self.console.print(
+            f"skipping a bad item: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
+
     def _picture_before(self, samples: Samples) -> None:
         """Picture the run to compare with, or else the model as it starts."""
         if self.before is not None:
@@ -217,6 +234,7 @@ class Run:
             "seconds": round(self.seconds, 1),
             "model": self.recipe.evaluate.model,
             "seed": self.recipe.train.seed,
+            "bad_items": self.bad_items.messages,
             "time": {name: round(seconds, 3) for name, seconds in self._time().items()},
             "palette": {name: list(color) for name, color in zip(self.classes, self.palette, strict=True)},
         }

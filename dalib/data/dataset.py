@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, Color
+from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
+from dalib.errors import DataError
 
 Draw = Callable[[int], int]
 """From a position in the endless stream of one domain to the index of the image to load; pure, so that runs resume."""
@@ -35,6 +37,30 @@ def classes_of(dataset: object) -> tuple[str, ...]:
 def palette_of(dataset: object) -> tuple[Color, ...]:
     """RGB colours of a dataset's classes, by train id."""
     return tuple(getattr(dataset, "palette", CITYSCAPES_PALETTE))
+
+
+def checked_item(dataset: "SegmentationDataset", index: int) -> tuple[Tensor, Tensor]:
+    """Read an item and check it against the protocol.
+
+    Raises:
+        DataError: wrong types or shapes, or train ids that none of the data set's ``classes`` has.
+    """
+    image, label = dataset[index]
+    if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
+        found = f"{image.dtype} {tuple(image.shape)}"
+        raise DataError(f"{item_name(dataset, index)}: expected an image uint8 (3, H, W), found {found}.")
+    if label.dtype != torch.uint8 or label.shape != image.shape[1:]:
+        raise DataError(
+            f"{item_name(dataset, index)}: expected a label uint8 {tuple(image.shape[1:])}, as its image, "
+            f"found {label.dtype} {tuple(label.shape)}."
+        )
+    outside = (label >= len(classes_of(dataset))) & (label != IGNORE)
+    if hasattr(dataset, "classes") and outside.any():
+        raise DataError(
+            f"{item_name(dataset, index)}: expected train ids in 0..{len(classes_of(dataset)) - 1} or 255, "
+            f"found {int(label[outside].max())}."
+        )
+    return image, label
 
 
 def item_name(dataset: object, index: int) -> str:

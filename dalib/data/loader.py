@@ -10,14 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dalib.batch import Batch, Stream
+from dalib.data.bad_items import BadItems, Loaded, load
 from dalib.data.dataset import item_name
-from dalib.errors import DalibError, DataError
+from dalib.errors import DataError
 from dalib.randomness import seed_of
 
 if TYPE_CHECKING:
     from dalib.data import Draw, SegmentationDataset
-
-Item = tuple[Tensor, Tensor, int]
 
 
 def shuffled(length: int, *key: str | int) -> "Draw":
@@ -34,16 +33,28 @@ def shuffled(length: int, *key: str | int) -> "Draw":
     return draw
 
 
-def first_size(dataset: "SegmentationDataset", stream: str) -> tuple[int, int]:
+def first_size(dataset: "SegmentationDataset", stream: str, bad_items: BadItems) -> tuple[int, int]:
     """Return the (H, W) of a data set's first image, which the others have to share to make a batch."""
-    _check_not_empty(dataset, stream)
-    height, width = dataset[0][0].shape[-2:]
+    check_not_empty(dataset, stream)
+    loaded = load(dataset, stream, 0, bad_items.limit)
+    bad_items.count(loaded.faults)
+    height, width = _present(loaded, stream)[0].shape[-2:]
     return height, width
 
 
-def _check_not_empty(dataset: "SegmentationDataset", stream: str) -> None:
+def check_not_empty(dataset: "SegmentationDataset", stream: str) -> None:
     if len(dataset) == 0:
         raise DataError(f"the {stream} data set is empty; check its root, split and lists.")
+
+
+def _present(loaded: Loaded, stream: str) -> tuple[Tensor, Tensor, int]:
+    """Return the item; DataError where every one of the data set was passed over."""
+    if loaded.item is None:
+        raise DataError(f"none of the {len(loaded.faults)} images of the {stream} can be read; see `dalib doctor`.")
+    return loaded.item
+
+
+Collated = tuple[Stream | DataError, dict[str, str]]  # a stream of uint8, or what forbids it; items passed over
 
 
 class StreamLoader:
@@ -53,6 +64,7 @@ class StreamLoader:
         datasets: by stream name. draws: those that strategies brought; the others are shuffled.
         batch_size: images a stream an optimiser step. accumulate: micro-batches an optimiser step.
         workers: processes a stream; 0 loads in this one.
+        bad_items: counts what cannot be read; default the first ends the run.
     """
 
     def __init__(
@@ -63,6 +75,7 @@ class StreamLoader:
         accumulate: int,
         seed: int,
         workers: int,
+        bad_items: BadItems | None = None,
     ) -> None:
         if batch_size % accumulate:
             raise DataError(
@@ -70,12 +83,13 @@ class StreamLoader:
                 "it counts the images of one optimiser step."
             )
         for stream, dataset in datasets.items():
-            _check_not_empty(dataset, stream)
+            check_not_empty(dataset, stream)
         self._datasets = datasets
         self._draws = {s: draws.get(s) or shuffled(len(d), seed, "order", s) for s, d in datasets.items()}
         self._micro_size = batch_size // accumulate
         self._accumulate = accumulate
         self._workers = workers
+        self._bad_items = bad_items or BadItems()
 
     @contextmanager
     def batches(self, start: int, stop: int, device: torch.device) -> Iterator[Iterator[list[Batch]]]:
@@ -91,13 +105,23 @@ class StreamLoader:
                     shutdown()
 
     def _group(
-        self, iterators: Mapping[str, Iterator[Stream | DalibError]], steps: int, device: torch.device
+        self, iterators: Mapping[str, Iterator[Collated]], steps: int, device: torch.device
     ) -> Iterator[list[Batch]]:
         for _ in range(steps):
             yield [
-                Batch({stream: _arrive(next(it), device) for stream, it in iterators.items()})
+                Batch({stream: self._arrive(next(it), device) for stream, it in iterators.items()})
                 for _ in range(self._accumulate)
             ]
+
+    def _arrive(self, collated: Collated, device: torch.device) -> Stream:
+        """Take a stream of bytes to the device and make it float there: a quarter of the traffic."""
+        stream, faults = collated
+        self._bad_items.count(faults)
+        if isinstance(stream, DataError):
+            raise stream
+        arrived = stream.to(device)
+        label = None if arrived.label is None else arrived.label.long()
+        return Stream(arrived.image.float() / 255, label, index=arrived.index)
 
     def _loader(self, stream: str, start: int, stop: int) -> "DataLoader[Any]":
         size, draw = self._micro_size, self._draws[stream]
@@ -106,7 +130,7 @@ class StreamLoader:
             for batch in range(start * self._accumulate, stop * self._accumulate)
         ]
         return DataLoader(
-            _Indexed(self._datasets[stream]),
+            _Items(self._datasets[stream], stream, self._bad_items.limit),
             batch_sampler=indices,
             num_workers=self._workers,
             collate_fn=_Collate(stream, self._datasets[stream]),
@@ -115,30 +139,19 @@ class StreamLoader:
         )
 
 
-def _arrive(stream: Stream | DalibError, device: torch.device) -> Stream:
-    """Take a stream of bytes to the device and make it float there: a quarter of the traffic."""
-    if isinstance(stream, DalibError):
-        raise stream
-    arrived = stream.to(device)
-    label = None if arrived.label is None else arrived.label.long()
-    return Stream(arrived.image.float() / 255, label, index=arrived.index)
+class _Items(Dataset[Loaded]):
+    """The items of a data set as ``load`` gives them."""
 
-
-class _Indexed(Dataset[Item | DalibError]):
-    """Items together with their index; a user's error travels as a value, for torch would make a traceback its text."""
-
-    def __init__(self, dataset: "SegmentationDataset") -> None:
+    def __init__(self, dataset: "SegmentationDataset", stream: str, spare: int) -> None:
         self._dataset = dataset
+        self._stream = stream
+        self._spare = spare
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Item | DalibError:
-        try:
-            image, label = self._dataset[index]
-        except DalibError as error:
-            return error
-        return image, label, index
+    def __getitem__(self, index: int) -> Loaded:
+        return load(self._dataset, self._stream, index, self._spare)
 
 
 class _Collate:
@@ -148,15 +161,18 @@ class _Collate:
         self._stream = stream
         self._dataset = dataset
 
-    def __call__(self, loaded: list[Item | DalibError]) -> Stream | DalibError:
-        errors = [item for item in loaded if isinstance(item, DalibError)]
-        if errors:
-            return errors[0]
-        items = [item for item in loaded if not isinstance(item, DalibError)]
+    def __call__(self, loaded: list[Loaded]) -> Collated:
+        faults = {name: message for one in loaded for name, message in one.faults.items()}
+        try:
+            return self._stack([_present(one, self._stream) for one in loaded]), faults
+        except DataError as error:
+            return error, faults
+
+    def _stack(self, items: list[tuple[Tensor, Tensor, int]]) -> Stream:
         sizes = {tuple(image.shape[-2:]): index for image, _, index in items}
         if len(sizes) > 1:
             (one, i), (other, j) = list(sizes.items())[:2]
-            return DataError(
+            raise DataError(
                 f"the {self._stream} images differ in size: {item_name(self._dataset, i)} is {one[0]}x{one[1]}, "
                 f"{item_name(self._dataset, j)} is "
                 f"{other[0]}x{other[1]} (H x W). Set data.{self._stream}.size: [H, W] to resize them."

@@ -12,6 +12,7 @@ from dalib import Batch, Engine, Stream, create_model
 from dalib.losses import cross_entropy, hard_pixels
 from dalib.models.pidnet_loss import PIDNetLoss, boundary_cross_entropy, boundary_target
 from dalib.step import Step
+from dalib.terms import Terms
 from tests.tiny import Supervised
 
 
@@ -110,7 +111,7 @@ def loss_and_outputs(stream: Stream, **options: float) -> tuple[Tensor, dict[str
     torch.manual_seed(0)
     model = create_model("pidnet_s", 5, loss=options).train()
     engine = Engine(model, [Supervised()], device="cpu")
-    step = Step(engine, 0, 0, Batch({"source": stream}))
+    step = Step(engine, 0, 0, Batch({"source": stream}), Terms(1))
     with step.running("loss", engine.stack.strategies[0]):
         return step.segmentation_loss("source"), step.outputs("source"), model
 

@@ -1,0 +1,33 @@
+"""What a step has to say: its loss terms and what strategies logged, on the device."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Terms:
+    """Scalars of a step by ``strategy/name``: loss terms averaged over its micro-batches, logged ones over their calls.
+
+    A strategy that logs once a micro-batch and one that logs once a step, in ``post_step``, both give their mean.
+    """
+
+    def __init__(self, micro_batches: int) -> None:
+        self._losses: dict[str, Tensor] = {}
+        self._logged: dict[str, list[Tensor]] = {}
+        self._share = 1 / micro_batches
+
+    def add(self, strategy: str, scalars: Mapping[str, Tensor]) -> None:
+        """Add one micro-batch's loss terms of a strategy."""
+        for name, value in scalars.items():
+            key = f"{strategy}/{name}"
+            share = value.detach() * self._share
+            self._losses[key] = self._losses[key] + share if key in self._losses else share
+
+    def log(self, strategy: str, name: str, value: Tensor) -> None:
+        """Add one value that a strategy logged."""
+        self._logged.setdefault(f"{strategy}/{name}", []).append(value.detach())
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the step's value of each."""
+        return self._losses | {key: torch.stack(values).float().mean(0) for key, values in self._logged.items()}
