@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dalib.create import dataset_from, model_from, strategy_from
-from dalib.data.dataset import classes_of
+from dalib.data.dataset import classes_of, same_classes
 from dalib.engine import Engine
-from dalib.errors import DataError, RecipeError
+from dalib.errors import RecipeError
 from dalib.losses import SegmentationLoss
 from dalib.optim import OPTIMIZERS, SCHEDULES
 from dalib.randomness import seeded
@@ -74,16 +74,9 @@ def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], dev
 
 def check_classes(**datasets: "SegmentationDataset | None") -> tuple[str, ...]:
     """Return the classes that all data sets share; DataError where two differ."""
-    present = {name: classes_of(dataset) for name, dataset in datasets.items() if dataset is not None}
-    first, classes = next(iter(present.items()))
-    for name, others in present.items():
-        if others != classes:
-            odd = sorted(set(classes) ^ set(others)) or ["their order"]
-            raise DataError(
-                f"data.{first} has {len(classes)} classes and data.{name} has {len(others)}; they differ in "
-                f"{', '.join(odd[:5])}. Map both to one set of classes (the `folder` data set takes a label map)."
-            )
-    return classes
+    present = {f"data.{name}": classes_of(dataset) for name, dataset in datasets.items() if dataset is not None}
+    same_classes(present)
+    return next(iter(present.values()))
 
 
 def _loss(options: Options | None, num_classes: int) -> SegmentationLoss | None:

@@ -82,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="examine a recipe's data: counts, sizes, labels, broken files")
     _add_recipe(doctor)
     doctor.add_argument("--sample", type=int, metavar="N", help="read at most N images of each set")
+    doctor.add_argument("--json", metavar="FILE", help="write all findings here, every fault of a long list included")
 
     bench = commands.add_parser("bench", help="measure networks: parameters, multiply-adds, latency, memory")
     bench.add_argument("models", nargs="+", metavar="MODEL", help="registered models, see `dalib plugins`")

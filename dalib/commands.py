@@ -15,7 +15,8 @@ from dalib.build import build_dataset, build_engine, build_model, dataset_option
 from dalib.create import dataset_from
 from dalib.data.dataset import classes_of
 from dalib.data.decode import read_image
-from dalib.doctor import examine_new
+from dalib.data.faults import Fault
+from dalib.doctor import compare, counted, examine_new
 from dalib.errors import DalibError
 from dalib.export import export as export_model
 from dalib.loading import load_run
@@ -124,14 +125,20 @@ def plugins(options: Namespace) -> None:
 def doctor(options: Namespace) -> int:
     """Examine the data of a recipe; status 2 when something in it is broken."""
     recipe = load_recipe(options.recipe, options.overrides)
-    console, faults = Console(), 0
+    console, found = Console(), []
+    faults: dict[Fault, None] = {}
     for name in ("source", "target", "eval"):
         chosen = dataset_options(recipe, name)
         if chosen is not None:
             create = partial(dataset_from, chosen, f"data.{name}")
-            findings = examine_new(create, name=f"data.{name}", limit=options.sample)
-            console.print(findings.render())
-            faults += len(findings.faults)
+            one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
+            found.append(examine_new(create, name=f"data.{name}", limit=options.sample, one_size=one_size))
+            compare(found[0], found[-1])
+            console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
+            faults |= dict.fromkeys(found[-1].faults)
+    console.print(counted(len(faults), "fault") if faults else "no faults", style="bold")
+    if options.json:
+        write_json(Path(options.json), {"faults": len(faults), "sets": [findings.to_dict() for findings in found]})
     return 2 if faults else 0
 
 

@@ -1,8 +1,10 @@
 """Reads a dataset before anybody waits for it: counts, sizes, classes, and every faulty item in one pass."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from rich.console import Group, RenderableType
@@ -10,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from dalib.data.dataset import SegmentationDataset, classes_of, item_name
+from dalib.data.dataset import SegmentationDataset, checked_item, classes_of, item_name, same_classes
+from dalib.data.faults import Fault, collecting
 from dalib.data.labels import IGNORE
-from dalib.data.pairs import UnpairedError
+from dalib.data.pairs import PairedFiles
 from dalib.errors import DataError
 
-_SHOWN = 10  # names in a note
+_SHOWN = 5  # items of a kind of fault, and names in a note
 
 
 @dataclass
@@ -27,7 +30,7 @@ class Findings:
         sizes: how many images have each (H, W).
         pixels: (256,) int64, labelled pixels by train id; 255 = ignored.
         images: (256,) int64, images in which each train id occurs.
-        faults: reason by item or file; empty when all is well.
+        faults: each once; empty when all is well.
         single_color: images of one colour: black frames and the like, no fault but seldom wanted.
     """
 
@@ -38,7 +41,7 @@ class Findings:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     pixels: Tensor = field(default_factory=lambda: torch.zeros(256, dtype=torch.int64))
     images: Tensor = field(default_factory=lambda: torch.zeros(256, dtype=torch.int64))
-    faults: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
     single_color: list[str] = field(default_factory=list)
 
     @property
@@ -54,31 +57,40 @@ class Findings:
     def notes(self) -> list[str]:
         """What is no fault but worth a look."""
         notes = []
-        if self.examined and self.ignored == 1:
+        if self.sizes and self.ignored == 1:
             notes.append("every pixel is ignored: unlabelled images, or a label map that fits no id")
-        elif self.examined and self.absent:
+        elif self.sizes and self.absent:
             notes.append(f"classes without a pixel: {', '.join(self.absent)}")
-        if len(self.sizes) > 1:
-            notes.append("images differ in size: give `size: [H, W]`")
         if self.single_color:
-            notes.append(f"{len(self.single_color)} images of one colour: {', '.join(self.single_color[:_SHOWN])}")
+            more = ", ..." if len(self.single_color) > _SHOWN else ""
+            first = ", ".join(self.single_color[:_SHOWN])
+            notes.append(f"{counted(len(self.single_color), 'image')} of one colour: {first}{more}")
         return notes
 
-    def render(self) -> RenderableType:
-        """Return the findings for a rich console: the first fault in full, then tables."""
-        parts: list[RenderableType] = [Text(f"{self.name}: {self.length} images, {self.examined} read", style="bold")]
-        if self.faults:
-            item, reason = next(iter(self.faults.items()))
-            parts += [Text(f"first fault: {_told(item, reason)}", style="red"), self._fault_table()]
-        if self.examined:
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything found, every fault included, for a JSON file."""
+        labelled = [*enumerate(self.classes), (IGNORE, "ignored")]
+        return {
+            "name": self.name,
+            "length": self.length,
+            "read": self.examined,
+            "faults": [fault._asdict() for fault in self.faults],
+            "sizes": [{"size": list(size), "images": count} for size, count in self.sizes.most_common()],
+            "pixels": {name: int(self.pixels[train_id]) for train_id, name in labelled},
+            "images": {name: int(self.images[train_id]) for train_id, name in labelled},
+            "notes": self.notes(),
+        }
+
+    def render(self, known: Collection[Fault] = ()) -> RenderableType:
+        """Return the findings for a rich console: faults by kind, then tables; ``known`` faults are not told again."""
+        new = [fault for fault in self.faults if fault not in known]
+        found = counted(len(self.faults), "fault") if self.faults else "no faults"
+        above = f", {len(self.faults) - len(new)} listed above" if len(new) < len(self.faults) else ""
+        title = f"{self.name}: {counted(self.length, 'image')}, {self.examined} read, {found}{above}"
+        parts: list[RenderableType] = [Text(title, style="bold"), *map(Text, _by_kind(new))]
+        if self.sizes:
             parts += [self._size_table(), self._class_table()]
         return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in self.notes()))
-
-    def _fault_table(self) -> Table:
-        table = Table("item", "fault", title=f"{len(self.faults)} faults", title_justify="left")
-        for item, reason in self.faults.items():
-            table.add_row(Text(item), Text(reason))
-        return table
 
     def _size_table(self) -> Table:
         table = Table("H x W", "images", title="sizes", title_justify="left")
@@ -100,65 +112,86 @@ def examine(
     *,
     name: str = "dataset",
     limit: int | None = None,
+    one_size: bool = False,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """Read a dataset, any with the two methods of the protocol, and collect what is wrong instead of stopping at it.
 
     Args:
         limit: read at most this many items, evenly spread; None reads all.
+        one_size: images of different size are a fault, as they are where they make batches.
         advance: called with (items done, items to do), for a progress bar.
     """
     findings = Findings(name, classes_of(dataset), len(dataset))
     indices = _spread(len(dataset), limit)
     for done, index in enumerate(indices, 1):
         try:
-            image, label = _checked(dataset[index], len(findings.classes))
+            image, label = checked_item(dataset, index)
         except Exception as error:  # of whatever kind: a dataset may be anybody's
-            known = isinstance(error, DataError)
-            findings.faults[item_name(dataset, index)] = str(error) if known else f"{type(error).__name__}: {error}"
+            findings.faults.append(_fault(dataset, index, error))
         else:
             _count(findings, image, label, item_name(dataset, index))
         findings.examined = done
         advance(done, len(indices))
+    if not len(dataset):
+        findings.faults.append(Fault("", "expected images, found none; check its root, split and lists."))
+    if one_size and len(findings.sizes) > 1:
+        findings.faults.append(Fault("", "the images differ in size; give `size: [H, W]` to make batches of them."))
     return findings
 
 
-def examine_new(
-    create: Callable[[], SegmentationDataset],
-    *,
-    name: str = "dataset",
-    limit: int | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
-) -> Findings:
+def examine_new(create: Callable[[], SegmentationDataset], *, name: str = "dataset", **options: Any) -> Findings:
     """Like ``examine``, for a dataset that may not even open: what stops it is a fault among the others."""
-    unpaired: Mapping[str, str] = {}
-    try:
-        dataset = create()
-    except UnpairedError as error:
-        dataset, unpaired = error.pairs, error.faults
-    except DataError as error:
-        return Findings(name, faults={name: str(error)})
-    findings = examine(dataset, name=name, limit=limit, advance=advance)
-    findings.faults = {**unpaired, **findings.faults}
+    with collecting() as faults:
+        try:
+            dataset = create()
+        except DataError as error:
+            return Findings(name, faults=[*faults, Fault("", str(error))])
+    findings = examine(dataset, name=name, **options)
+    findings.faults = list(dict.fromkeys([*faults, *findings.faults]))
     return findings
+
+
+def compare(first: Findings, other: Findings) -> None:
+    """Add a fault to ``other`` where its classes are not those of ``first``."""
+    try:
+        same_classes({findings.name: findings.classes for findings in (first, other) if findings.classes})
+    except DataError as error:
+        other.faults.append(Fault("", str(error)))
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 fault", "2 faults"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _by_kind(faults: Iterable[Fault]) -> list[str]:
+    """Return a line a kind of fault, which may differ in numbers, and under it the first items of thousands."""
+    kinds: dict[str, list[Fault]] = {}
+    for fault in faults:
+        kinds.setdefault(re.sub(r"\d+(, \d+)*", "0", fault.reason), []).append(fault)
+    lines = []
+    for alike in kinds.values():
+        lines.append(f"  {alike[0].reason}" + (f" ({len(alike)} of this kind)" if len(alike) > 1 else ""))
+        lines += [f"    {fault.item}" for fault in alike[:_SHOWN] if fault.item]
+        if len(alike) > _SHOWN:
+            lines.append(f"    and {len(alike) - _SHOWN} more")
+    return lines
+
+
+def _fault(dataset: SegmentationDataset, index: int, error: Exception) -> Fault:
+    """Return an item's error under the file that its message names, which may be that of the label."""
+    item = item_name(dataset, index)
+    if not isinstance(error, DataError):
+        return Fault(item, f"{type(error).__name__}: {error}")
+    files = dataset.files[index] if isinstance(dataset, PairedFiles) else ()
+    named = next((str(f) for f in (item, *files) if str(error).startswith(f"{f}: ")), "")
+    return Fault(named or item, str(error).removeprefix(f"{named}: "))
 
 
 def _spread(length: int, limit: int | None) -> list[int]:
     count = length if limit is None else min(limit, length)
     return [i * length // count for i in range(count)]
-
-
-def _checked(item: tuple[Tensor, Tensor], num_classes: int) -> tuple[Tensor, Tensor]:
-    image, label = item
-    if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
-        raise DataError(f"expected an image uint8 (3, H, W), found {image.dtype} {tuple(image.shape)}.")
-    if label.dtype != torch.uint8 or label.shape != image.shape[1:]:
-        expected = tuple(image.shape[1:])
-        raise DataError(f"expected a label uint8 {expected}, as its image, found {label.dtype} {tuple(label.shape)}.")
-    outside = label[(label >= num_classes) & (label != IGNORE)]
-    if len(outside):
-        raise DataError(f"expected train ids in 0..{num_classes - 1} or 255, found {int(outside.max())}.")
-    return image, label
 
 
 def _count(findings: Findings, image: Tensor, label: Tensor, item: str) -> None:
@@ -168,7 +201,3 @@ def _count(findings: Findings, image: Tensor, label: Tensor, item: str) -> None:
     findings.sizes[image.shape[-2], image.shape[-1]] += 1
     if (image == image[:, :1, :1]).all():
         findings.single_color.append(item)
-
-
-def _told(item: str, reason: str) -> str:
-    return reason if reason.startswith(item) else f"{item}: {reason}"

@@ -1,6 +1,6 @@
 """What a dataset is, and what dalib reads from one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -32,6 +32,18 @@ class SegmentationDataset(Protocol):
 def classes_of(dataset: object) -> tuple[str, ...]:
     """Names of a dataset's classes, by train id."""
     return tuple(getattr(dataset, "classes", CITYSCAPES_CLASSES))
+
+
+def same_classes(present: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise DataError unless the classes, by the name of a data set, are the same everywhere."""
+    (first, classes), *rest = present.items() or [("", ())]
+    for name, others in rest:
+        if others != classes:
+            odd = sorted(set(classes) ^ set(others)) or ["their order"]
+            raise DataError(
+                f"{first} has {len(classes)} classes and {name} has {len(others)}; they differ in "
+                f"{', '.join(odd[:5])}. Map both to one set of classes (the `folder` data set takes a label map)."
+            )
 
 
 def palette_of(dataset: object) -> tuple[Color, ...]:

@@ -82,11 +82,14 @@ def _centers(out: int, stored: int) -> Tensor:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        data = file.read_bytes()
     except OSError as error:
         raise DataError(
             f"{file}: cannot be read ({error.strerror}); check that it exists and its permissions."
         ) from None
+    if not data:
+        raise DataError(f"{file}: expected an image, found an empty file; replace it.")
+    return data
 
 
 def _decode(file: Path, data: bytes, mode: ImageReadMode) -> Tensor:

@@ -4,14 +4,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from dalib.data.decode import IMAGE_SUFFIXES
+from dalib.data.faults import Fault, report
 from dalib.errors import DataError
 
 
 def existing_folder(path: Path, expected: str) -> Path:
     """Return ``path``, or raise a DataError that says what should have been there."""
-    if path.is_dir():
-        return path
-    found = "a file" if path.is_file() else "nothing"
+    try:
+        if path.is_dir():
+            return path
+        found = "a file" if path.is_file() else "nothing"
+    except OSError as error:
+        found = f"what cannot be read ({error.strerror})"
     raise DataError(f"{path}: expected {expected}, found {found}; check `root` and the dataset's layout.")
 
 
@@ -29,7 +33,6 @@ def find_files(
     folder: Path, suffixes: Iterable[str], key: Callable[[str], str | None] = lambda name: name
 ) -> dict[str, Path]:
     """Find files under ``folder``, at any depth, sorted; links are followed, loops are errors.
-
     Args:
         suffixes: lower-case suffixes to take.
         key: from a file's path below ``folder``, with "/" and without suffix, to its key; None skips it.
@@ -40,8 +43,10 @@ def find_files(
         if name is None:
             continue
         if name in files:
-            raise DataError(f"{file}: expected one file of this name, found {files[name]} as well; remove one of them.")
-        files[name] = file
+            report(
+                [Fault(str(file), f"expected one file of this name, found {files[name]} as well; remove one of them.")]
+            )
+        files.setdefault(name, file)
     return files
 
 
@@ -49,13 +54,12 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     try:
         real, entries = folder.resolve(strict=True), sorted(folder.iterdir())
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop, before Python 3.13
-        raise DataError(
-            f"{folder}: cannot be read ({getattr(error, 'strerror', error)}); check its permissions."
-        ) from None
-    if real in above:
-        raise DataError(
-            f"{folder}: expected a folder, found a symbolic link to {real}, which contains it; remove the link."
-        )
+        report([Fault(str(folder), f"cannot be read ({getattr(error, 'strerror', error)}); check its permissions.")])
+        return
+    if any(folder.is_relative_to(real) for folder in above):
+        reason = f"expected a folder, found a symbolic link to {real}, which contains it; remove the link."
+        report([Fault(str(folder), reason)])
+        return
     for entry in entries:
         if entry.is_dir():
             yield from _walk(entry, (*above, real))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dalib.data.decode import IMAGE_SUFFIXES
+from dalib.data.faults import Fault, report
 from dalib.errors import DataError, suggest
 
 
@@ -49,12 +50,12 @@ def _selected(files: Mapping[str, Path], path: Path) -> dict[str, Path]:
     for name in _lines(path):
         key = name if name in files else _without_suffix(name)
         if key not in files:
-            raise DataError(
-                f"{path}: expected names of images, found {name!r}, which is not there.{_near(name, files)}"
-            )
-        if key in chosen:
-            raise DataError(f"{path}: expected each image once, found {name!r} twice; remove one.")
-        chosen[key] = files[key]
+            reason = f"expected names of images, found {name!r}, which is not there.{_near(name, files)}"
+            report([Fault(str(path), reason)])
+        elif key in chosen:
+            report([Fault(str(path), f"expected each image once, found {name!r} twice; remove one.")])
+        else:
+            chosen[key] = files[key]
     if not chosen:
         raise DataError(f"{path}: expected names of images, one a line, found none.")
     return chosen

@@ -1,28 +1,16 @@
 """Datasets made of pairs of files, an image and its label."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dalib.data.decode import Size, read_image, read_label, resize_image, resize_label
+from dalib.data.faults import Fault, report
 from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color, LabelMap
 from dalib.errors import DataError
-
-
-class UnpairedError(DataError):
-    """Images without label or labels without image; ``faults`` has one entry each, ``pairs`` is the rest."""
-
-    def __init__(self, faults: Mapping[str, str], pairs: "PairedFiles") -> None:
-        self.faults = dict(faults)
-        self.pairs = pairs
-        first = "; ".join(f"{file}: {reason}" for file, reason in list(faults.items())[:5])
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        super().__init__(
-            f"{len(faults)} files have no partner: {first}{more}. Add what is missing, or take these files away."
-        )
 
 
 class PairedFiles:
@@ -36,7 +24,7 @@ class PairedFiles:
         classes, palette: names and RGB colours by train id.
 
     Raises:
-        UnpairedError: an image without label, or a label without image.
+        DataError: an image without label, a label without image, or an impossible size.
     """
 
     def __init__(
@@ -59,9 +47,8 @@ class PairedFiles:
         self.classes = classes
         self.palette = palette
         self.resizes_labels = True
-        faults = dict(_unpaired(images, labels)) if labels is not None else {}
-        if faults:
-            raise UnpairedError(faults, self)
+        unpaired = [] if labels is None else list(_unpaired(images, labels))
+        report(unpaired, _told(unpaired))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -93,9 +80,15 @@ class PairedFiles:
         return str(self.files[index][0])
 
 
-def _unpaired(images: Mapping[str, Path], labels: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
-    yield from ((str(file), "image without label") for key, file in images.items() if key not in labels)
-    yield from ((str(file), "label without image") for key, file in labels.items() if key not in images)
+def _unpaired(images: Mapping[str, Path], labels: Mapping[str, Path]) -> Iterator[Fault]:
+    yield from (Fault(str(file), "image without label") for key, file in images.items() if key not in labels)
+    yield from (Fault(str(file), "label without image") for key, file in labels.items() if key not in images)
+
+
+def _told(unpaired: Sequence[Fault]) -> str:
+    first = "; ".join(map(str, unpaired[:5]))
+    more = f"; and {len(unpaired) - 5} more" if len(unpaired) > 5 else ""
+    return f"{len(unpaired)} files have no partner: {first}{more}. Add what is missing, or take these files away."
 
 
 def _checked(size: Size | None) -> Size | None:
