@@ -1,6 +1,7 @@
 """The command line: arguments in, exit status out; the work is done by ``dalib.commands``."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -11,6 +12,12 @@ from dalib.errors import DalibError
 
 USER_ERROR = 2
 INTERRUPTED = 130
+
+# What a path, its permissions or a full disk bring about, wherever a command reads or writes.
+OUTSIDE = {
+    *(errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
     except DalibError as error:
-        print(f"dalib: {error}", file=sys.stderr)  # noqa: T201
+        _say(str(error))
         stopped_by = getattr(error, "signal", None)  # a run that was asked to stop, and has saved itself
         return USER_ERROR if stopped_by is None else 128 + stopped_by
     except KeyboardInterrupt:
@@ -37,6 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away, as `| head` does
         return 0
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        _say(f"{error.filename or 'a file'}: {error.strerror}; check the path, its permissions and the disk's space.")
+        return USER_ERROR
+
+
+def _say(message: str) -> None:
+    print(f"dalib: {message}", file=sys.stderr)  # noqa: T201
 
 
 def _take_overrides(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,6 +65,13 @@ class RunFolder:
         except OSError as error:
             reason = error.strerror or error
             raise DalibError(f"{self.path} cannot hold a run: {reason}. Choose another folder with --out.") from error
+
+    def discard(self) -> None:
+        """Take back what ``start`` wrote."""
+        self.recipe.unlink()
+        self.environment.unlink()
+        with suppress(OSError):  # what else lies there is not ours
+            self.path.rmdir()
 
     def check_recipe(self, recipe: str) -> None:
         """Refuse to go on with another recipe than the run's: half its steps would be of one, half of the other.

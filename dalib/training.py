@@ -100,9 +100,15 @@ class Run:
     def go(self, resume: bool) -> Result:
         """Train what is missing, then evaluate, picture and report."""
         samples = Samples(self.eval, self.palette)
+        fresh = not self.folder.recipe.exists()
         self._begin(resume)
         self._picture_before(samples)
-        self._train()
+        try:
+            self._train()
+        except DalibError:
+            if fresh and not self.engine.index:  # data that make no first batch leave no run behind
+                self.folder.discard()
+            raise
         result = self._score()
         samples.predict("prediction after", self.engine, teacher=self._teacher)
         samples.write(self.folder.panels)

@@ -168,7 +168,9 @@ def test_classes_that_differ_are_a_fault_of_the_later_set():
     assert not other.faults
     other.classes = ("ground", "sky")
     compare(one, other)
-    assert str(other.faults[0]).startswith("dataset has 2 classes and data.target has 2; they differ in sky, thing. Map")
+    assert str(other.faults[0]).startswith(
+        "dataset has 2 classes and data.target has 2; they differ in sky, thing. Map"
+    )
 
 
 def test_a_set_that_does_not_open_is_a_finding(tmp_path):

@@ -19,6 +19,13 @@ def existing_folder(path: Path, expected: str) -> Path:
     raise DataError(f"{path}: expected {expected}, found {found}; check `root` and the dataset's layout.")
 
 
+def below(base: Path, name: str, option: str) -> Path:
+    """Return ``base / name``; DataError where ``name``, of an option, leads out of ``base``."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"{option}: expected a folder below {base}, found {name!r}, which leads out of it.")
+    return base / name
+
+
 def find_images(folder: Path, key: Callable[[str], str | None] = lambda name: name) -> dict[str, Path]:
     """Find the images under ``folder`` by key; see ``find_files``. None at all is an error."""
     files = find_files(folder, IMAGE_SUFFIXES, key)

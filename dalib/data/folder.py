@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
-from dalib.data.files import existing_folder, find_files, find_images
+from dalib.data.files import below, existing_folder, find_files, find_images
 from dalib.data.label_map import LabelScheme, read_label_map
 from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, identity
 from dalib.data.lists import find_beside, listed
@@ -36,9 +36,9 @@ def folder(
     Relative paths of ``list`` and ``label_map`` are looked up from the current folder, then from ``root``.
     """
     base = existing_folder(Path(root), "a folder of images and labels")
-    image_folder = existing_folder(base / images, "a folder of images")
-    label_folder = base / (labels or "labels")
-    if split is not None and (image_folder / split).is_dir():
+    image_folder = existing_folder(below(base, images, "images"), "a folder of images")
+    label_folder = below(base, labels or "labels", "labels")
+    if split is not None and below(image_folder, split, "split").is_dir():
         image_folder, label_folder, split = image_folder / split, label_folder / split, None
     if labels is not None:
         existing_folder(label_folder, "a folder of labels")

@@ -88,7 +88,8 @@ def _unpaired(images: Mapping[str, Path], labels: Mapping[str, Path]) -> Iterato
 def _told(unpaired: Sequence[Fault]) -> str:
     first = "; ".join(map(str, unpaired[:5]))
     more = f"; and {len(unpaired) - 5} more" if len(unpaired) > 5 else ""
-    return f"{len(unpaired)} files have no partner: {first}{more}. Add what is missing, or take these files away."
+    number = "1 file has" if len(unpaired) == 1 else f"{len(unpaired)} files have"
+    return f"{number} no partner: {first}{more}. Add what is missing, or take these files away."
 
 
 def _checked(size: Size | None) -> Size | None:

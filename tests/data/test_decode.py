@@ -115,7 +115,10 @@ def damaged(path: Path, cut: slice | None = None, flip: bool = False) -> Path:
 BROKEN_IMAGES = {
     "missing": (lambda save, rgb: Path("no such file.png"), "No such file or directory"),
     "a folder": (lambda save, rgb: save("d.png/x.png", rgb).parent, "Is a directory"),
-    "empty": (lambda save, rgb: damaged(save("é a.png", rgb), slice(0, 0)), "expected an image, found an empty file; replace it."),
+    "empty": (
+        lambda save, rgb: damaged(save("é a.png", rgb), slice(0, 0)),
+        "expected an image, found an empty file; replace it.",
+    ),
     "truncated png": (lambda save, rgb: damaged(save("a.png", rgb), slice(0, -30)), "truncated or damaged at byte"),
     "damaged png": (lambda save, rgb: damaged(save("a.png", rgb), flip=True), "truncated or damaged at byte"),
     "signature alone": (lambda save, rgb: damaged(save("a.png", rgb), slice(0, 8)), "truncated or damaged at byte 8"),
