@@ -241,7 +241,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "16-bit label": (
         label(LABEL.astype(np.uint16) * 300),
         [],
-        "labels/train/a.png: expected a label of 8 bits, found 16 bits; use the dataset `folder` with a label map that says `bits: 16`",
+        "labels/train/a.png: expected a label of 8 bits, found 16 bits; use the dataset `folder` with a label map",
     ),
     "painted label": (
         label(PHOTO),
@@ -276,7 +276,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "link that goes round": (
         link("images/train/loop", "images"),
         [],
-        "images/train/loop: expected a folder, found a symbolic link to ROOT/images, which contains it; remove the link.",
+        "images/train/loop: expected a folder, found a symbolic link to ROOT/images, which contains it; remove",
     ),
     "link to itself": (
         lambda root: (remove("images/train/a.png")(root), link("images/train/a.png", "images/train/a.png")(root)),

@@ -238,6 +238,33 @@ def test_an_optimiser_without_gradient_is_not_stepped():
     assert torch.equal(before, mine.critics["idle/idle"].module.weight)
 
 
+def test_what_is_logged_a_micro_batch_is_averaged_and_what_is_logged_a_step_stays():
+    class Logs(Strategy):
+        @hookimpl
+        def pre_batch(self, step):
+            step.log("micro", torch.tensor(step.micro))
+
+        @hookimpl
+        def post_step(self, step):
+            step.log("step", torch.tensor(7))
+
+    terms = engine([Supervised(), Logs()], accumulate=3).step(*(tiny_batch(i) for i in range(3)))
+    assert (terms["logs/micro"], terms["logs/step"]) == (1.0, 7.0)
+
+
+def test_a_stream_that_nobody_reads_is_not_loaded_and_leaves_the_training_as_it_is():
+    class Forbidden(TinyData):
+        def __getitem__(self, index):
+            raise AssertionError("loaded")
+
+    alone, beside = engine([Supervised()]), engine([Supervised()])
+    alone.fit(TinyData(), steps=2, batch_size=2)
+    beside.fit(TinyData(), Forbidden(), steps=2, batch_size=2)
+    assert_same(parameters_of(alone), parameters_of(beside))
+    with pytest.raises(AssertionError, match="loaded"):
+        engine([Supervised(), Entropy()]).fit(TinyData(), Forbidden(), steps=1, batch_size=2)
+
+
 def test_a_batch_without_a_valid_pixel_gives_exactly_0_and_changes_nothing_but_batch_norm():
     mine = engine([Supervised()], optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
     batch = tiny_batch()

@@ -118,7 +118,11 @@ AT_THE_FIRST_STEP = [
         "gives logits, features, aux.1.",
     ),
     (AddsTwice(), "stream 'new' is already in the batch; use batch.write to change it."),
-    (ReadsNothing(), "stream 'nothing' is not in the batch; it holds source, target."),
+    (
+        ReadsNothing(),
+        "stream 'nothing' is not in the batch; it holds source, target. A strategy names what it reads in `requires`; a "
+        "stream that none reads is not loaded.",
+    ),
 ]
 
 
@@ -235,6 +239,37 @@ def test_strategies_that_share_a_stream_share_a_graph_even_through_a_third():
     source, target, both = Supervised(), Entropy(), Both()
     assert Stack([target, source]).groups == [(target,), (source,)]
     assert Stack([target, source, both]).groups == [(target, source, both)]
+
+
+def test_a_loss_without_a_forward_makes_no_backward_pass_of_its_own():
+    class Decay(Strategy):
+        forwards = frozenset()
+        loss = Supervised.loss
+
+    decay, source, target = Decay(), Supervised(), Entropy()
+    assert Stack([decay, source, target]).groups == [(decay, source), (target,)]
+    assert Stack([target, decay, source]).groups == [(target, decay), (source,)]
+    assert Stack([decay]).groups == [(decay,)] and Stack([]).groups == []
+
+
+def test_the_streams_that_a_stack_reads_are_known_where_every_reader_declares_them():
+    class Sampler(Strategy):
+        @hookimpl
+        def sampler(self, stream, dataset):
+            return None
+
+    class Undeclared(Strategy):
+        @hookimpl
+        def post_step(self, step): ...
+
+    class Any(Strategy):
+        requires = frozenset({"source.image"})
+        loss = Supervised.loss
+
+    assert Stack([Supervised(), Sampler()]).streams() == {"source"}
+    assert Stack([Supervised(), Entropy()]).streams() == {"source", "target"}
+    assert Stack([Supervised(), Undeclared()]).streams() is None
+    assert Stack([Supervised(), Any()]).streams() is None
 
 
 def test_strategies_compare_by_identity_and_take_options_by_keyword_alone():

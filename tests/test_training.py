@@ -1,14 +1,18 @@
 """A run from a recipe to its folder, on small streets."""
 
+import io
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 import dalib.data.diorama as diorama
 from dalib import DalibError, Engine, create_dataset, make_recipe, run
+from dalib.errors import DataError
 from dalib.interruption import InterruptedRunError
 from dalib.loading import load_run
 from dalib.yaml_text import parse_yaml
@@ -160,3 +164,58 @@ def test_class_sets_that_differ_are_refused_before_the_training(tmp_path, monkey
         run(recipe(), tmp_path / "run")
     assert str(caught.value).startswith("data.source has 19 classes and data.target has 2; they differ in ")
     assert not (tmp_path / "run").exists()
+
+
+def breaks_images(monkeypatch, *bad):
+    read = diorama.Diorama.__getitem__
+
+    def torn(self, index):
+        if self.split == "train" and index in bad:
+            raise DataError(f"{self.domain} {index} is torn.")
+        return read(self, index)
+
+    monkeypatch.setattr(diorama.Diorama, "__getitem__", torn)
+
+
+def with_data(**data):
+    changed = recipe(checkpoint_every=2)
+    return replace(changed, data=replace(changed.data, **data))
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_run_that_skips_bad_items_says_each_once_and_resumes_to_the_same_end(at, tmp_path, monkeypatch):
+    breaks_images(monkeypatch, 0, 2)
+    console = Console(file=io.StringIO(), width=200)
+    whole = with_data(on_bad_item="skip")
+    run(whole, tmp_path / "whole", console=console)
+    said = console.file.getvalue()
+    assert [said.count(f"skipping a bad item: {d} {i} is torn.") for d in ("source", "target") for i in (0, 2)] == [
+        1
+    ] * 4
+    results = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert sorted(results["bad_items"].values()) == [f"{d} {i} is torn." for d in ("source", "target") for i in (0, 2)]
+    assert metrics(tmp_path / "whole")[-1]["bad_items"] == 4
+
+    def stops(self, *batches):
+        if self.index == at:
+            raise StoppedError
+        return STEP(self, *batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", stops)
+        with pytest.raises(StoppedError):
+            run(with_data(on_bad_item="skip", workers=1), tmp_path / "broken")
+    run(with_data(on_bad_item="skip"), tmp_path / "broken", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert json.loads((tmp_path / "broken" / "results.json").read_text())["bad_items"] == results["bad_items"]
+
+
+def test_a_run_over_its_bound_of_bad_items_goes_on_with_a_larger_one(tmp_path, monkeypatch):
+    breaks_images(monkeypatch, 0, 2)
+    with pytest.raises(
+        DalibError, match=r"is torn. It is one more than the 2 unreadable items that data.max_bad_items"
+    ):
+        run(with_data(on_bad_item="skip", max_bad_items=2), tmp_path / "run")
+    run(with_data(on_bad_item="skip", max_bad_items=4), tmp_path / "run", resume=True)
+    run(with_data(on_bad_item="skip"), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")

@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dalib.data.loader import StreamLoader, shuffled
+from dalib.data.bad_items import BadItems
+from dalib.data.loader import StreamLoader, first_size, shuffled
 from dalib.errors import DataError
 from tests.tiny import TinyData
 
@@ -114,3 +115,68 @@ def test_a_broken_item_is_one_message_whoever_loads_it(workers):
     with pytest.raises(DataError) as caught, loader.batches(0, 1, torch.device("cpu")) as batches:
         next(batches)
     assert str(caught.value) == "image 0.png is damaged."
+
+
+class Holes(TinyData):
+    """Some of its items cannot be read."""
+
+    def __init__(self, *bad, length=10):
+        super().__init__(length)
+        self.bad = bad
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise DataError(f"{index}.png is damaged.")
+        return super().__getitem__(index)
+
+    def item_name(self, index):
+        return f"{index}.png"
+
+
+def skipping(*bad, limit=3, workers=0, told=None, **options):
+    items = BadItems(limit, tell=(told if told is not None else []).append)
+    return items, StreamLoader({"source": Holes(*bad, **options)}, {}, 5, 1, 0, workers, items)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_next_readable_item_takes_a_bad_ones_place_wherever_the_run_began(workers):
+    told = []
+    items, skips = skipping(2, 3, 9, workers=workers, told=told)
+    found = indices(skips, 0, 6)
+    expected = [
+        [{2: 4, 3: 4, 9: 0}.get(i, i) for i in step]
+        for step in indices(loader(source=TinyData(10), batch_size=5), 0, 6)
+    ]
+    assert found == expected
+    assert indices(skipping(2, 3, 9)[1], 3, 6) == expected[3:]
+    assert items.messages == {f"source {i}.png": f"{i}.png is damaged." for i in (2, 3, 9)}
+    assert sorted(told) == ["2.png is damaged.", "3.png is damaged.", "9.png is damaged."]  # once, in three epochs
+
+
+def test_more_bad_items_than_allowed_end_the_run_and_the_last_is_named():
+    items, skips = skipping(1, 2, 5, 8)
+    with pytest.raises(DataError, match=r"\d.png is damaged. It is one more than the 3 unreadable items that data.max"):
+        indices(skips, 0, 2)
+    assert len(items.messages) == 3
+
+
+def test_a_set_without_a_readable_item_is_an_error_however_many_are_allowed():
+    _, skips = skipping(0, 1, limit=9, length=2)
+    with pytest.raises(DataError, match="none of the 2 images of the source can be read; see `dalib doctor`"):
+        indices(skips, 0, 1)
+
+
+def test_the_first_readable_image_tells_the_size():
+    items = BadItems(2)
+    assert first_size(Holes(0, 1), "source", items) == (12, 16)
+    assert list(items.messages) == ["source 0.png", "source 1.png"]
+    with pytest.raises(DataError, match=r"^0.png is damaged.$"):
+        first_size(Holes(0), "source", BadItems())
+
+
+def test_items_that_break_the_protocol_are_bad_items():
+    class Classes(TinyData):
+        classes = ("a", "b", "c")
+
+    with pytest.raises(DataError, match=r"^item \d: expected train ids in 0..2 or 255, found 4.$"):
+        indices(loader(source=Classes(10)), 0, 1)

@@ -10,7 +10,8 @@ import torch
 from dalib import Engine
 from dalib.errors import StackError
 from dalib_plugins.fda import Fda, TargetEntropy, charbonnier, fourier_transfer
-from dalib_plugins.minent import normalized_entropy
+from dalib_plugins.minent import MinEnt, normalized_entropy
+from dalib_plugins.supervised import Supervised
 from tests.plugins.probe import prepared
 from tests.tiny import tiny_batch, tiny_model
 
@@ -103,3 +104,8 @@ def test_the_entropy_term_carries_its_own_weight():
     stacks = [[Fda(entropy=TargetEntropy(weight=weight))] for weight in (1.0, 0.5)]
     full, half = (Engine(tiny_model(), stack, device="cpu").step(tiny_batch())["fda/entropy"] for stack in stacks)
     assert half == 0.5 * full > 0
+
+
+def test_without_its_entropy_it_costs_no_backward_pass():
+    groups = Engine(tiny_model(), [Fda(), Supervised(), MinEnt()], device="cpu").stack.groups
+    assert [[s.name for s in group] for group in groups] == [["fda", "supervised"], ["minent"]]
