@@ -120,8 +120,8 @@ AT_THE_FIRST_STEP = [
     (AddsTwice(), "stream 'new' is already in the batch; use batch.write to change it."),
     (
         ReadsNothing(),
-        "stream 'nothing' is not in the batch; it holds source, target. A strategy names what it reads in `requires`; a "
-        "stream that none reads is not loaded.",
+        "stream 'nothing' is not in the batch; it holds source, target. A strategy names what it reads in `requires`; "
+        "a stream that none reads is not loaded.",
     ),
 ]
 
