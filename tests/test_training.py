@@ -184,16 +184,16 @@ def with_data(**data):
 
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_run_that_skips_bad_items_says_each_once_and_resumes_to_the_same_end(at, tmp_path, monkeypatch):
-    breaks_images(monkeypatch, 0, 2)
+    breaks_images(monkeypatch, 0, 3)  # target 3 comes before the checkpoint alone
     console = Console(file=io.StringIO(), width=200)
     whole = with_data(on_bad_item="skip")
     run(whole, tmp_path / "whole", console=console)
     said = console.file.getvalue()
-    assert [said.count(f"skipping a bad item: {d} {i} is torn.") for d in ("source", "target") for i in (0, 2)] == [
+    assert [said.count(f"skipping a bad item: {d} {i} is torn.") for d in ("source", "target") for i in (0, 3)] == [
         1
     ] * 4
     results = json.loads((tmp_path / "whole" / "results.json").read_text())
-    assert sorted(results["bad_items"].values()) == [f"{d} {i} is torn." for d in ("source", "target") for i in (0, 2)]
+    assert sorted(results["bad_items"].values()) == [f"{d} {i} is torn." for d in ("source", "target") for i in (0, 3)]
     assert metrics(tmp_path / "whole")[-1]["bad_items"] == 4
 
     def stops(self, *batches):
