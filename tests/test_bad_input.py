@@ -1,11 +1,4 @@
-"""Bad input of every kind: one message that names the thing, status 2, and nothing half-written."""
-
-import errno
-import os
-import struct
-import zlib
-from collections.abc import Callable
-from pathlib import Path
+"""Bad data of every kind: one message that names the thing, status 2, and nothing half-written."""
 
 import numpy as np
 import pytest
@@ -13,104 +6,26 @@ import torch
 from PIL import Image
 
 from tests.command import refusal, run_dalib
-
-Break = Callable[[Path], object]
-SIZE = (12, 16)
-
-RECIPE = """\
-model: {use: tiny}
-data:
-  source: {use: folder, root: ROOT, split: train}
-  target: {use: folder, root: ROOT, split: train}
-  eval: {use: folder, root: ROOT, split: val}
-  batch_size: 2
-strategies: [{use: supervised}]
-optimizer: {use: sgd, lr: 1e-2}
-train: {steps: 2, log_every: 1}
-plugins: [tests.tiny_plugin]
-"""
-
-PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-LABEL = (np.arange(SIZE[0] * SIZE[1], dtype=np.uint8) % 19).reshape(SIZE)
-
-
-def save(path: Path, pixels: np.ndarray | Image.Image, **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(path, **options)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A whole data set: three images to train on, one to evaluate, labels of Cityscapes' train ids."""
-    root = tmp_path / "streets"
-    for name in ("train/a", "train/b", "train/c", "val/d"):
-        save(root / "images" / f"{name}.png", PHOTO)
-        save(root / "labels" / f"{name}.png", LABEL)
-    return root
-
-
-def write_recipe(root: Path, text: str = RECIPE) -> Path:
-    path = root.parent / "recipe.yaml"
-    path.write_text(text.replace("ROOT", f"'{root}'"), encoding="utf-8")
-    return path
-
-
-def image(pixels: np.ndarray | Image.Image, name: str = "train/a.png", **options: object) -> Break:
-    return lambda root: save(root / "images" / name, pixels, **options)
-
-
-def label(pixels: np.ndarray | Image.Image, name: str = "train/a.png") -> Break:
-    return lambda root: save(root / "labels" / name, pixels)
-
-
-def remove(name: str) -> Break:
-    return lambda root: (root / name).unlink()
-
-
-def content(name: str, data: bytes) -> Break:
-    return lambda root: (root / name).write_bytes(data)
-
-
-def cut(name: str) -> Break:
-    return lambda root: (root / name).write_bytes((root / name).read_bytes()[:-30])
-
-
-def link(name: str, to: str) -> Break:
-    return lambda root: (root / name).symlink_to(root / to)
-
-
-def emptied(root: Path) -> None:
-    for file in (root / "images" / "train").iterdir():
-        file.unlink()
-
-
-def jpeg_cut(root: Path) -> None:
-    save(root / "images" / "train" / "a.jpg", PHOTO)
-    (root / "images" / "train" / "a.png").unlink()
-    cut("images/train/a.jpg")(root)
-
-
-def folder_for_a_label(root: Path) -> None:
-    (root / "labels" / "train" / "a.png").unlink()
-    (root / "labels" / "train" / "a.png").mkdir()
-
-
-def huge(root: Path) -> None:
-    file = root / "images" / "train" / "a.png"
-    data = bytearray(file.read_bytes())
-    data[16:24] = struct.pack(">II", 900_000, 900_000)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    file.write_bytes(data)
-
-
-def label_map(text: str) -> Break:
-    return lambda root: (root / "map.yaml").write_text(text)
-
-
-def lists(**texts: str) -> Break:
-    return lambda root: [(root / f"{name}.txt").write_text(text) for name, text in texts.items()]
-
+from tests.streets import (
+    LABEL,
+    PHOTO,
+    Break,
+    content,
+    cut,
+    emptied,
+    folder_for_a_label,
+    huge,
+    image,
+    jpeg_cut,
+    label,
+    label_map,
+    link,
+    lists,
+    make_streets,
+    remove,
+    save,
+    write_recipe,
+)
 
 MAP = "data.source.label_map=map.yaml"
 LIST = "data.source={use: folder, root: ROOT, list: list.txt}"
@@ -386,6 +301,11 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
 }
 
 
+@pytest.fixture
+def root(tmp_path):
+    return make_streets(tmp_path)
+
+
 @pytest.mark.parametrize(("breaks", "overrides", "message"), DATA.values(), ids=DATA)
 def test_bad_data_is_refused_before_a_run_begins(breaks, overrides, message, root, capsys):
     recipe = write_recipe(root)
@@ -395,97 +315,6 @@ def test_bad_data_is_refused_before_a_run_begins(breaks, overrides, message, roo
     said = refusal(capsys, "train", recipe, *(o.replace("ROOT", str(root)) for o in overrides), "--out", out)
     assert message.replace("ROOT", str(root)) in said
     assert not out.exists()
-
-
-DEEP = "a: " + "[" * 1000 + "]" * 1000
-ALIASES = "\n".join(["a0: &a0 [1, 2]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))])
-
-# The bytes of the recipe, and the message after its path.
-RECIPES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", ": a recipe is a mapping with the keys model, data, strategies, train; got None."),
-    "a list": (b"- 1", ": a recipe is a mapping with the keys model, data, strategies, train; got [1]."),
-    "a picture": (b"\x89PNG\r\n\x1a\n\xff", " is not a text in UTF-8; expected a YAML file."),
-    "UTF-16": ("model: {use: tiny}".encode("utf-16"), " is not a text in UTF-8; expected a YAML file."),
-    "10 MB": (b"#" * 10_000_000, ": 10,000,000 bytes long; a recipe has at most 1,000,000."),
-    "a thousand levels": (DEEP.encode(), ": nested deeper than 50 levels on line 1."),
-    "aliases that explode": (ALIASES.encode(), ": its aliases unfold to more than 100,000 values."),
-    "an alias of itself": (b"a: &a [*a]", ": its aliases unfold to more than 100,000 values."),
-    "code": (
-        b"model: !!python/object/apply:os.system [true]",
-        ": not YAML on line 1: could not determine a constructor",
-    ),
-    "a key that is a list": (b"? [1]\n: 2", ": line 1: a key must be text, got [1]."),
-    "open quotes": (b"model: 'x", ": not YAML on line 1: found unexpected end of stream."),
-    "tabs": (b"model:\n\tuse: x", ": not YAML on line 2: found character '\\t' that cannot start any token."),
-    "a key twice": (
-        b"model: {use: tiny}\nmodel: {use: tiny}",
-        ": line 2: the key 'model' stands twice; it stands first",
-    ),
-}
-
-# Overrides of a good recipe, and the message after its path.
-MISTAKES: dict[str, str] = {
-    "train.stepps=3": "train.stepps: unknown option. Did you mean 'steps'?",
-    "train.steps=-3": "train.steps: expected at least 1, got -3.",
-    "train.steps=many": 'train.steps: expected a whole number, got "many".',
-    "train.steps=1e400": "train.steps: expected a finite number, got inf.",
-    "train.clip=-1": "train.clip: expected a norm above 0, got -1.0.",
-    "data.batch_size=0": "data.batch_size: expected at least 1, got 0.",
-    "data.batch_size=1.5": "data.batch_size: expected a whole number, got 1.5.",
-    "data.on_bad_item=ignore": "data.on_bad_item: input should be 'stop' or 'skip', got \"ignore\".",
-    "data.max_bad_items=0": "data.max_bad_items: expected at least 1, got 0.",
-    "optimizer.lr=.nan": "optimizer.lr: expected a finite number, got nan.",
-    "optimizer.lr=-.inf": "optimizer.lr: expected a finite number, got -inf.",
-    "optimizer.lr=-1": "optimizer.lr: expected a rate above 0, got -1.",
-    "optimizer.lr=true": "optimizer.lr: expected a number, got true.",
-    "optimizer={lr: 0.1}": "optimizer.use: expected one of sgd, adam, adamw, got None. Without this section a run uses "
-    "{use: sgd, lr: 0.00025}; write it whole, such as optimizer={use: sgd, lr: 0.1}.",
-    "strategies=[{use: dacs2}]": "strategies[0].use: there is no strategy 'dacs2'. Did you mean 'dacs'? What another "
-    "package registers is there once that package is installed with pip, or its module named under `plugins:`",
-    "strategies=[{use: augment, flip: 3}]": "strategies[0].flip: expected at most 1, got 3.",
-    "strategies=[{use: augment, jitter_p: -0.1}]": "strategies[0].jitter_p: expected at least 0, got -0.1.",
-    "strategies=[{use: augment, scale: [2, 1]}]": "strategies[0].scale: expected the least value first, then the "
-    "greatest, got [2, 1].",
-    "strategies=[{use: augment, scale: [0, 1]}]": "strategies[0].scale[0]: expected more than 0, got 0.",
-    "strategies=[{use: augment, crop: [0, 8]}]": "strategies[0].crop[0]: expected at least 1, got 0.",
-    "strategies=[{use: augment, streams: []}]": "strategies[0].streams: expected more values, got [].",
-    "strategies=[{use: augment, color_jitter: [1, 1, 1, 1]}]": "strategies[0].color_jitter[3]: expected at most 0.5,",
-    "strategies=[{use: augment, blur: {kernel: 4}}]": "strategies[0].blur.kernel: expected an odd number, got 4.",
-    "strategies=[{use: augment, blur: {p: 2}}]": "strategies[0].blur.p: expected at most 1, got 2.",
-    "strategies=[{use: fda, beta: 0.9}]": "strategies[0].beta: expected at most 0.5 or a list, got 0.9.",
-    "strategies=[{use: fda, entropy: {eta: 0}}]": "strategies[0].entropy.eta: expected more than 0, got 0.",
-    "strategies=[{use: dacs, threshold: 1.5}]": "strategies[0].threshold: expected at most 1, got 1.5.",
-    "strategies=[{use: dacs, ema: 2}]": "strategies[0].ema: expected at most 1, got 2.",
-    "strategies=[{use: dacs, blur: [1, 0.5]}]": "strategies[0].blur: expected the least value first, then the",
-    "strategies=[{use: adversarial, lr: 0}]": "strategies[0].lr: expected more than 0, got 0.",
-    "strategies=[{use: adversarial, betas: [0.9, 1]}]": "strategies[0].betas[1]: expected less than 1, got 1.",
-    "strategies=[{use: adversarial, levels: {}}]": "strategies[0].levels: expected more values, got {}.",
-    "strategies=[{use: supervised, ohem: 0}]": "strategies[0].ohem: expected more than 0, got 0.",
-    "strategies=[{use: crf, cell: 0}]": "strategies[0].cell: expected at least 1, got 0.",
-    "loss={ohem: 2}": "loss.ohem: expected at most 1, got 2.",
-}
-
-
-@pytest.mark.parametrize(("data", "message"), RECIPES.values(), ids=RECIPES)
-def test_a_file_that_is_no_recipe_is_refused(data, message, tmp_path, capsys):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_bytes(data)
-    assert refusal(capsys, "train", recipe, "--out", tmp_path / "run").startswith(f"{recipe}{message}")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(("override", "message"), MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_in_a_recipe_is_refused(override, message, root, capsys):
-    recipe = write_recipe(root)
-    said = refusal(capsys, "train", recipe, override, "--out", root.parent / "run")
-    assert said.startswith(f"{recipe}: {message}")
-    assert not (root.parent / "run").exists()
-
-
-def test_a_recipe_that_is_no_file_is_named(tmp_path, capsys):
-    assert refusal(capsys, "train", tmp_path / "no.yaml") == f"{tmp_path}/no.yaml does not exist."
-    assert refusal(capsys, "train", tmp_path) == f"{tmp_path} cannot be read: Is a directory."
-    assert refusal(capsys, "train", "x" * 5000).endswith("cannot be read: File name too long.")
 
 
 # What works: names and modes that people's files have.
@@ -523,99 +352,6 @@ def test_images_of_one_pixel_train(model, root):
         save(root / "images" / f"{name}.png", PHOTO[:1, :1])
         save(root / "labels" / f"{name}.png", LABEL[:1, :1])
     assert run_dalib("train", write_recipe(root), f"model={model}", "--out", root.parent / "run") == 0
-
-
-def denied(*arguments: object, **options: object) -> None:
-    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "here")
-
-
-def full(*arguments: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_an_unreadable_image_is_named(root, capsys, monkeypatch):
-    recipe = write_recipe(root)
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: denied() if path.stem == "a" else read(path))
-    said = refusal(capsys, "train", recipe, "--out", root.parent / "run")
-    assert (
-        said
-        == f"{root}/images/train/a.png: cannot be read (Permission denied); check that it exists and its permissions."
-    )
-    assert not (root.parent / "run").exists()
-
-
-def test_an_unreadable_folder_is_named(root, capsys, monkeypatch):
-    recipe = write_recipe(root)
-    monkeypatch.setattr(Path, "iterdir", denied)
-    said = refusal(capsys, "train", recipe, "--out", root.parent / "run")
-    assert said == f"{root}/images/train: cannot be read (Permission denied); check its permissions."
-
-
-def test_a_folder_for_the_run_that_takes_nothing_is_named(root, capsys, monkeypatch):
-    recipe = write_recipe(root)
-    (root.parent / "file").write_text("")
-    for out in (root.parent / "file", root.parent / "file" / "run"):
-        assert refusal(capsys, "train", recipe, "--out", out).startswith(f"{out} cannot hold a run: ")
-    out = root.parent / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", denied)
-        said = refusal(capsys, "train", recipe, "--out", out)
-    assert said == f"{out} cannot hold a run: Permission denied. Choose another folder with --out."
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        said = refusal(capsys, "train", recipe, "--out", out)
-    assert said == f"{out} cannot hold a run: No space left on device. Choose another folder with --out."
-    assert not [file for file in out.rglob("*") if file.is_file()]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a run on 19 classes."""
-    folder = tmp_path_factory.mktemp("trained")
-    for name in ("train/a", "train/b", "val/d"):
-        save(folder / "streets" / "images" / f"{name}.png", PHOTO)
-        save(folder / "streets" / "labels" / f"{name}.png", LABEL)
-    assert run_dalib("train", write_recipe(folder / "streets"), "--out", folder / "run") == 0
-    return folder / "run"
-
-
-TWO_CLASSES = "data={source: {use: folder, root: ROOT, split: train, label_map: map.yaml}, batch_size: 2}"
-
-
-def test_a_checkpoint_of_other_classes_is_refused(trained, root, capsys):
-    label_map("{classes: [road, car], unknown: ignore}")(root)
-    data = TWO_CLASSES.replace("ROOT", str(root))
-    said = refusal(capsys, "evaluate", trained, f"data.eval={{use: folder, root: {root}, label_map: map.yaml}}")
-    assert said.startswith("the run has 19 classes and its evaluation data 2; evaluate on data with the classes that")
-    out = root.parent / "run"
-    said = refusal(capsys, "train", write_recipe(root), data, f"model.weights={trained}", "--out", out)
-    assert "was trained for 19 classes and this model has 2;" in said and not out.exists()
-
-
-class Payload:
-    def __reduce__(self):
-        return os.mkdir, ("hurt",)
-
-
-def test_a_checkpoint_from_a_stranger_runs_no_code(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"model": Payload(), "step": 1}, "stranger.pt")
-    for command in (["evaluate", "stranger.pt"], ["predict", "stranger.pt", "x.png", "--out", "out"]):
-        assert refusal(capsys, *command).startswith("checkpoint stranger.pt cannot be read: Weights only load failed")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["stranger.pt"]
-
-
-def test_what_predict_cannot_read_or_write_is_named(trained, root, capsys):
-    cut("images/train/a.png")(root)
-    out = root.parent / "out"
-    assert refusal(capsys, "predict", trained, root / "none", "--out", out).startswith(
-        f"{root}/none: expected an image"
-    )
-    assert "truncated or damaged" in refusal(capsys, "predict", trained, root / "images/train/a.png", "--out", out)
-    (root.parent / "file").write_text("")
-    said = refusal(capsys, "predict", trained, root / "images/train/b.png", "--out", root.parent / "file" / "out")
-    assert said == f"{root.parent}/file/out: Not a directory; check the path, its permissions and the disk's space."
 
 
 def test_doctor_ends_with_2_and_says_each_fault_once(root, capsys):
