@@ -60,8 +60,8 @@ class RunFolder:
                 f"{self.path} already holds a run. Go on with it by --resume, or choose another folder with --out."
             )
         try:
-            write_text(self.recipe, recipe)
             write_json(self.environment, environment)
+            write_text(self.recipe, recipe)  # last, for it makes the folder a run's
         except OSError as error:
             reason = error.strerror or error
             raise DalibError(f"{self.path} cannot hold a run: {reason}. Choose another folder with --out.") from error
