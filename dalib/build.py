@@ -64,6 +64,7 @@ def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], dev
         precision=recipe.train.precision,
         accumulate=recipe.train.accumulate,
         seed=recipe.train.seed,
+        on_non_finite=recipe.train.on_non_finite,
         loss=_loss(recipe.loss, len(classes)),
         classes=classes,
     )

@@ -1,7 +1,7 @@
 """The training engine: one loop that every strategy hooks into."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ from dalib.data.bad_items import BadItems
 from dalib.data.labels import CITYSCAPES_CLASSES
 from dalib.data.loader import StreamLoader
 from dalib.device import choose_device
-from dalib.errors import StackError
+from dalib.errors import CheckpointError, StackError
+from dalib.finite import Guard, NonFinitePolicy
 from dalib.hookspecs import Predict
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.optim import parameters_of, sgd
@@ -49,6 +50,8 @@ class Engine:
         clip: greatest norm of the model's gradient. precision: ``fp32``, ``bf16`` or ``fp16``.
         accumulate: micro-batches an optimiser step in ``fit``.
         seed: with the step and the strategy's name it decides every random draw.
+        on_non_finite: when a term or gradient is NaN or infinite, ``stop`` with the state before that step, or ``skip``
+            the step, a bounded number of times.
         loss: the segmentation loss; default the model's own ``segmentation_loss``, else cross-entropy.
         device: default the GPU where there is one. classes: names, for strategies that want them.
 
@@ -68,6 +71,7 @@ class Engine:
         precision: PrecisionName = "fp32",
         accumulate: int = 1,
         seed: int = 0,
+        on_non_finite: NonFinitePolicy = "stop",
         loss: SegmentationLossFunction | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
@@ -89,6 +93,7 @@ class Engine:
         for each in self.optimizers:
             for group in each.param_groups:
                 group.setdefault("initial_lr", group["lr"])
+        self.guard = Guard(self, on_non_finite)
 
     # ------------------------------------------------------------------------------------------------ one step
 
@@ -96,24 +101,23 @@ class Engine:
         """Do one optimiser step and return its terms, unweighted and detached, by ``strategy/term``."""
         self._plan(micro_batches[0])
         self._begin()
-        terms = Terms(len(micro_batches))
-        for micro, batch in enumerate(micro_batches):
-            step = Step(self, self.index, micro, batch.to(self.device), terms)
+        parts = len(micro_batches)
+        terms = Terms(parts)
+        with self.guard.whole_step():
+            for micro, batch in enumerate(micro_batches):
+                step = Step(self, self.index, micro, batch.to(self.device), terms)
+                with torch.no_grad():
+                    self._call("pre_batch", step)
+                for group in self.stack.groups:
+                    self._backward([(s.weight, self._scalars("loss", s, step, terms)) for s in group], parts)
+                    step.detach_outputs()
+                with self._training_critics() as critics:
+                    scalars = [(1.0, self._scalars("critic_loss", s, step, terms)) for s in critics]
+                    self._backward(scalars, parts)
+            step.finite = self.guard.update(terms.losses, self._update)
             with torch.no_grad():
-                self._call("pre_batch", step)
-            for group in self.stack.groups:
-                self._backward([(s.weight, self._scalars("loss", s, step, terms)) for s in group], len(micro_batches))
-                step.detach_outputs()
-            with self._training_critics() as critics:
-                scalars = [(1.0, self._scalars("critic_loss", s, step, terms)) for s in critics]
-                self._backward(scalars, len(micro_batches))
-        self._update()
-        with torch.no_grad():
-            if self.teacher:
-                with self.clock.section("teacher"):
-                    self.teacher.update(self.model, self.index)
-            self._call("post_step", step)
-        self.index += 1
+                self._call("post_step", step)
+            self.index += 1
         return terms.means()
 
     def _begin(self) -> None:
@@ -132,9 +136,9 @@ class Engine:
                 self.precision.scaler.scale(torch.stack(terms).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
 
     def _update(self) -> None:
-        """Step every optimiser that received a gradient, under one scaler that is updated once."""
+        """Step every optimiser that received a gradient, under one scaler that is updated once; then the teacher."""
         scaler = self.precision.scaler
-        received = [o for o in self.optimizers if any(p.grad is not None for g in o.param_groups for p in g["params"])]
+        received = [self._optimizers[name] for name in self.gradients()]
         with self.clock.section("optimizer"):
             for optimizer in received:
                 scaler.unscale_(optimizer)
@@ -143,6 +147,9 @@ class Engine:
                 scaler.step(optimizer)
             if received:
                 scaler.update()
+        if self.teacher:
+            with self.clock.section("teacher"):
+                self.teacher.update(self.model, self.index)
 
     def _scalars(self, hook: str, strategy: Strategy, step: Step, terms: Terms) -> dict[str, Tensor]:
         with self._running(hook, strategy, step):
@@ -189,7 +196,7 @@ class Engine:
         batch_size: int,
         workers: int = 0,
         bad_items: BadItems | None = None,
-    ) -> Iterator[dict[str, Tensor]]:
+    ) -> Generator[dict[str, Tensor], None, None]:
         """Train up to step number ``steps``, counted from the run's start, yielding the terms of each step.
 
         A stream that no strategy reads is not loaded.
@@ -206,6 +213,7 @@ class Engine:
                 with self.clock.section("data"):
                     micro_batches = next(batches)
                 yield self.step(*micro_batches)
+        self.guard.look(wait=True)
 
     def fit(
         self,
@@ -267,17 +275,61 @@ class Engine:
     @property
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """The model's optimiser and those of the critics."""
-        return (self.optimizer, *(critic.optimizer for critic in self.critics.values()))
+        return tuple(self._optimizers.values())
+
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"the model": self.optimizer} | {f"critic {n!r}": c.optimizer for n, c in self.critics.items()}
+
+    def gradients(self) -> dict[str, list[Tensor]]:
+        """Return the gradients that this step gave, by ``the model`` or ``critic 'name'``."""
+        received = {
+            name: [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            for name, optimizer in self._optimizers.items()
+        }
+        return {name: gradients for name, gradients in received.items() if gradients}
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Go through everything that a forward may change: running statistics."""
+        modules = [self.model, *(critic.module for critic in self.critics.values())]
+        for module in [*modules, *([self.teacher.module] if self.teacher else [])]:
+            yield from module.buffers()
+
+    def moving(self) -> Iterator[Tensor]:
+        """Go through everything that an update changes: weights, optimisers' and scaler's state, the teacher."""
+        for optimizer in self.optimizers:
+            yield from (p for group in optimizer.param_groups for p in group["params"])
+            yield from (v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
+        scaler = self.precision.scaler
+        if scaler.is_enabled():
+            yield from (tensor for tensor in (scaler._scale, scaler._growth_tracker) if tensor is not None)
+        if self.teacher:
+            yield from self.teacher.module.parameters()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that moves in training: tensors and primitives."""
+        """Return everything that moves in training: tensors and primitives, after whole and finite steps alone.
+
+        Raises:
+            NonFiniteError: a step that the host has not yet looked at went bad; the state is that before it.
+            CheckpointError: an error broke off the last step in its update.
+        """
+        self.guard.look(wait=True)
+        if self.guard.torn:
+            raise CheckpointError(
+                f"step {self.index + 1} broke off in the middle of its update, so its state is neither that before nor "
+                "that after it. Go on from the last checkpoint."
+            )
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         return {
             "model": network_of(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "teacher": network_of(self.teacher.module).state_dict() if self.teacher else None,
             "critics": {name: critic.state_dict() for name, critic in self.critics.items()},
-            "strategies": {s.name: dict(s.state_dict()) for s in self.stack.strategies},
+            "strategies": self.stack.state_dict(),
+            "skipped": self.guard.state_dict(),
             "stack": [[s.name, s.registered_name] for s in self.stack.strategies],
             "seed": self.seed,
             "step": self.index,
@@ -285,7 +337,7 @@ class Engine:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned; strict, and nothing changes if it does not fit."""
-        checkpoint.check_fits(state, self.state_dict())
+        checkpoint.check_fits(state, self._state())
         network_of(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
@@ -293,8 +345,8 @@ class Engine:
             network_of(self.teacher.module).load_state_dict(state["teacher"])
         for name, critic in self.critics.items():
             critic.load_state_dict(state["critics"][name])
-        for strategy in self.stack.strategies:
-            strategy.load_state_dict(state["strategies"][strategy.name])
+        self.stack.load_state_dict(state["strategies"])
+        self.guard.load_state_dict(state["skipped"])
         self.seed, self.index = state["seed"], state["step"]
 
     def save(self, path: str | Path) -> None:
@@ -346,7 +398,7 @@ class Engine:
         owners: dict[str, str] = {}
         for strategy in self.stack.implementing("sampler"):
             for stream, dataset in datasets.items():
-                draw = self.stack.call("sampler", strategy, stream=stream, dataset=dataset)
+                draw = self.stack.sampler(strategy, stream, dataset)
                 if draw is not None and stream in owners:
                     raise StackError(
                         f"strategies {owners[stream]!r} and {strategy.name!r} both sample the stream {stream!r}; "

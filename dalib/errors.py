@@ -32,6 +32,18 @@ class CheckpointError(DalibError):
     """A checkpoint cannot be read, or does not belong to this run."""
 
 
+class StrategyError(RuntimeError):
+    """A fault in a strategy's code, with its name, the hook and the step; ``__cause__`` is what was raised."""
+
+
+def add_to(error: Exception, sentence: str) -> None:
+    """Let a user's error say one sentence more, and a fault in code carry it below its traceback."""
+    if isinstance(error, DalibError):
+        error.args = (f"{error} {sentence}",)
+    else:
+        error.add_note(sentence)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, else the list of what there is."""
     known = sorted(known)

@@ -15,7 +15,18 @@ Schedule = Callable[[int], float]
 
 def sgd(*, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4, nesterov: bool = False) -> MakeOptimizer:
     """Return a maker of SGD; the defaults are the field's."""
-    return _maker(torch.optim.SGD, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+    make = _maker(torch.optim.SGD, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+
+    def make_with_momentum(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Begin with a momentum of 0, which is the same; torch's fused SGD leaves the memory for it as found when
+        fp16's scaler skips the first step, and fails for a parameter whose first gradient comes later.
+        """
+        optimizer = make(parameters)
+        for parameter in (p for group in optimizer.param_groups for p in group["params"] if momentum):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
+
+    return make_with_momentum
 
 
 def adam(*, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0) -> MakeOptimizer:

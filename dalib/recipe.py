@@ -10,6 +10,7 @@ import torch
 
 from dalib.create import check_use
 from dalib.errors import DalibError, DataError, RecipeError
+from dalib.finite import NonFinitePolicy
 from dalib.losses import SegmentationLoss
 from dalib.optim import OPTIMIZERS, SCHEDULES
 from dalib.options import check_options
@@ -42,13 +43,17 @@ class DataOptions:
 
 @dataclass(kw_only=True)
 class TrainOptions:
-    """``train:``. Every ``*_every`` counts steps; ``eval_every: null`` evaluates at the end alone."""
+    """``train:``. Every ``*_every`` counts steps; ``eval_every: null`` evaluates at the end alone.
+
+    ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
+    """
 
     steps: int
     precision: PrecisionName = "fp32"
     accumulate: int = 1
     clip: float | None = None
     seed: int = 0
+    on_non_finite: NonFinitePolicy = "stop"
     device: str | None = None
     log_every: int = 50
     checkpoint_every: int = 1000

@@ -105,6 +105,7 @@ class RunFolder:
 # What a resumed run may change; ``train.steps`` changes the schedule from there on.
 _FREE = {
     *("train.steps", "train.log_every", "train.checkpoint_every", "train.eval_every", "train.device"),
+    "train.on_non_finite",
     *("data.workers", "data.on_bad_item", "data.max_bad_items", "evaluate.limit", "evaluate.batch_size"),
 }
 

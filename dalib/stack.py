@@ -1,16 +1,20 @@
 """The ordered stack of strategies: pluggy checks the hooks, the user's list gives the order."""
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 from torch import Tensor
 
-from dalib.errors import DalibError, StackError, suggest
+from dalib.errors import DalibError, StackError, StrategyError, add_to, suggest
 from dalib.hookspecs import HOOKS, PROJECT, Predict, StrategySpecs
 from dalib.step import Step
 from dalib.strategy import Strategy
+
+if TYPE_CHECKING:
+    from dalib.data import Draw, SegmentationDataset
 
 Groups = list[tuple[Strategy, ...]]
 
@@ -31,15 +35,10 @@ class Stack:
         return tuple(s for s in self.strategies if s in self._hooks[hook])
 
     def call(self, hook: str, strategy: Strategy, **arguments: Any) -> Any:
-        """Call one strategy's hook; an error that leaves it names the strategy and the hook."""
+        """Call one strategy's hook; an error that leaves it names the strategy, the hook and the step."""
         implementation = self._hooks[hook][strategy]
-        try:
+        with naming(strategy, hook, arguments.get("step")):
             return implementation.function(*(arguments[name] for name in implementation.argnames))
-        except DalibError:
-            raise
-        except Exception as error:
-            error.add_note(f"raised by strategy {strategy.name!r} in its hook {hook!r}")
-            raise
 
     def streams(self) -> frozenset[str] | None:
         """Return the streams that the strategies read; None where one does not declare it, so that it may be any."""
@@ -63,11 +62,31 @@ class Stack:
                 raise StackError(f"{hook} of strategy {strategy.name!r}: term {name!r} must be a scalar, got {found}.")
         return dict(terms)
 
+    def sampler(self, strategy: Strategy, stream: str, dataset: "SegmentationDataset") -> "Draw | None":
+        """Return what a strategy lets the loader draw from for a stream, if anything."""
+        draw = self.call("sampler", strategy, stream=stream, dataset=dataset)
+        return None if draw is None else naming(strategy, "sampler")(draw)
+
     def predictor(self, model: Any, predict: Predict) -> Predict:
         """Return ``predict`` wrapped by every strategy's ``predictor``, the first in the list innermost."""
         for strategy in self.implementing("predictor"):
             predict = self.call("predictor", strategy, model=model, predict=predict)
+            predict = naming(strategy, "predictor")(predict)
         return predict
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the strategies' states by name."""
+        states = {}
+        for strategy in self.strategies:
+            with naming(strategy, "state_dict"):
+                states[strategy.name] = dict(strategy.state_dict())
+        return states
+
+    def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take back what ``state_dict`` returned."""
+        for strategy in self.strategies:
+            with naming(strategy, "load_state_dict"):
+                strategy.load_state_dict(states[strategy.name])
 
     def teardown(self) -> None:
         """Call ``teardown`` in reverse order."""
@@ -99,6 +118,25 @@ class Stack:
 
 def _undeclared(strategy: Strategy, has_loss: bool) -> bool:
     return type(strategy).requires is Strategy.requires or (has_loss and strategy.forwards is None)
+
+
+@contextmanager
+def naming(strategy: Strategy, hook: str, step: Step | None = None) -> Iterator[None]:
+    """Let errors that leave the body, or a function decorated with it, say where they come from.
+
+    A ``DalibError`` stays one, for it speaks to the user; any other error is a fault in code: ``StrategyError``.
+    """
+    where = f"strategy {strategy.name!r} in its hook {hook!r}" + (f" at step {step.index + 1}" if step else "")
+    try:
+        yield
+    except StrategyError:  # of a predictor inside this one
+        raise
+    except DalibError as error:
+        if "in its hook" not in str(error) and (step or repr(strategy.name) not in str(error)):
+            add_to(error, f"It was raised by {where}.")
+        raise
+    except Exception as error:
+        raise StrategyError(f"{where} raised {type(error).__name__}: {error}") from error
 
 
 def _check_names(strategies: Sequence[Strategy]) -> None:

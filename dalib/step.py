@@ -25,6 +25,7 @@ class Step:
     Attributes:
         index: number of optimiser steps done before this one.
         batch: the streams.
+        finite: in ``post_step``, whether the update was made: a bool of no dimensions, on the device.
     """
 
     def __init__(self, engine: "Engine", index: int, micro: int, batch: Batch, terms: Terms) -> None:
@@ -32,6 +33,7 @@ class Step:
         self.micro = micro
         self.batch = batch
         self._terms = terms
+        self.finite = torch.ones((), dtype=torch.bool)
         self._engine = engine
         self._hook = ""
         self._strategy: Strategy | None = None

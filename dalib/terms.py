@@ -13,7 +13,7 @@ class Terms:
     """
 
     def __init__(self, micro_batches: int) -> None:
-        self._losses: dict[str, Tensor] = {}
+        self.losses: dict[str, Tensor] = {}
         self._logged: dict[str, list[Tensor]] = {}
         self._share = 1 / micro_batches
 
@@ -22,7 +22,7 @@ class Terms:
         for name, value in scalars.items():
             key = f"{strategy}/{name}"
             share = value.detach() * self._share
-            self._losses[key] = self._losses[key] + share if key in self._losses else share
+            self.losses[key] = self.losses[key] + share if key in self.losses else share
 
     def log(self, strategy: str, name: str, value: Tensor) -> None:
         """Add one value that a strategy logged."""
@@ -30,4 +30,4 @@ class Terms:
 
     def means(self) -> dict[str, Tensor]:
         """Return the step's value of each."""
-        return self._losses | {key: torch.stack(values).float().mean(0) for key, values in self._logged.items()}
+        return self.losses | {key: torch.stack(values).float().mean(0) for key, values in self._logged.items()}

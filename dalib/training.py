@@ -1,9 +1,11 @@
 """A run: train what a recipe says, into a folder, and evaluate, picture and report it."""
 
 import json
+import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from dalib.data.loader import check_not_empty, first_size
 from dalib.device import choose_device
 from dalib.display import Display
 from dalib.engine import Engine
-from dalib.errors import DalibError
+from dalib.errors import DalibError, add_to
 from dalib.evaluation import Result
 from dalib.files import write_text
 from dalib.interruption import InterruptedRunError, Interruption
@@ -94,6 +96,7 @@ class Run:
         make_plan(self.engine.stack, sizes)
         self.seconds = 0.0  # trained so far, earlier sittings included
         self.best = -1.0
+        self.saved: int | None = None  # step of the last checkpoint
         self.time: Counter[str] = Counter()  # of earlier sittings
         self._logged = (0, 0.0)  # step and seconds of the last line of metrics
 
@@ -122,7 +125,7 @@ class Run:
             self.engine.load_state_dict(state)
             write_text(self.folder.recipe, self.recipe.to_yaml())
             self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
-            self._logged = (self.engine.index, self.seconds)
+            self._logged, self.saved = (self.engine.index, self.seconds), self.engine.index
             self.bad_items.messages = state["bad_items"]
             self.folder.rewind(self.engine.index)
             self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
@@ -142,7 +145,12 @@ class Run:
             workers=data.workers,
             bad_items=self.bad_items,
         )
-        with Interruption() as interruption, Display(self.console, train.steps, self.engine.index) as display:
+        with (
+            Interruption() as interruption,
+            Display(self.console, train.steps, self.engine.index) as display,
+            self._rescued(interruption),
+            closing(steps),
+        ):
             for terms in steps:
                 self.seconds = earlier + time.perf_counter() - started
                 self._record(terms, display)
@@ -150,6 +158,29 @@ class Run:
                     self._save(self.folder.last)
                 if interruption.signal is not None:
                     self._stop(interruption.signal)
+
+    @contextmanager
+    def _rescued(self, interruption: Interruption) -> Iterator[None]:
+        """Save the run as of its last whole step when an error ends it, and let the error say from where to go on."""
+        try:
+            yield
+        except InterruptedRunError:
+            raise
+        except Exception as error:
+            if interruption.signal is not None:  # a signal to the whole group ends the workers of the loader, too
+                self._stop(interruption.signal)
+            add_to(error, self._rescue())
+            raise
+
+    def _rescue(self) -> str:
+        """Save what there is and return what became of it."""
+        go_on = f"Go on with the same command and --resume (folder {self.folder.path})."
+        try:
+            self._save(self.folder.last)
+        except (DalibError, OSError) as error:
+            since = "it has no checkpoint" if self.saved is None else f"its last checkpoint is of step {self.saved}"
+            return f"The run could not be saved, for {error} So {since}. {go_on}"
+        return f"The run is saved as of step {self.engine.index}. {go_on}"
 
     def _record(self, terms: Mapping[str, Tensor], display: Display) -> None:
         """Write a step's line of metrics, if it is due one."""
@@ -166,12 +197,15 @@ class Run:
 
     def _metrics(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """Fetch the step's terms from the device, the only wait for it in an ordinary step."""
+        guard = self.engine.guard
+        guard.look(wait=True)
         values = torch.stack([term.float() for term in terms.values()]).tolist() if terms else []
         images = (self.engine.index - self._logged[0]) * self.recipe.data.batch_size
         rate = images / max(self.seconds - self._logged[1], 1e-9)
         self._logged = (self.engine.index, self.seconds)
         return {
-            **dict(zip(terms, values, strict=True)),
+            **{name: value for name, value in zip(terms, values, strict=True) if math.isfinite(value)},
+            **({"skipped": guard.skipped} if guard.skipped else {}),
             "lr": self.engine.optimizer.param_groups[0]["lr"],
             "seconds": round(self.seconds, 3),
             "images_per_second": round(rate, 3),
@@ -197,6 +231,7 @@ class Run:
             "bad_items": self.bad_items.messages,
         }
         checkpoint.write(self.engine.state_dict() | extras, path)
+        self.saved = self.engine.index
 
     def _stop(self, number: int) -> None:
         self._save(self.folder.last)

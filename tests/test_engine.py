@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from dalib import Batch, DalibError, Engine, Strategy, Stream, hookimpl
+from dalib.data.workers import ItemError
+from dalib.errors import DataError, StrategyError
 from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
 
 
@@ -261,7 +263,7 @@ def test_a_stream_that_nobody_reads_is_not_loaded_and_leaves_the_training_as_it_
     alone.fit(TinyData(), steps=2, batch_size=2)
     beside.fit(TinyData(), Forbidden(), steps=2, batch_size=2)
     assert_same(parameters_of(alone), parameters_of(beside))
-    with pytest.raises(AssertionError, match="loaded"):
+    with pytest.raises(ItemError, match="AssertionError: loaded"):
         engine([Supervised(), Entropy()]).fit(TinyData(), Forbidden(), steps=1, batch_size=2)
 
 
@@ -315,15 +317,57 @@ def test_an_undeclared_write_is_refused():
         engine([Scribbler()]).step(tiny_batch())
 
 
-def test_an_error_in_a_hook_names_the_strategy():
+def test_an_error_in_a_hook_names_the_strategy_the_hook_and_the_step():
     class Broken(Strategy):
         @hookimpl
         def loss(self, step):
             raise ZeroDivisionError("oops")
 
-    with pytest.raises(ZeroDivisionError) as caught:
+    with pytest.raises(StrategyError) as caught:
         engine([Broken()]).step(tiny_batch())
-    assert "strategy 'broken' in its hook 'loss'" in caught.value.__notes__[0]
+    assert str(caught.value) == "strategy 'broken' in its hook 'loss' at step 1 raised ZeroDivisionError: oops"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_users_error_in_a_hook_stays_one():
+    class Asks(Strategy):
+        @hookimpl
+        def pre_batch(self, step):
+            raise DataError("give me colours.")
+
+    with pytest.raises(DataError) as caught:
+        engine([Asks()]).step(tiny_batch())
+    assert str(caught.value) == "give me colours. It was raised by strategy 'asks' in its hook 'pre_batch' at step 1."
+
+
+def raising(hook):
+    """Return a strategy whose hook (or what the hook returns) raises."""
+
+    def fails(*arguments, **options):
+        raise KeyError("oops")
+
+    bodies = {
+        "state_dict": lambda self: fails(),
+        "setup": hookimpl(lambda self, ctx: fails()),
+        "sampler": hookimpl(lambda self, stream, dataset: fails),
+        "predictor": hookimpl(lambda self, model, predict: fails),
+        "teardown": hookimpl(lambda self: fails()),
+        **{name: hookimpl(lambda self, step: fails()) for name in ("pre_batch", "loss", "critic_loss", "post_step")},
+    }
+    return type("Fails", (Strategy,), {"load_state_dict": lambda self, state: None, hook: bodies[hook]})()
+
+
+@pytest.mark.parametrize(
+    "hook",
+    ["setup", "sampler", "pre_batch", "loss", "critic_loss", "post_step", "predictor", "teardown", "state_dict"],
+)
+def test_a_fault_in_any_hook_names_it(hook):
+    with pytest.raises(StrategyError) as caught:
+        mine = engine([Supervised(), raising(hook), Entropy()])
+        mine.fit(TinyData(), TinyData(), steps=1, batch_size=2, eval=FiveClasses())
+        mine.close()
+    assert f"strategy 'fails' in its hook {hook!r}" in str(caught.value) and "KeyError: 'oops'" in str(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 @pytest.mark.parametrize(

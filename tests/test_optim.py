@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dalib import Engine
+from dalib import Engine, hookimpl
 from dalib.optim import OPTIMIZERS, SCHEDULES, constant, poly, sgd
 from tests.tiny import Supervised, tiny_batch, tiny_model
 
@@ -56,3 +56,34 @@ def test_without_a_schedule_the_rate_stays():
     engine = Engine(tiny_model(), [Supervised()], optimizer=sgd(lr=0.3), device="cpu")
     engine.step(tiny_batch())
     assert engine.optimizer.param_groups[0]["lr"] == 0.3
+
+
+class Overflows(Supervised):
+    """Its gradients overflow in fp16 in the first step."""
+
+    @hookimpl
+    def loss(self, step):
+        value = step.segmentation_loss("source")
+        return {"loss": value * 1e4 if step.index == 0 else value}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_first_step_that_fp16s_scaler_skips_leaves_no_trace_in_the_optimiser(name):
+    engine = Engine(tiny_model(), [Overflows()], optimizer=OPTIMIZERS[name](lr=0.01), device="cpu", precision="fp16")
+    before = [parameter.detach().clone() for parameter in engine.model.parameters()]
+    junk = [torch.full_like(parameter, 1e30) for parameter in before]
+    del junk  # what torch's fused SGD would take for a momentum
+    engine.step(tiny_batch())
+    assert all(torch.equal(a, b) for a, b in zip(before, engine.model.parameters(), strict=True))
+    assert engine.precision.scaler.get_scale() < 2**16
+    assert not any(value.any() for state in engine.optimizer.state.values() for value in state.values())
+
+
+def test_a_parameter_may_have_its_first_gradient_late():
+    first, second = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = sgd(lr=0.1, weight_decay=0.0)([first, second])
+    for parameters in ([first], [first, second]):
+        for parameter in parameters:
+            parameter.grad = torch.ones(3)
+        optimizer.step()
+    torch.testing.assert_close(second.detach(), torch.full((3,), 0.9))

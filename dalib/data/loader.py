@@ -1,17 +1,18 @@
 """From data sets to batches: which image comes when depends on the seed and the step alone."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dalib.batch import Batch, Stream
 from dalib.data.bad_items import BadItems, Loaded, load
 from dalib.data.dataset import item_name
+from dalib.data.workers import WatchedLoader
 from dalib.errors import DataError
 from dalib.randomness import seed_of
 
@@ -95,14 +96,9 @@ class StreamLoader:
     def batches(self, start: int, stop: int, device: torch.device) -> Iterator[Iterator[list[Batch]]]:
         """Give the micro-batches of optimiser steps ``start`` to ``stop``; the loader's processes end with the body."""
         loaders = {stream: self._loader(stream, start, stop) for stream in self._datasets}
-        iterators = {stream: iter(loader) for stream, loader in loaders.items()}
-        try:
+        with ExitStack() as opened:
+            iterators = {stream: opened.enter_context(loader.open()) for stream, loader in loaders.items()}
             yield self._group(iterators, stop - start, device)
-        finally:
-            for iterator in iterators.values():
-                shutdown = getattr(iterator, "_shutdown_workers", None)
-                if shutdown:
-                    shutdown()
 
     def _group(
         self, iterators: Mapping[str, Iterator[Collated]], steps: int, device: torch.device
@@ -123,16 +119,18 @@ class StreamLoader:
         label = None if arrived.label is None else arrived.label.long()
         return Stream(arrived.image.float() / 255, label, index=arrived.index)
 
-    def _loader(self, stream: str, start: int, stop: int) -> "DataLoader[Any]":
+    def _loader(self, stream: str, start: int, stop: int) -> WatchedLoader:
         size, draw = self._micro_size, self._draws[stream]
         indices = [
             [draw(p) for p in range(batch * size, (batch + 1) * size)]
             for batch in range(start * self._accumulate, stop * self._accumulate)
         ]
-        return DataLoader(
+        return WatchedLoader(
             _Items(self._datasets[stream], stream, self._bad_items.limit),
+            partial(item_name, self._datasets[stream]),
+            stream,
+            self._workers,
             batch_sampler=indices,
-            num_workers=self._workers,
             collate_fn=_Collate(stream, self._datasets[stream]),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or the loader would take a draw from the global one
