@@ -1,5 +1,6 @@
 """BiSeNet as the reference study of real-time adaptation builds it: a spatial path beside a pretrained context path."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,19 +26,54 @@ class AttentionRefinement(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """Fuse the two paths and weigh the result by channel (Yu et al. 2018, section 3.2); ``num_classes`` channels."""
+    """Fuse the two paths and weigh the result by channel (Yu et al. 2018, section 3.2); ``num_classes`` channels.
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    Args:
+        widths: channels of each path.
+    """
+
+    def __init__(self, widths: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        self.block = ConvBlock(in_channels, num_classes)
+        self.widths = tuple(widths)
+        self.block = ConvBlock(sum(widths), num_classes)
         self.squeeze = nn.Conv2d(num_classes, num_classes, 1)
         self.excite = nn.Conv2d(num_classes, num_classes, 1)
+        self.narrowed: NarrowedConv | None = None
+
+    def reorder(self) -> None:
+        """Narrow each path before it is upsampled; see ``NarrowedConv``."""
+        self.narrowed = NarrowedConv(self.block.conv, self.widths)
+        self.block.conv = nn.Identity()
 
     def forward(self, *paths: Tensor) -> Tensor:
-        """Map tensors (B, C_i, H, W), whose channels sum to ``in_channels``, to (B, num_classes, H, W)."""
-        fused: Tensor = self.block(torch.cat(paths, dim=1))
+        """Map paths (B, C_i, H_i, W_i), the finest first, to (B, num_classes, H_0, W_0)."""
+        size = (paths[0].shape[-2], paths[0].shape[-1])
+        stacked = self.narrowed(paths) if self.narrowed else torch.cat([resize(path, size) for path in paths], dim=1)
+        fused: Tensor = self.block(stacked)
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(fused, 1)))))
         return fused * gate + fused
+
+
+class NarrowedConv(nn.Module):
+    """A 3x3 convolution of upsampled and stacked paths, as 1x1 convolutions that run before the upsampling.
+
+    The convolution is a sum over its nine taps and over the paths of 1x1 convolutions, each shifted by its tap. A 1x1
+    convolution commutes with the upsampling, which then has 9K channels to make instead of all those of the paths.
+    """
+
+    def __init__(self, conv: nn.Conv2d, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.bias = conv.bias
+        parts = conv.weight.detach().split(tuple(widths), dim=1)
+        self.taps = nn.ParameterList(part.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None] for part in parts)
+
+    def forward(self, paths: Sequence[Tensor]) -> Tensor:
+        """Map paths (B, C_i, H_i, W_i), the finest first, to (B, K, H_0, W_0)."""
+        height, width = paths[0].shape[-2:]
+        taps = sum(resize(F.conv2d(path, w), (height, width)) for path, w in zip(paths, self.taps, strict=True))
+        maps = F.pad(taps, (1, 1, 1, 1)).chunk(9, dim=1)
+        shifted = [m[..., i // 3 : i // 3 + height, i % 3 : i % 3 + width] for i, m in enumerate(maps)]
+        return sum(shifted) if self.bias is None else sum(shifted, self.bias.view(-1, 1, 1))
 
 
 class BiSeNet(nn.Module):
@@ -70,15 +106,16 @@ class BiSeNet(nn.Module):
         self.spatial = nn.Sequential(ConvBlock(3, 64, 2), ConvBlock(64, 128, 2), ConvBlock(128, 256, 2))
         self.refine16 = AttentionRefinement(channels16)
         self.refine32 = AttentionRefinement(channels32)
-        self.fusion = FeatureFusion(256 + channels16 + channels32, num_classes)
+        self.fusion = FeatureFusion((256, channels16, channels32), num_classes)
         self.classifier = nn.Conv2d(num_classes, num_classes, 1)
         self.head16 = nn.Conv2d(channels16, num_classes, 1)
         self.head32 = nn.Conv2d(channels32, num_classes, 1)
         self.classify_first = False
 
     def reorder(self) -> None:
-        """Classify before the upsampling instead of after it: a 1x1 convolution commutes with interpolation."""
+        """Classify, and narrow what is fused, before the upsampling: 1x1 convolutions commute with interpolation."""
         self.classify_first = True
+        self.fusion.reorder()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, 3, H, W) of any size to named outputs.
@@ -91,8 +128,7 @@ class BiSeNet(nn.Module):
         levels = self.backbone(x)
         context16 = self.refine16(levels[16])
         context32 = self.refine32(levels[32]) * F.adaptive_avg_pool2d(levels[32], 1)
-        size = (spatial.shape[-2], spatial.shape[-1])
-        fused = self.fusion(spatial, resize(context16, size), resize(context32, size))
+        fused = self.fusion(spatial, context16, context32)
         low_res: Tensor = self.classifier(fused)
         logits = low_res if self.classify_first else self.classifier(resize(fused, (x.shape[-2], x.shape[-1])))
         outputs = {"logits": logits, "features": fused, "low_res": low_res}

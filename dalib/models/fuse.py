@@ -27,15 +27,15 @@ def fuse(model: Model) -> Model:
     Args:
         model: wrapped or bare; maps images (B, 3, H, W) to logits.
     """
-    fused = deepcopy(model).eval().requires_grad_(False)
+    fused = deepcopy(model).eval()
     network = fused.network if isinstance(getattr(fused, "network", None), nn.Module) else fused
     assert isinstance(network, nn.Module)
     for head in getattr(network, "training_heads", ()):
         setattr(network, head, None)
+    fold_batch_norm(fused)
     if callable(reorder := getattr(network, "reorder", None)):
         reorder()
-    fold_batch_norm(fused)
-    return fused
+    return fused.requires_grad_(False)
 
 
 def fold_batch_norm(model: nn.Module) -> None:
