@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dalib.cost import count_macs, peak_memory
@@ -26,6 +28,7 @@ FORMS = ("fused", "bf16", "channels-last", "compiled")  # in the order that they
 VARIANTS = ("eager", "channels-last", "fused", "bf16", "compiled", "fused+bf16+channels-last+compiled")
 WARM_UP = 3
 FEWEST_RUNS = 5
+HEADINGS = ("M param-\neters", "G mult.-\nadds", "median\nms", "p95\nms", "CPU\nms", "images\n/s", "peak\nMiB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class Row:
         parameters, inference_parameters: all, and all but those of training heads.
         macs: multiply-adds of a forward, see ``dalib.cost.count_macs``.
         median_ms, p95_ms: latency over ``runs`` forwards, the device synchronised after each.
+        processor_ms: median time that the processor itself works for a forward, summed over its threads; on one thread
+            of a machine that others use, too, this is the latency that it would show alone.
         images_per_second: of forwards one behind the other, the device synchronised at the end.
         peak_memory: bytes, see ``dalib.cost.peak_memory``; None for compiled code on a CPU, which cannot be seen into.
         hardware, threads, torch: what it was measured on.
@@ -49,6 +54,7 @@ class Row:
     macs: int
     median_ms: float
     p95_ms: float
+    processor_ms: float
     images_per_second: float
     peak_memory: int | None
     runs: int
@@ -112,7 +118,7 @@ def measure(
         image = image.contiguous(memory_format=torch.channels_last)
     ready = compiled(form) if "compiled" in forms else form
     with torch.inference_mode():
-        times, rate = time_forward(lambda: ready(image), device, seconds)
+        times, processor, rate = time_forward(lambda: ready(image), device, seconds)
     return Row(
         model=name,
         variant=variant,
@@ -122,6 +128,7 @@ def measure(
         macs=count_macs(form, (1, 3, *size)),
         median_ms=1000 * statistics.median(times),
         p95_ms=1000 * sorted(times)[ceil(0.95 * len(times)) - 1],
+        processor_ms=1000 * statistics.median(processor),
         images_per_second=rate,
         peak_memory=None if "compiled" in forms and device.type == "cpu" else peak_memory(ready, image),
         runs=len(times),
@@ -159,15 +166,20 @@ def compiled(model: SegmentationModel) -> SegmentationModel:
     return cast(SegmentationModel, torch.compile(model, dynamic=False, options=options))
 
 
-def time_forward(forward: Callable[[], object], device: torch.device, seconds: float) -> tuple[list[float], float]:
-    """Return the seconds of single forwards, and how many forwards a second are done one behind the other."""
+def time_forward(
+    forward: Callable[[], object], device: torch.device, seconds: float
+) -> tuple[list[float], list[float], float]:
+    """Return seconds and processor seconds of single forwards, and how many a second are done one behind the other."""
     for _ in range(WARM_UP):
         forward()
     _synchronize(device)
     times: list[float] = []
+    processor: list[float] = []
     while len(times) < FEWEST_RUNS or sum(times) < seconds:
+        started = time.process_time()
         times.append(_timed(forward, 1, device))
-    return times, len(times) / _timed(forward, len(times), device)
+        processor.append(time.process_time() - started)
+    return times, processor, len(times) / _timed(forward, len(times), device)
 
 
 def inference_parameters(model: SegmentationModel) -> int:
@@ -187,27 +199,37 @@ def hardware_name(device: torch.device) -> str:
 
 
 def bench_table(rows: Sequence[Row]) -> Table:
-    """Return rows of one size and one machine as a table, which says both in its title."""
+    """Return rows of one size and one machine as a table of 80 columns, which says both in its title."""
     first = rows[0]
     where = f"{first.hardware}, {first.threads} CPU thread(s), torch {first.torch}"
-    table = Table(title=f"{first.size[0]}x{first.size[1]} (HxW), one image, random weights, on {where}")
-    for heading in ("model", "variant"):
-        table.add_column(heading)
-    for heading in ("parameters", "in inference", "G multiply-adds", "median ms", "p95 ms", "images/s", "peak MiB"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(
-            row.model,
-            row.variant,
-            f"{row.parameters:,}",
-            f"{row.inference_parameters:,}",
-            f"{row.macs / 1e9:.2f}",
-            f"{row.median_ms:.1f}",
-            f"{row.p95_ms:.1f}",
-            f"{row.images_per_second:.1f}",
-            "" if row.peak_memory is None else f"{row.peak_memory / 2**20:.0f}",
-        )
+    table = Table(
+        title=f"{first.size[0]}x{first.size[1]} (HxW), one image, random weights, on {where}",
+        caption="Parameters: all, and those of inference. CPU ms: processor time of a forward.",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("network")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model, group in groupby(rows, key=lambda row: row.model):
+        table.add_section()
+        table.add_row(f"[bold]{model}[/]")
+        for row in group:
+            table.add_row(row.variant.replace("+", " + "), *_cells(row))
     return table
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        f"{row.parameters / 1e6:.1f}, {row.inference_parameters / 1e6:.1f}",
+        f"{row.macs / 1e9:.2f}",
+        f"{row.median_ms:.1f}",
+        f"{row.p95_ms:.1f}",
+        f"{row.processor_ms:.1f}",
+        f"{row.images_per_second:.1f}",
+        "" if row.peak_memory is None else f"{row.peak_memory / 2**20:.0f}",
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from dalib import DalibError, create_model
-from dalib.bench import bench, bench_table, check_variant, cpu_threads, in_form
+from dalib.bench import Row, bench, bench_table, check_variant, cpu_threads, in_form
 from dalib.models import SegmentationModel
 
 SIZE = (32, 64)
@@ -27,10 +27,34 @@ def test_every_row_says_what_was_measured_on_what() -> None:
         assert 0 < row.median_ms <= row.p95_ms
         assert row.images_per_second > 0
         assert row.hardware
-    console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(bench_table(rows))
-    assert "32x64 (HxW), one image, random weights, on" in console.export_text()
+        assert row.processor_ms > 0
     assert json.loads(json.dumps(rows[0].to_dict()))["variant"] == "eager"
+
+
+def test_the_table_is_whole_at_80_columns() -> None:
+    row = Row(
+        model="deeplabv2",
+        variant="fused+bf16+channels-last+compiled",
+        size=(512, 1024),
+        parameters=43_901_068,
+        inference_parameters=43_901_068,
+        macs=374_660_000_000,
+        median_ms=12345.6,
+        p95_ms=23456.7,
+        processor_ms=11111.1,
+        images_per_second=123.4,
+        peak_memory=5678 * 2**20,
+        runs=5,
+        hardware="a processor with a rather long name of 40 letters",
+        threads=16,
+        torch="2.14.1+cpu",
+    )
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(bench_table([row]))
+    text = console.export_text()
+    assert "512x1024 (HxW), one image, random weights, on" in text
+    shown = ("deeplabv2", "compiled", "43.9, 43.9", "374.66", "12345.6", "23456.7", "11111.1", "123.4", "5678")
+    assert [part for part in shown if part not in text] == []
 
 
 def test_forms_compute_the_same_classes_and_leave_the_model() -> None:

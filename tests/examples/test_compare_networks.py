@@ -1,23 +1,40 @@
-"""The comparison of networks puts every network's score and cost side by side."""
+"""The comparison of networks puts every network's score and cost side by side, and keeps what is done."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "compare_networks.py"
-QUICK = ["--steps", "2", "--size", "64", "64", "--latency-size", "64", "128", "--batch-size", "2", "--images", "1"]
+NETWORKS = ["bisenet", "timm backbone=mobilenetv3_small_100"]
+SIZES = ["--steps", "2", "--size", "64", "64", "--latency-size", "64", "128", "--batch-size", "2", "--images", "1"]
 
 
-def test_prints_score_latency_multiply_adds_and_parameters_of_each_network(monkeypatch, capsys):
-    networks = ["bisenet", "timm backbone=mobilenetv3_small_100"]
-    monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setattr(sys, "argv", ["compare_networks.py", *networks, *QUICK, "--seconds", "0", "--threads", "1"])
+def compare(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    arguments = [*NETWORKS, *SIZES, "--seconds", "0", "--threads", "1", "--out", str(out), *options]
+    monkeypatch.setattr(sys, "argv", ["compare_networks.py", *arguments])
     runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_prints_score_latency_multiply_adds_and_parameters_of_each_network_and_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    compare(tmp_path, monkeypatch)
     printed = capsys.readouterr().out
     assert "latency: 64x128 (HxW), fused+channels-last" in printed
-    rows = {cells[1].strip(): cells[2:-1] for line in printed.splitlines() if len(cells := line.split("│")) == 8}
-    assert [*rows] == networks
+    rows = {cells[1].strip(): cells[2:-1] for line in printed.splitlines() if len(cells := line.split("│")) == 9}
+    assert [*rows] == NETWORKS
     for cells in rows.values():
-        miou, median, p95, macs = map(float, cells[:4])
-        assert 0 <= miou <= 100 and 0 < median <= p95 and macs > 0
-    assert float(rows["bisenet"][4]) == 12.1
+        miou, median, p95, processor, macs = map(float, cells[:5])
+        assert 0 <= miou <= 100 and 0 < median <= p95 and processor > 0 and macs > 0
+    assert float(rows["bisenet"][5]) == 12.1
+
+    kept = tmp_path / "bisenet.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"miou": 0.777}))
+    compare(tmp_path, monkeypatch)
+    assert "77.7" in capsys.readouterr().out  # read, not trained again
+    with pytest.raises(SystemExit, match=r"other settings .*settings\.json.* another --out"):
+        compare(tmp_path, monkeypatch, "--seed", "1")
