@@ -22,8 +22,9 @@ class DenseCRF:
 
     The smoothness kernel is a separable blur. The appearance kernel is approximated: pixel i hears cells of
     ``cell`` x ``cell`` pixels, out to ``reach`` cells away, each cell as two: the summed beliefs of its pixels that are
-    brighter than its mean, and of the others, both at its centre and each at its mean colour. With ``cell=1`` and a
-    reach over the whole image it is exact.
+    brighter than its mean, and of the others, both at its centre and each at its mean colour. Of these the pixels of
+    one cell hear the ``heard`` that matter most to them together: most colours within reach are too far away to count.
+    With ``cell=1``, ``heard=None`` and a reach over the whole image it is exact.
 
     Fields:
         iterations: of the mean field, each an update of all pixels at once.
@@ -32,6 +33,7 @@ class DenseCRF:
         appearance_color: s_c in grey levels out of 255.
         cell: pixels a side.
         reach: cells each way.
+        heard: halves of cells, or None for all within reach; the kernel takes 4 ``heard`` bytes a pixel.
     """
 
     iterations: int = 5
@@ -42,6 +44,7 @@ class DenseCRF:
     smoothness_position: float = 3.0
     cell: int = 16
     reach: int = 8
+    heard: int | None = 96
 
     def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return the logarithm of the beliefs, (B, K, H, W), after mean-field inference.
@@ -64,16 +67,17 @@ class DenseCRF:
         return log_beliefs
 
     def _appearance(self, images: Tensor) -> "CellFilter":
-        return CellFilter(images * (255 / self.appearance_color), self.appearance_position, self.cell, self.reach)
+        colors = images * (255 / self.appearance_color)
+        return CellFilter(colors, self.appearance_position, self.cell, self.reach, self.heard)
 
     def _blur(self, x: Tensor) -> Tensor:
         """Filter (B, C, H, W) with an unnormalised Gaussian of position, zeros outside."""
         radius = int(TRUNCATION * self.smoothness_position + 0.5)
         distance = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / self.smoothness_position
         kernel = (-distance.square() / 2).exp()
-        flat = x.flatten(0, 1)[:, None]
-        flat = F.conv2d(flat, kernel.view(1, 1, -1, 1), padding=(radius, 0))
-        return F.conv2d(flat, kernel.view(1, 1, 1, -1), padding=(0, radius)).view_as(x)
+        rows = kernel.view(1, 1, -1, 1).repeat(x.shape[1], 1, 1, 1)
+        x = F.conv2d(x, rows, padding=(radius, 0), groups=x.shape[1])
+        return F.conv2d(x, rows.mT, padding=(0, radius), groups=x.shape[1])
 
 
 class CellFilter:
@@ -84,9 +88,10 @@ class CellFilter:
         position: standard deviation in pixels.
         cell: pixels a side.
         reach: how many cells away, each way, a pixel hears.
+        heard: how many halves of cells the pixels of a cell hear, see ``DenseCRF``.
     """
 
-    def __init__(self, colors: Tensor, position: float, cell: int, reach: int) -> None:
+    def __init__(self, colors: Tensor, position: float, cell: int, reach: int, heard: int | None) -> None:
         self.size, self.cell, self.reach = colors.shape[-2:], cell, reach
         colors = colors - colors.mean((2, 3), keepdim=True)  # keeps the squares below small
         self.bright = self._is_bright(colors.mean(1, keepdim=True))
@@ -94,18 +99,19 @@ class CellFilter:
         centers = halves[..., :3] / halves[..., 3:].clamp(min=1)
         # |a - b|^2 / 2 as a product: (a, -|a|^2 / 2, 1) . (b, 1, -|b|^2 / 2) is its negative.
         pixels, one = self._pixels(colors), torch.ones_like
-        self.pixels = torch.cat((pixels, _half_square(pixels), one(pixels[..., :1])), dim=-1)
-        self.centers = torch.cat((centers, one(centers[..., :1]), _half_square(centers)), dim=-1)
-        self.nearness = -self._squared_distances(colors).repeat(1, 2) / (2 * position**2)
+        pixels = torch.cat((pixels, _half_square(pixels), one(pixels[..., :1])), dim=-1)
+        centers = torch.cat((centers, one(centers[..., :1]), _half_square(centers)), dim=-1)
+        nearness = -self._squared_distances(colors).repeat(1, 2) / (2 * position**2)
+        heard = min(heard or centers.shape[2], centers.shape[2])
+        # A row of cells at a time, which bounds the memory that the kernel takes before it is cut.
+        rows = [_largest(_kernel(*row, nearness), heard) for row in zip(pixels, centers, strict=True)]
+        self.kernel, self.heard = (torch.stack(parts) for parts in zip(*rows, strict=True))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return sum_j k(i, j) x_j for every pixel i, (B, C, H, W)."""
-        rows = []
-        for pixels, centers, values in zip(self.pixels, self.centers, self._halves(x), strict=True):
-            # A row of cells at a time, which bounds the memory of the kernel.
-            kernel = torch.bmm(pixels, centers.mT).add_(self.nearness).clamp_(min=LOWEST).exp_()
-            rows.append(kernel @ values)
-        return self._image(torch.stack(rows), x.shape[0])
+        halves = self._halves(x)
+        values = halves.gather(2, self.heard[..., None].expand(-1, -1, -1, halves.shape[-1]))
+        return self._image(self.kernel @ values, x.shape[0])
 
     def _is_bright(self, brightness: Tensor) -> Tensor:
         mean = self._cell_sums(brightness) / self._cell_sums(torch.ones_like(brightness))
@@ -150,6 +156,17 @@ class CellFilter:
         center = torch.arange(-r, r + 1, device=like.device, dtype=like.dtype) * s + (s - 1) / 2
         axis = (pixel[:, None] - center).square()  # (pixel, cell) along either side
         return (axis[:, None, :, None] + axis[None, :, None, :]).flatten(2, 3).flatten(0, 1)
+
+
+def _kernel(pixels: Tensor, centers: Tensor, nearness: Tensor) -> Tensor:
+    """Return (N, pixels of a cell, centers) of features (N, pixels of a cell, 5) and (N, centers, 5)."""
+    return torch.bmm(pixels, centers.mT).add_(nearness).clamp_(min=LOWEST).exp_()
+
+
+def _largest(kernel: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ``count`` columns of (N, P, M) with the largest sums, (N, P, count), and their places (N, count)."""
+    places = kernel.sum(1).topk(count, sorted=False).indices
+    return kernel.gather(2, places[:, None].expand(-1, kernel.shape[1], -1)), places
 
 
 def _half_square(x: Tensor) -> Tensor:

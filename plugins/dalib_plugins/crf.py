@@ -22,6 +22,7 @@ class Crf(Strategy):
     smoothness_position: Positive = 3.0
     cell: Count = 16
     reach: Whole = 8
+    heard: Count | None = 192
 
     @hookimpl
     def predictor(self, model: nn.Module, predict: Predict) -> Predict:

@@ -3,8 +3,8 @@
     python tests/benchmarks/fused_bisenet.py
 
 The network is trained for some steps first, since the classes of random weights are decided by rounding. Times are
-processor time, which on one thread is what the wall clock of an idle machine shows; ratios are of medians, of forms that
-run in turn, so that what else the machine does falls on all of them.
+processor time, which on one thread is what the wall clock of an idle machine shows; ratios are of medians, of forms
+that run in turn, so that what else the machine does falls on all of them.
 """
 
 import argparse
