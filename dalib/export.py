@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from dalib.errors import DalibError
 from dalib.evaluation import inference, model_device
 from dalib.models import fuse
+from dalib.models.backbones import Backbone
 
 OPSET = 20
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -30,18 +31,20 @@ class Export:
 
     Fields:
         format: what it is, with ONNX's opset.
-        any_size: whether H and W are free, or those that it was traced at.
+        multiple: what H and W have to be multiples of; None where the file is for the size it was traced at alone.
         agreement: by size (H, W), the share of an image's pixels whose class is the model's.
     """
 
     path: Path
     format: str
-    any_size: bool
+    multiple: int | None
     agreement: dict[Size, float]
 
     def __str__(self) -> str:
         shares = ", ".join(f"{100 * share:.2f} % at {h}x{w}" for (h, w), share in self.agreement.items())
-        sizes = "any H and W" if self.any_size else "this size alone"
+        sizes = {1: "any H and W", None: "this size alone"}.get(
+            self.multiple, f"H and W that are multiples of {self.multiple}"
+        )
         return f"{self.path}: {self.format}, for {sizes}; pixels that get the model's class: {shares} (HxW)"
 
 
@@ -50,10 +53,11 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
 
     The file's input ``images`` is (1, 3, H, W) float32 RGB in [0, 1] for any H and W, its output ``logits`` is
     (1, K, H, W); normalisation and the interpolation of the logits are inside. What is written is ``fuse(model)``. A
-    network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for ``size`` alone.
+    network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for the multiples of its coarsest stride,
+    or, where ``size`` is none, for ``size`` alone; see ``size_multiple``.
 
     Args:
-        size: (H, W) that it is traced at and compared at, and, where it takes any, at three quarters of it again.
+        size: (H, W) that it is traced at and compared at, and, where it takes others, at about three quarters again.
         image: (3, h, w) in [0, 1] to compare on; by default a procedural street scene.
 
     Raises:
@@ -66,32 +70,83 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
     if as_onnx:
         check_packages()
     path.parent.mkdir(parents=True, exist_ok=True)
-    program = trace(fuse(model).cpu(), size)
+    multiple = size_multiple(model, size)
+    program = trace(fuse(model).cpu(), size, multiple)
     run = write_onnx(program, path) if as_onnx else write_program(program, path)
     exported = Export(
         path=path,
         format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
-        any_size=takes_any_size(model),
-        agreement=agreement(model, run, _street(size) if image is None else image, _checked(model, size)),
+        multiple=multiple,
+        agreement=agreement(model, run, _street(size) if image is None else image, _checked(size, multiple)),
     )
     _refuse_disagreement(exported)
     return exported
 
 
-def trace(model: nn.Module, size: Size) -> ExportedProgram:
-    """Return the program of a model in eval mode for images (1, 3, H, W); sizes are as ``takes_any_size`` says."""
+def trace(model: nn.Module, size: Size, multiple: int | None = 1) -> ExportedProgram:
+    """Return the program of a model in eval mode for images (1, 3, H, W) of the sizes that ``multiple`` says."""
     images = torch.rand(1, 3, *size)
-    free = ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},) if takes_any_size(model) else None
+    free = None if multiple is None else ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     with torch.no_grad():
-        return torch.export.export(model, (images,), dynamic_shapes=free)
+        return torch.export.export(
+            model if multiple in (1, None) else Whole(model, multiple), (images,), dynamic_shapes=free
+        )
 
 
-def takes_any_size(model: nn.Module) -> bool:
-    """Say whether a model can be traced with H and W free: not where timm computes TensorFlow's padding from sizes.
+def size_multiple(model: nn.Module, size: Size) -> int | None:
+    """Return what H and W of an exported model's images have to be multiples of, if it is traced at ``size``.
 
-    PyTorch's tracer does not come to an end on these expressions.
+    1, but for a model that pads as TensorFlow does, by amounts that timm computes from the size of what it pads and
+    PyTorch's tracer cannot. They are the same at all multiples of the backbone's coarsest stride. None if ``size`` is
+    no such multiple: then the amounts are those of ``size`` alone.
     """
-    return not any(type(module).__name__.endswith("Same") for module in model.modules())
+    if not any(type(module).__name__.endswith("Same") for module in model.modules()):
+        return 1
+    strides = [module.levels[-1][0] for module in model.modules() if isinstance(module, Backbone)]
+    whole = bool(strides) and all(side % max(strides) == 0 for side in size)
+    return max(strides) if whole else None
+
+
+class Whole(nn.Module):
+    """A model for images whose sides are multiples of one number, where TensorFlow's padding is known beforehand."""
+
+    def __init__(self, model: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.model = model
+        self.multiple = multiple
+        for name, module in [*model.named_modules()]:
+            if type(module).__name__ == "Conv2dSame":
+                model.set_submodule(name, nn.Sequential(nn.ZeroPad2d(_padding(module)), _unpadded(module)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (1, 3, H, W) in [0, 1] to logits (1, K, H, W)."""
+        for side in images.shape[-2:]:
+            torch._check(side % self.multiple == 0, lambda: f"expected sides that are multiples of {self.multiple}")
+        logits: Tensor = self.model(images)
+        return logits
+
+
+def _padding(conv: Any) -> tuple[int, int, int, int]:
+    """Return the padding (left, right, top, bottom) before a convolution of sides that are multiples of its stride."""
+    (top, bottom), (left, right) = (
+        ((total := max(dilation * (kernel - 1) + 1 - stride, 0)) // 2, total - total // 2)
+        for kernel, stride, dilation in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+    )
+    return left, right, top, bottom
+
+
+def _unpadded(conv: Any) -> nn.Conv2d:
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+    )
+    plain.load_state_dict(conv.state_dict())
+    return plain.requires_grad_(False)
 
 
 def write_onnx(program: ExportedProgram, path: Path) -> Run:
@@ -135,9 +190,11 @@ def check_packages() -> None:
         )
 
 
-def _checked(model: nn.Module, size: Size) -> list[Size]:
-    smaller = (int(NARROWER * size[0]), int(NARROWER * size[1]))
-    return [size, smaller] if takes_any_size(model) else [size]
+def _checked(size: Size, multiple: int | None) -> list[Size]:
+    if multiple is None:
+        return [size]
+    height, width = (max(int(NARROWER * side) // multiple, 1) * multiple for side in size)
+    return [size, (height, width)]
 
 
 def _street(size: Size) -> Tensor:

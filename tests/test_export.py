@@ -8,7 +8,7 @@ import torch
 
 from dalib import DalibError, create_model
 from dalib.data.decode import read_image
-from dalib.export import Export, _refuse_disagreement, export
+from dalib.export import Export, _checked, _refuse_disagreement, export, size_multiple
 from dalib.models import SegmentationModel
 
 CAMVID = Path("data/native/camvid")
@@ -49,22 +49,36 @@ def test_onnx_runtime_gives_the_models_classes_at_two_sizes(
 
 def test_torch_export_runs_at_sizes_that_it_was_not_traced_at(model: SegmentationModel, tmp_path: Path) -> None:
     written = export(model, tmp_path / "net.pt2", (64, 96))
-    assert written.any_size and min(written.agreement.values()) >= 0.999
+    assert written.multiple == 1 and min(written.agreement.values()) >= 0.999
     run = torch.export.load(written.path).module()
     image = torch.rand(1, 3, 45, 77)
     with torch.inference_mode():
         torch.testing.assert_close(run(image), model.eval()(image), rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_with_tensorflows_padding_is_written_for_one_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_a_network_with_tensorflows_padding_is_written_for_multiples_of_its_stride(suffix: str, tmp_path: Path) -> None:
+    if suffix == "onnx":
+        pytest.importorskip("onnx")
+    torch.manual_seed(0)
     model = create_model("bisenet", num_classes=5, backbone="tf_efficientnet_lite0")
-    written = export(model, tmp_path / "net.pt2", (64, 96))
-    assert not written.any_size
-    assert list(written.agreement) == [(64, 96)]
+    written = export(model, tmp_path / f"net.{suffix}", (64, 128))
+    assert "for H and W that are multiples of 32;" in str(written)
+    assert list(written.agreement) == [(64, 128), (32, 96)]
+    assert min(written.agreement.values()) >= 0.999
+    if suffix == "pt2":
+        with pytest.raises(Exception, match="multiples of 32"):
+            torch.export.load(tmp_path / "net.pt2").module()(torch.rand(1, 3, 48, 96))
+
+
+def test_a_network_with_tensorflows_padding_is_written_for_one_size_that_is_no_such_multiple() -> None:
+    model = create_model("bisenet", num_classes=5, backbone="tf_efficientnet_lite0")
+    assert (size_multiple(model, (64, 96)), size_multiple(model, (64, 90))) == (32, None)
+    assert _checked((64, 90), None) == [(64, 90)]
 
 
 def test_a_file_that_disagrees_is_refused() -> None:
-    exported = Export(path=Path("net.onnx"), format="ONNX", any_size=True, agreement={(64, 96): 1.0, (48, 72): 0.99})
+    exported = Export(path=Path("net.onnx"), format="ONNX", multiple=1, agreement={(64, 96): 1.0, (48, 72): 0.99})
     with pytest.raises(DalibError, match=r"net\.onnx .* 99\.00 % of the pixels at 48x72 .* expected 99\.9 %"):
         _refuse_disagreement(exported)
 
