@@ -96,7 +96,9 @@ class CellFilter:
         colors = colors - colors.mean((2, 3), keepdim=True)  # keeps the squares below small
         self.bright = self._is_bright(colors.mean(1, keepdim=True))
         halves = self._halves(torch.cat((colors, torch.ones_like(colors[:, :1])), dim=1))
-        centers = halves[..., :3] / halves[..., 3:].clamp(min=1)
+        reached = self._reached(colors)
+        sums, counts = halves[reached][..., :3], halves[reached][..., 3]
+        centers = sums / counts[..., None].clamp(min=1)
         # |a - b|^2 / 2 as a product: (a, -|a|^2 / 2, 1) . (b, 1, -|b|^2 / 2) is its negative.
         pixels, one = self._pixels(colors), torch.ones_like
         pixels = torch.cat((pixels, _half_square(pixels), one(pixels[..., :1])), dim=-1)
@@ -104,14 +106,16 @@ class CellFilter:
         nearness = -self._squared_distances(colors).repeat(1, 2) / (2 * position**2)
         heard = min(heard or centers.shape[2], centers.shape[2])
         # A row of cells at a time, which bounds the memory that the kernel takes before it is cut.
-        rows = [_largest(_kernel(*row, nearness), heard) for row in zip(pixels, centers, strict=True)]
-        self.kernel, self.heard = (torch.stack(parts) for parts in zip(*rows, strict=True))
+        rows = [
+            _heaviest(_kernel(*features, nearness), count, heard)
+            for *features, count in zip(pixels, centers, counts, strict=True)
+        ]
+        self.kernel, places = (torch.stack(parts) for parts in zip(*rows, strict=True))
+        self.heard = reached.gather(2, places)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return sum_j k(i, j) x_j for every pixel i, (B, C, H, W)."""
-        halves = self._halves(x)
-        values = halves.gather(2, self.heard[..., None].expand(-1, -1, -1, halves.shape[-1]))
-        return self._image(self.kernel @ values, x.shape[0])
+        return self._image(self.kernel @ self._halves(x)[self.heard], x.shape[0])
 
     def _is_bright(self, brightness: Tensor) -> Tensor:
         mean = self._cell_sums(brightness) / self._cell_sums(torch.ones_like(brightness))
@@ -120,8 +124,16 @@ class CellFilter:
         return (brightness >= spread).to(brightness.dtype)
 
     def _halves(self, x: Tensor) -> Tensor:
-        """Return (rows of cells, B * columns, 2 * cells of a window, C): sums over the bright and the dark halves."""
-        return torch.cat([self._windows(self._cell_sums(x * half)) for half in (self.bright, 1 - self.bright)], dim=2)
+        """Return sums over the halves of cells, (1 + 2 * B * h * w, C): a zero, all bright halves, all dark ones."""
+        sums = [self._cell_sums(x * half).permute(0, 2, 3, 1).flatten(0, 2) for half in (self.bright, 1 - self.bright)]
+        return torch.cat([torch.zeros_like(sums[0][:1]), *sums])
+
+    def _reached(self, x: Tensor) -> Tensor:
+        """Return the places in ``_halves`` of what each cell of ``x`` reaches, (rows of cells, B * columns, 2 * window)."""
+        batch, (rows, columns) = x.shape[0], (-(-side // self.cell) for side in self.size)
+        numbers = torch.arange(1, 1 + 2 * batch * rows * columns, device=x.device)
+        places = numbers.view(2, batch, 1, rows, columns)
+        return torch.cat([self._windows(half)[..., 0] for half in places], dim=2)
 
     def _cell_sums(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(self._padded(x), self.cell) * self.cell**2
@@ -163,9 +175,13 @@ def _kernel(pixels: Tensor, centers: Tensor, nearness: Tensor) -> Tensor:
     return torch.bmm(pixels, centers.mT).add_(nearness).clamp_(min=LOWEST).exp_()
 
 
-def _largest(kernel: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the ``count`` columns of (N, P, M) with the largest sums, (N, P, count), and their places (N, count)."""
-    places = kernel.sum(1).topk(count, sorted=False).indices
+def _heaviest(kernel: Tensor, counts: Tensor, heard: int) -> tuple[Tensor, Tensor]:
+    """Return the columns of (N, P, M) with the most weight, (N, P, heard), and their places, (N, heard).
+
+    Args:
+        counts: of pixels that each column stands for, (N, M).
+    """
+    places = (kernel.sum(1) * counts).topk(heard, sorted=False).indices
     return kernel.gather(2, places[:, None].expand(-1, kernel.shape[1], -1)), places
 
 

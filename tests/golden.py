@@ -26,6 +26,11 @@ class Golden:
         """Return the input (1, 3, 64, 96)."""
         return torch.from_numpy(self.fill.image(0, 1, 3, 64, 96))
 
+    def output(self, name: str, key: str = "out0") -> Tensor:
+        """Return an official output."""
+        with np.load(self.folder / f"{name}.out.npz") as file:
+            return torch.from_numpy(file[key])
+
     def check(self, name: str, outputs: dict[str, Tensor], tolerance: float = 1e-4) -> None:
         """Compare outputs, by their key in the file, to within a share of the official ones' standard deviation."""
         with np.load(self.folder / f"{name}.out.npz") as file:

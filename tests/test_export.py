@@ -56,19 +56,19 @@ def test_torch_export_runs_at_sizes_that_it_was_not_traced_at(model: Segmentatio
         torch.testing.assert_close(run(image), model.eval()(image), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+@pytest.mark.parametrize("suffix", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_a_network_with_tensorflows_padding_is_written_for_multiples_of_its_stride(suffix: str, tmp_path: Path) -> None:
     if suffix == "onnx":
         pytest.importorskip("onnx")
     torch.manual_seed(0)
     model = create_model("bisenet", num_classes=5, backbone="tf_efficientnet_lite0")
-    written = export(model, tmp_path / f"net.{suffix}", (64, 128))
+    written = export(model, tmp_path / f"net.{suffix}", (96, 128))
     assert "for H and W that are multiples of 32;" in str(written)
-    assert list(written.agreement) == [(64, 128), (32, 96)]
+    assert list(written.agreement) == [(96, 128), (64, 96)]
     assert min(written.agreement.values()) >= 0.999
     if suffix == "pt2":
-        with pytest.raises(Exception, match="multiples of 32"):
-            torch.export.load(tmp_path / "net.pt2").module()(torch.rand(1, 3, 48, 96))
+        with pytest.raises(AssertionError, match="Guard failed|multiples of 32"):
+            torch.export.load(tmp_path / "net.pt2").module()(torch.rand(1, 3, 80, 96))
 
 
 def test_a_network_with_tensorflows_padding_is_written_for_one_size_that_is_no_such_multiple() -> None:
