@@ -129,7 +129,7 @@ class CellFilter:
         return torch.cat([torch.zeros_like(sums[0][:1]), *sums])
 
     def _reached(self, x: Tensor) -> Tensor:
-        """Return the places in ``_halves`` of what each cell of ``x`` reaches, (rows of cells, B * columns, 2 * window)."""
+        """Return the places in ``_halves`` of what cells of ``x`` reach, (rows of cells, B * columns, 2 * window)."""
         batch, (rows, columns) = x.shape[0], (-(-side // self.cell) for side in self.size)
         numbers = torch.arange(1, 1 + 2 * batch * rows * columns, device=x.device)
         places = numbers.view(2, batch, 1, rows, columns)

@@ -67,7 +67,7 @@ def test_a_network_with_tensorflows_padding_is_written_for_multiples_of_its_stri
     assert list(written.agreement) == [(96, 128), (64, 96)]
     assert min(written.agreement.values()) >= 0.999
     if suffix == "pt2":
-        with pytest.raises(AssertionError, match="Guard failed|multiples of 32"):
+        with pytest.raises(AssertionError, match=r"Guard failed|multiples of 32"):
             torch.export.load(tmp_path / "net.pt2").module()(torch.rand(1, 3, 80, 96))
 
 

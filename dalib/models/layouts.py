@@ -89,6 +89,17 @@ def deeplabv2(key: str) -> str | None:
     return BODY + key
 
 
+def deeplab_coco(key: str) -> str | None:
+    """Translate the ImageNet- and COCO-trained start of DeepLab (AdaptSegNet, FDA, DACS): the backbone alone.
+
+    Its head, for other classes, is left out.
+    """
+    if not key.startswith("Scale."):
+        return key
+    key = key.removeprefix("Scale.")
+    return None if key.startswith("layer5.") else BODY + key
+
+
 def pidnet(key: str) -> str | None:
     """Translate PIDNet-S, -M and -L of XuJiacong/PIDNet."""
     key = _by_part(key, _PIDNET_HEAD if key.startswith(("seghead_", "final_layer.")) else _PIDNET_BLOCK)
@@ -140,7 +151,7 @@ _PIDNET: dict[str, str | None] = {
 
 
 LAYOUTS: dict[str, Translation] = {
-    f.__name__: f for f in (dalib, timm, bisenet_r18_mldl2024, bisenetv1_coincheung, deeplabv2, pidnet)
+    f.__name__: f for f in (dalib, deeplab_coco, timm, bisenet_r18_mldl2024, bisenetv1_coincheung, deeplabv2, pidnet)
 }
 
 

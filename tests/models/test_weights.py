@@ -165,3 +165,14 @@ def test_a_checkpoint_of_the_backbone_alone_loads_into_the_backbone(
     assert (report.layout, len(report.matched), report.unexpected) == ("timm", body, rest[::-1])
     assert report.missing
     assert not [key for key in report.missing if key.startswith("backbone.")]
+
+
+def test_a_coco_trained_start_of_deeplab_loads_into_the_backbone_without_its_old_head() -> None:
+    model = create_model("deeplabv2", num_classes=4, backbone="resnet50")
+    body = {k: v for k, v in model.network.state_dict().items() if k.startswith("backbone.body.")}
+    state = {f"Scale.{key.removeprefix('backbone.body.')}": torch.zeros_like(tensor) for key, tensor in body.items()}
+    state["Scale.layer5.conv2d_list.0.weight"] = torch.zeros(21, 2048, 3, 3)
+    report = load_weights(model, state)
+    assert (report.layout, len(report.matched), report.unexpected) == ("deeplab_coco", len(body), ())
+    assert [key for key in report.missing if not key.startswith("head.")] == []
+    assert not any(model.network.state_dict()[key].any() for key in body)
