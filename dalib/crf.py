@@ -44,7 +44,7 @@ class DenseCRF:
     smoothness_position: float = 3.0
     cell: int = 16
     reach: int = 8
-    heard: int | None = 96
+    heard: int | None = 192
 
     def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return the logarithm of the beliefs, (B, K, H, W), after mean-field inference.
