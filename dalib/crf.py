@@ -107,8 +107,8 @@ class CellFilter:
         heard = min(heard or centers.shape[2], centers.shape[2])
         # A row of cells at a time, which bounds the memory that the kernel takes before it is cut.
         rows = [
-            _heaviest(_kernel(*features, nearness), count, heard)
-            for *features, count in zip(pixels, centers, counts, strict=True)
+            _heaviest(_kernel(features, near, nearness), count, heard)
+            for features, near, count in zip(pixels, centers, counts, strict=True)
         ]
         self.kernel, places = (torch.stack(parts) for parts in zip(*rows, strict=True))
         self.heard = reached.gather(2, places)

@@ -1,6 +1,7 @@
 """BiSeNet as the reference study of real-time adaptation builds it: a spatial path beside a pretrained context path."""
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ class FeatureFusion(nn.Module):
     def reorder(self) -> None:
         """Narrow each path before it is upsampled; see ``NarrowedConv``."""
         self.narrowed = NarrowedConv(self.block.conv, self.widths)
-        self.block.conv = nn.Identity()
+        self.block.set_submodule("conv", nn.Identity())
 
     def forward(self, *paths: Tensor) -> Tensor:
         """Map paths (B, C_i, H_i, W_i), the finest first, to (B, num_classes, H_0, W_0)."""
@@ -64,16 +65,20 @@ class NarrowedConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, widths: Sequence[int]) -> None:
         super().__init__()
         self.bias = conv.bias
-        parts = conv.weight.detach().split(tuple(widths), dim=1)
+        parts = torch.split(conv.weight.detach(), list(widths), dim=1)
         self.taps = nn.ParameterList(part.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None] for part in parts)
 
     def forward(self, paths: Sequence[Tensor]) -> Tensor:
         """Map paths (B, C_i, H_i, W_i), the finest first, to (B, K, H_0, W_0)."""
         height, width = paths[0].shape[-2:]
-        taps = sum(resize(F.conv2d(path, w), (height, width)) for path, w in zip(paths, self.taps, strict=True))
-        maps = F.pad(taps, (1, 1, 1, 1)).chunk(9, dim=1)
+        taps = [resize(F.conv2d(path, tap), (height, width)) for path, tap in zip(paths, self.taps, strict=True)]
+        maps = F.pad(_total(taps), (1, 1, 1, 1)).chunk(9, dim=1)
         shifted = [m[..., i // 3 : i // 3 + height, i % 3 : i % 3 + width] for i, m in enumerate(maps)]
-        return sum(shifted) if self.bias is None else sum(shifted, self.bias.view(-1, 1, 1))
+        return _total(shifted if self.bias is None else [*shifted, self.bias.view(-1, 1, 1)])
+
+
+def _total(tensors: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, tensors)
 
 
 class BiSeNet(nn.Module):
