@@ -42,7 +42,10 @@ class DataOptions:
 
 @dataclass(kw_only=True)
 class TrainOptions:
-    """``train:``. Every ``*_every`` counts steps; ``eval_every: null`` evaluates at the end alone."""
+    """``train:``. Every ``*_every`` counts steps; ``eval_every: null`` evaluates at the end alone.
+
+    ``keep_every``: checkpoints that stay (``step_000200.pt``) beside the last, the one before it and the best.
+    """
 
     steps: int
     precision: PrecisionName = "fp32"
@@ -52,6 +55,7 @@ class TrainOptions:
     device: str | None = None
     log_every: int = 50
     checkpoint_every: int = 1000
+    keep_every: int | None = None
     eval_every: int | None = None
 
 
@@ -145,6 +149,7 @@ _AT_LEAST = {
     "train.seed": 0,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
+    "train.keep_every": 1,
     "train.eval_every": 1,
     "evaluate.batch_size": 1,
     "evaluate.limit": 1,

@@ -20,7 +20,7 @@ from dalib.data.loader import check_not_empty, first_size
 from dalib.device import choose_device
 from dalib.display import Display
 from dalib.engine import Engine
-from dalib.errors import DalibError
+from dalib.errors import CheckpointError, DalibError
 from dalib.evaluation import Result
 from dalib.files import write_text
 from dalib.interruption import InterruptedRunError, Interruption
@@ -45,7 +45,7 @@ def run(
 
     Args:
         out: the run's folder.
-        resume: go on from the folder's last checkpoint; without one, start at step 0.
+        resume: go on from the folder's newest whole checkpoint; without one, start at step 0.
         before: another run to show beside this one in panels and report, such as the source-only one.
 
     Raises:
@@ -101,8 +101,7 @@ class Run:
         """Train what is missing, then evaluate, picture and report."""
         samples = Samples(self.eval, self.palette)
         fresh = not self.folder.recipe.exists()
-        self._begin(resume)
-        self._picture_before(samples)
+        self._begin(resume, samples)
         try:
             self._train()
         except DalibError:
@@ -115,21 +114,28 @@ class Run:
         self._finish(result)
         return result
 
-    def _begin(self, resume: bool) -> None:
-        if resume and self.folder.last.exists():
+    def _begin(self, resume: bool, samples: Samples) -> None:
+        state = None
+        if resume and self.folder.checkpoints:
             self.folder.check_recipe(self.recipe.to_yaml())
-            state = checkpoint.read(self.folder.last)
-            self.engine.load_state_dict(state)
-            write_text(self.folder.recipe, self.recipe.to_yaml())
-            self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
-            self._logged = (self.engine.index, self.seconds)
-            self.bad_items.messages = state["bad_items"]
-            self.folder.rewind(self.engine.index)
-            self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
-        elif resume and self.folder.recipe.exists():
-            self.folder.rewind(0)
-        else:
-            self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device))
+            state = self.folder.newest()
+        if state is None:
+            self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
+        samples.predict("prediction before", self.before.engine if self.before else self.engine)
+        if state is not None:  # only now, so that a resumed run, too, is pictured as it started
+            self._restore(state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        if not {"seconds", "best", "time", "bad_items"} <= state.keys():
+            raise CheckpointError(f"the checkpoint in {self.folder.path} is not one that `dalib train` wrote.")
+        self.engine.load_state_dict(state)
+        self.folder.clean()
+        write_text(self.folder.recipe, self.recipe.to_yaml())
+        self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
+        self._logged = (self.engine.index, self.seconds)
+        self.bad_items.messages = state["bad_items"]
+        self.folder.rewind(self.engine.index)
+        self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
 
     def _train(self) -> None:
         train, data = self.recipe.train, self.recipe.data
@@ -146,10 +152,10 @@ class Run:
             for terms in steps:
                 self.seconds = earlier + time.perf_counter() - started
                 self._record(terms, display)
-                if self.engine.index % train.checkpoint_every == 0 or self.engine.index == train.steps:
-                    self._save(self.folder.last)
-                if interruption.signal is not None:
-                    self._stop(interruption.signal)
+                stopped_by = interruption.signal
+                self._keep(due=stopped_by is not None)
+                if stopped_by is not None:
+                    raise self._interrupted(stopped_by)
 
     def _record(self, terms: Mapping[str, Tensor], display: Display) -> None:
         """Write a step's line of metrics, if it is due one."""
@@ -186,7 +192,16 @@ class Run:
             self._save(self.folder.best)
         return miou
 
-    def _save(self, path: Path) -> None:
+    def _keep(self, *, due: bool) -> None:
+        """Save what this step is due; the last checkpoint comes last, for a resumed run starts behind it."""
+        step, train = self.engine.index, self.recipe.train
+        if train.keep_every and step % train.keep_every == 0:
+            self._save(self.folder.kept(step))
+            due = True
+        if due or step % train.checkpoint_every == 0 or step == train.steps:
+            self._save(self.folder.last, self.folder.previous)
+
+    def _save(self, path: Path, previous: Path | None = None) -> None:
         extras = {
             "recipe": self.recipe.to_yaml(),
             "classes": list(self.classes),
@@ -196,11 +211,10 @@ class Run:
             "best": self.best,
             "bad_items": self.bad_items.messages,
         }
-        checkpoint.write(self.engine.state_dict() | extras, path)
+        checkpoint.write(self.engine.state_dict() | extras, path, previous)
 
-    def _stop(self, number: int) -> None:
-        self._save(self.folder.last)
-        raise InterruptedRunError(
+    def _interrupted(self, number: int) -> InterruptedRunError:
+        return InterruptedRunError(
             number,
             f"stopped at step {self.engine.index} of {self.recipe.train.steps} by signal {number}; it is saved. "
             f"Go on with the same command and --resume (folder {self.folder.path}).",
@@ -225,13 +239,6 @@ class Run:
         self.console.print(
             f"skipping a bad item: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
         )
-
-    def _picture_before(self, samples: Samples) -> None:
-        """Picture the run to compare with, or else the model as it starts."""
-        if self.before is not None:
-            samples.predict("prediction before", self.before.engine)
-        elif self.engine.index == 0:
-            samples.predict("prediction before", self.engine)
 
     def _finish(self, result: Result) -> None:
         results = {

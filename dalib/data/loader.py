@@ -125,10 +125,10 @@ class StreamLoader:
 
     def _loader(self, stream: str, start: int, stop: int) -> "DataLoader[Any]":
         size, draw = self._micro_size, self._draws[stream]
-        indices = [
+        indices = (  # drawn as they are needed: a list of them all would grow with the run
             [draw(p) for p in range(batch * size, (batch + 1) * size)]
             for batch in range(start * self._accumulate, stop * self._accumulate)
-        ]
+        )
         return DataLoader(
             _Items(self._datasets[stream], stream, self._bad_items.limit),
             batch_sampler=indices,
