@@ -26,6 +26,25 @@ def test_the_old_file_goes_where_it_is_told(tmp_path):
     assert path.read_bytes() == b"three" and previous.read_bytes() == b"two" and len(list(tmp_path.iterdir())) == 2
 
 
+def test_the_disk_has_the_bytes_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    calls = []
+    fsync, rename = os.fsync, Path.replace
+
+    def flushed(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        calls.append(("flush", path.stat().st_size if path.is_file() else path))
+        fsync(descriptor)
+
+    def renamed(path, target):
+        calls.append(("rename", target))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_atomically(tmp_path / "a", b"123")
+    assert calls == [("flush", 3), ("rename", tmp_path / "a"), ("flush", tmp_path)]
+
+
 def refuse(number):
     def refused(*_):
         raise OSError(number, os.strerror(number))

@@ -15,7 +15,7 @@ from dalib.panels import write_png
 from dalib_plugins.adversarial import DISCRIMINATORS, OutputDiscriminator
 
 OPEN_FILES = 256
-DATA_BYTES = 3 << 30  # heap, stacks and private maps of each process
+DATA_BYTES = 2 << 30  # heap, stacks and private maps of each process
 STEPS, SETTLED = 2000, 200
 SIZE = (32, 64)
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.limited import SETTLED, STEPS
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 
 def test_2000_steps_on_files_under_limits_do_not_grow(tmp_path, capsys):
