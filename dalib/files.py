@@ -86,13 +86,13 @@ def _explained(path: Path, error: OSError, needed: int) -> str:
         return f"{refusal}. {kept} Choose a place that can be written."
     free = shutil.disk_usage(path.parent).free
     return (
-        f"{refusal}; it takes {_megabytes(needed)} or more, {_megabytes(free)} are free. {kept} "
+        f"{refusal}; it takes {_readable(needed)} or more, {_readable(free)} are free. {kept} "
         "Make room and go on, with --resume if it was a training run."
     )
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
+def _readable(count: int) -> str:
+    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def _size(path: Path) -> int:

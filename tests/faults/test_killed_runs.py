@@ -60,6 +60,8 @@ SITTINGS = [
     [Strike("rename", "previous.pt", 2, True), Strike("rename", "last.pt", 1, False)],
 ]
 
+IDS = [", ".join(f"step {s}" if isinstance(s, int) else str(s) for s in sittings) for sittings in SITTINGS]
+
 
 @pytest.fixture(scope="module")
 def tally(request):
@@ -82,9 +84,7 @@ def unbroken(tmp_path_factory):
     return result(folder)
 
 
-@pytest.mark.parametrize(
-    ("number", "sittings"), list(enumerate(SITTINGS)), ids=[", ".join(map(str, sittings)) for sittings in SITTINGS]
-)
+@pytest.mark.parametrize(("number", "sittings"), list(enumerate(SITTINGS)), ids=IDS)
 def test_a_killed_run_is_resumed_to_the_end_of_the_unbroken_one(number, sittings, unbroken, tmp_path, tally):
     folder, workers = tmp_path / "run", 2 * (number % 3 == 0)
     for sitting, strike in enumerate(sittings):
