@@ -81,7 +81,11 @@ def _refused(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 def _explained(path: Path, error: OSError, needed: int) -> str:
     refusal = f"{path} cannot be written: {error.strerror or error}"
-    kept = "The file that stands there is whole." if path.exists() else "Nothing is left of it."
+    kept = (
+        "The file that stands there is whole."
+        if path.exists()
+        else "Nothing is left of it; other files are as they were."
+    )
     if error.errno not in _FULL:
         return f"{refusal}. {kept} Choose a place that can be written."
     free = shutil.disk_usage(path.parent).free
