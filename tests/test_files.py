@@ -72,8 +72,8 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     with pytest.raises(DalibError) as caught:
         write_atomically(tmp_path / "new.bin", b"new")
     assert str(caught.value) == (
-        f"{tmp_path / 'new.bin'} cannot be written: Permission denied. Nothing is left of it; other files are as they were. "
-        "Choose a place that can be written."
+        f"{tmp_path / 'new.bin'} cannot be written: Permission denied. Nothing is left of it; other files are as "
+        "they were. Choose a place that can be written."
     )
 
 
