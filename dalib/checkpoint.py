@@ -1,21 +1,45 @@
-"""Checkpoint files: tensors and primitives, written whole or not at all."""
+"""Checkpoint files: tensors and primitives, written whole or not at all, with a checksum over every byte."""
 
-import pickle
-import zipfile
+import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
 from dalib.errors import CheckpointError
 from dalib.files import replaced
 
+_MARK = b"dalib sha256 "
+_NO_COMMENT = b"\0\0"  # the last bytes of a ZIP archive are the length of its comment, then the comment
+_TRAILER = 2 + len(_MARK) + 64
+_LAST_RECORD = b"PK\5\6"
+_LAST_RECORD_SIZE = 22  # without a comment
+_CHUNK = 1 << 20
 
-def write(state: Mapping[str, Any], path: Path) -> None:
-    """Write ``state`` to ``path``: to a temporary file beside it, flushed to the disk, then renamed over it."""
-    with replaced(path) as file:
-        torch.save(dict(state), file)
+
+def write(state: Mapping[str, Any], path: Path, previous: Path | None = None) -> None:
+    """Write ``state`` to ``path``: to a temporary file beside it, flushed to the disk, then renamed over it.
+
+    torch's format is a ZIP archive, and the archive's comment holds its SHA-256: one file, which ``torch.load`` reads.
+
+    Args:
+        previous: where the file that stands at ``path`` goes.
+
+    Raises:
+        DalibError: the disk is full, or the place cannot be written; the file at ``path`` is whole.
+    """
+    with replaced(path, previous) as file:
+        summed = _Summed(file)
+        try:
+            torch.save(dict(state), cast(IO[bytes], summed))
+        except RuntimeError as error:  # how torch reports that a write has failed
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.seek(-len(_NO_COMMENT), os.SEEK_END)
+        file.write(_trailer(summed.digest.hexdigest()))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -27,13 +51,51 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist.")
     try:
+        _check_sum(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # a damaged file fails anywhere in torch's reader
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
     if not isinstance(state, dict) or "model" not in state or "step" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of a run; expected the keys 'model' and 'step'.")
     return state
+
+
+class _Summed:
+    """A file that sums up what goes through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _trailer(digest: str) -> bytes:
+    comment = _MARK + digest.encode()
+    return len(comment).to_bytes(2, "little") + comment
+
+
+def _check_sum(path: Path) -> None:
+    """Raise ValueError where a byte differs from what was written; what torch alone has saved has no sum to compare."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LAST_RECORD_SIZE))
+        if file.read(len(_LAST_RECORD)) == _LAST_RECORD:
+            return
+        file.seek(0)
+        left, digest = size - _TRAILER, hashlib.sha256()
+        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+            digest.update(chunk)
+            left -= len(chunk)
+        digest.update(_NO_COMMENT)
+        if file.read() != _trailer(digest.hexdigest()):
+            raise ValueError("its checksum differs, so it is damaged or cut short.")
 
 
 def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:

@@ -4,16 +4,19 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 
 OTHER = "other"
+_MANY_MARKS = 10_000  # about a hundred steps
 
 
 class Clock:
     """Exclusive seconds by section name: a nested section's time is not counted in the one around it.
 
-    On a GPU the marks are events in the stream, read by ``totals`` only, so that measuring costs no synchronisation.
+    On a GPU the marks are events in the stream, read by ``totals``, or once they are so old that the device has passed
+    them, so that measuring costs no synchronisation and a long run no memory.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,7 +40,7 @@ class Clock:
         """Return seconds by section since the clock was made."""
         self._switch(self._section)
         if self._cuda:
-            self._read_marks()
+            self._read_marks(len(self._marks) - 1)
         return dict(self._seconds)
 
     def _switch(self, name: str) -> None:
@@ -45,14 +48,16 @@ class Clock:
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             self._marks.append((name, event))
+            if len(self._marks) > _MANY_MARKS:
+                self._read_marks(_MANY_MARKS // 2)
         else:
             now = time.perf_counter()
             self._seconds[self._section] += now - self._last
             self._last = now
         self._section = name
 
-    def _read_marks(self) -> None:
-        self._marks[-1][1].synchronize()
-        for (name, begin), (_, end) in zip(self._marks, self._marks[1:], strict=False):
+    def _read_marks(self, count: int) -> None:
+        self._marks[count][1].synchronize()
+        for (name, begin), (_, end) in pairwise(self._marks[: count + 1]):
             self._seconds[name] += begin.elapsed_time(end) / 1000
-        del self._marks[:-1]
+        del self._marks[:count]

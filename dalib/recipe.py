@@ -46,6 +46,7 @@ class TrainOptions:
     """``train:``. Every ``*_every`` counts steps; ``eval_every: null`` evaluates at the end alone.
 
     ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
+    ``keep_every``: checkpoints that stay (``step_000200.pt``) beside the last, the one before it and the best.
     """
 
     steps: int
@@ -57,6 +58,7 @@ class TrainOptions:
     device: str | None = None
     log_every: int = 50
     checkpoint_every: int = 1000
+    keep_every: int | None = None
     eval_every: int | None = None
 
 
@@ -150,6 +152,7 @@ _AT_LEAST = {
     "train.seed": 0,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
+    "train.keep_every": 1,
     "train.eval_every": 1,
     "evaluate.batch_size": 1,
     "evaluate.limit": 1,

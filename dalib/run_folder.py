@@ -1,6 +1,7 @@
 """The files of a run."""
 
 import json
+import logging
 import platform
 import sys
 from collections.abc import Mapping
@@ -12,9 +13,12 @@ from typing import Any
 
 import torch
 
+from dalib import checkpoint
 from dalib.errors import CheckpointError, DalibError
-from dalib.files import write_text
-from dalib.yaml_text import parse_yaml
+from dalib.files import append_line, remove_temporaries, write_text
+from dalib.yaml_text import parse_yaml, read_yaml
+
+logger = logging.getLogger("dalib")
 
 PACKAGES = ("dalib-seg", "torch", "torchvision", "kornia", "timm", "pluggy", "pydantic")
 
@@ -50,21 +54,65 @@ class RunFolder:
         return self.path / "checkpoints" / "last.pt"
 
     @property
-    def best(self) -> Path:
-        return self.path / "checkpoints" / "best.pt"
+    def previous(self) -> Path:
+        """The last but one, to go on from where the last is damaged."""
+        return self.last.with_name("previous.pt")
 
-    def start(self, recipe: str, environment: Mapping[str, Any]) -> None:
-        """Begin a new run here; a folder that holds one already is refused."""
-        if self.recipe.exists():
+    @property
+    def best(self) -> Path:
+        return self.last.with_name("best.pt")
+
+    def kept(self, step: int) -> Path:
+        """Return where the checkpoint of a step goes that is kept for good."""
+        return self.last.with_name(f"step_{step:06d}.pt")
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Those that a run can go on from, the newest first; ``best.pt`` is not among them."""
+        kept = sorted(self.last.parent.glob("step_*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
+        return [path for path in (self.last, self.previous, *kept) if path.exists()]
+
+    def start(self, recipe: str, environment: Mapping[str, Any], *, again: bool = False) -> None:
+        """Begin a run here at step 0; a folder that holds one already is refused unless it is begun ``again``."""
+        if self.recipe.exists() and not again:
             raise DalibError(
                 f"{self.path} already holds a run. Go on with it by --resume, or choose another folder with --out."
             )
         try:
-            write_json(self.environment, environment)
-            write_text(self.recipe, recipe)  # last, for it makes the folder a run's
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or error
             raise DalibError(f"{self.path} cannot hold a run: {reason}. Choose another folder with --out.") from error
+        self.clean()
+        self.rewind(0)
+        write_json(self.environment, environment)
+        write_text(self.recipe, recipe)  # last, for it makes the folder a run's
+
+    def newest(self) -> dict[str, Any] | None:
+        """Read the newest whole checkpoint; a damaged one is named and set aside, and the one before it taken.
+
+        Raises:
+            CheckpointError: all are damaged.
+        """
+        damaged: dict[Path, CheckpointError] = {}
+        for path in self.checkpoints:
+            try:
+                state = checkpoint.read(path)
+            except CheckpointError as error:
+                damaged[path] = error
+                continue
+            for bad, reason in damaged.items():
+                aside = bad.replace(bad.with_name(f"{bad.name}.damaged"))
+                logger.warning("%s Set aside as %s; %s, of step %s, is whole.", reason, aside, path, state["step"])
+            return state
+        if damaged:
+            raise next(iter(damaged.values()))
+        return None
+
+    def clean(self) -> None:
+        """Remove what a process that was killed has left half-written."""
+        for folder in (self.path, self.last.parent, self.panels):
+            remove_temporaries(folder)
 
     def discard(self) -> None:
         """Take back what ``start`` wrote."""
@@ -80,7 +128,7 @@ class RunFolder:
         """
         if not self.recipe.exists():  # a checkpoint alone, brought from elsewhere; it is checked by its own names
             return
-        was, now = (_flat(parse_yaml(text), "") for text in (self.recipe.read_text(encoding="utf-8"), recipe))
+        was, now = (_flat(value, "") for value in (read_yaml(self.recipe), parse_yaml(recipe)))
         different = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in _FREE]
         if different:
             key = different[0]
@@ -91,8 +139,7 @@ class RunFolder:
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Add a line to the metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        append_line(self.metrics, json.dumps(metrics))
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of steps after ``step``, which a resumed run will log again, and a line cut short."""
@@ -104,9 +151,9 @@ class RunFolder:
 
 # What a resumed run may change; ``train.steps`` changes the schedule from there on.
 _FREE = {
-    *("train.steps", "train.log_every", "train.checkpoint_every", "train.eval_every", "train.device"),
-    "train.on_non_finite",
-    *("data.workers", "data.on_bad_item", "data.max_bad_items", "evaluate.limit", "evaluate.batch_size"),
+    *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_every", "train.eval_every"),
+    *("train.device", "train.on_non_finite", "data.workers", "data.on_bad_item", "data.max_bad_items"),
+    *("evaluate.limit", "evaluate.batch_size"),
 }
 
 
@@ -122,12 +169,12 @@ def _flat(value: Any, path: str) -> dict[str, Any]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a run folder or a path to a checkpoint means."""
+    """Return the checkpoint that a run folder (its newest) or a path to a checkpoint means."""
     if path.is_dir():
-        last = RunFolder(path).last
-        if not last.exists():
-            raise CheckpointError(f"{path} has no checkpoint; expected {last}. Has the run written one yet?")
-        return last
+        folder = RunFolder(path)
+        if not folder.checkpoints:
+            raise CheckpointError(f"{path} has no checkpoint; expected {folder.last}. Has the run written one yet?")
+        return folder.checkpoints[0]
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; expected a run folder or a checkpoint.")
     return path

@@ -22,7 +22,7 @@ from dalib.data.loader import check_not_empty, first_size
 from dalib.device import choose_device
 from dalib.display import Display
 from dalib.engine import Engine
-from dalib.errors import DalibError, add_to
+from dalib.errors import CheckpointError, DalibError, add_to
 from dalib.evaluation import Result
 from dalib.files import write_text
 from dalib.interruption import InterruptedRunError, Interruption
@@ -47,7 +47,7 @@ def run(
 
     Args:
         out: the run's folder.
-        resume: go on from the folder's last checkpoint; without one, start at step 0.
+        resume: go on from the folder's newest whole checkpoint; without one, start at step 0.
         before: another run to show beside this one in panels and report, such as the source-only one.
 
     Raises:
@@ -104,8 +104,7 @@ class Run:
         """Train what is missing, then evaluate, picture and report."""
         samples = Samples(self.eval, self.palette)
         fresh = not self.folder.recipe.exists()
-        self._begin(resume)
-        self._picture_before(samples)
+        self._begin(resume, samples)
         try:
             self._train()
         except DalibError:
@@ -118,21 +117,28 @@ class Run:
         self._finish(result)
         return result
 
-    def _begin(self, resume: bool) -> None:
-        if resume and self.folder.last.exists():
+    def _begin(self, resume: bool, samples: Samples) -> None:
+        state = None
+        if resume and self.folder.checkpoints:
             self.folder.check_recipe(self.recipe.to_yaml())
-            state = checkpoint.read(self.folder.last)
-            self.engine.load_state_dict(state)
-            write_text(self.folder.recipe, self.recipe.to_yaml())
-            self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
-            self._logged, self.saved = (self.engine.index, self.seconds), self.engine.index
-            self.bad_items.messages = state["bad_items"]
-            self.folder.rewind(self.engine.index)
-            self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
-        elif resume and self.folder.recipe.exists():
-            self.folder.rewind(0)
-        else:
-            self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device))
+            state = self.folder.newest()
+        if state is None:
+            self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
+        samples.predict("prediction before", self.before.engine if self.before else self.engine)
+        if state is not None:  # only now, so that a resumed run, too, is pictured as it started
+            self._restore(state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        if not {"seconds", "best", "time", "bad_items"} <= state.keys():
+            raise CheckpointError(f"the checkpoint in {self.folder.path} is not one that `dalib train` wrote.")
+        self.engine.load_state_dict(state)
+        self.folder.clean()
+        write_text(self.folder.recipe, self.recipe.to_yaml())
+        self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
+        self._logged, self.saved = (self.engine.index, self.seconds), self.engine.index
+        self.bad_items.messages = state["bad_items"]
+        self.folder.rewind(self.engine.index)
+        self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
 
     def _train(self) -> None:
         train, data = self.recipe.train, self.recipe.data
@@ -154,10 +160,10 @@ class Run:
             for terms in steps:
                 self.seconds = earlier + time.perf_counter() - started
                 self._record(terms, display)
-                if self.engine.index % train.checkpoint_every == 0 or self.engine.index == train.steps:
-                    self._save(self.folder.last)
-                if interruption.signal is not None:
-                    self._stop(interruption.signal)
+                stopped_by = interruption.signal
+                self._keep(due=stopped_by is not None)
+                if stopped_by is not None:
+                    raise self._interrupted(stopped_by)
 
     @contextmanager
     def _rescued(self, interruption: Interruption) -> Iterator[None]:
@@ -168,7 +174,8 @@ class Run:
             raise
         except Exception as error:
             if interruption.signal is not None:  # a signal to the whole group ends the workers of the loader, too
-                self._stop(interruption.signal)
+                self._save_last()
+                raise self._interrupted(interruption.signal) from error
             add_to(error, self._rescue())
             raise
 
@@ -176,7 +183,7 @@ class Run:
         """Save what there is and return what became of it."""
         go_on = f"Go on with the same command and --resume (folder {self.folder.path})."
         try:
-            self._save(self.folder.last)
+            self._save_last()
         except (DalibError, OSError) as error:
             since = "it has no checkpoint" if self.saved is None else f"its last checkpoint is of step {self.saved}"
             return f"The run could not be saved, for {error} So {since}. {go_on}"
@@ -220,7 +227,20 @@ class Run:
             self._save(self.folder.best)
         return miou
 
-    def _save(self, path: Path) -> None:
+    def _keep(self, *, due: bool) -> None:
+        """Save what this step is due; the last checkpoint comes last, for a resumed run starts behind it."""
+        step, train = self.engine.index, self.recipe.train
+        if train.keep_every and step % train.keep_every == 0:
+            self._save(self.folder.kept(step))
+            due = True
+        if due or step % train.checkpoint_every == 0 or step == train.steps:
+            self._save_last()
+
+    def _save_last(self) -> None:
+        self._save(self.folder.last, self.folder.previous)
+        self.saved = self.engine.index
+
+    def _save(self, path: Path, previous: Path | None = None) -> None:
         extras = {
             "recipe": self.recipe.to_yaml(),
             "classes": list(self.classes),
@@ -230,12 +250,10 @@ class Run:
             "best": self.best,
             "bad_items": self.bad_items.messages,
         }
-        checkpoint.write(self.engine.state_dict() | extras, path)
-        self.saved = self.engine.index
+        checkpoint.write(self.engine.state_dict() | extras, path, previous)
 
-    def _stop(self, number: int) -> None:
-        self._save(self.folder.last)
-        raise InterruptedRunError(
+    def _interrupted(self, number: int) -> InterruptedRunError:
+        return InterruptedRunError(
             number,
             f"stopped at step {self.engine.index} of {self.recipe.train.steps} by signal {number}; it is saved. "
             f"Go on with the same command and --resume (folder {self.folder.path}).",
@@ -260,13 +278,6 @@ class Run:
         self.console.print(
             f"skipping a bad item: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
         )
-
-    def _picture_before(self, samples: Samples) -> None:
-        """Picture the run to compare with, or else the model as it starts."""
-        if self.before is not None:
-            samples.predict("prediction before", self.before.engine)
-        elif self.engine.index == 0:
-            samples.predict("prediction before", self.engine)
 
     def _finish(self, result: Result) -> None:
         results = {

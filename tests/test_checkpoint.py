@@ -1,129 +1,28 @@
-"""A checkpoint goes on bit for bit, or says why it does not, before anything has changed."""
+"""A checkpoint is read whole or not at all, fits or says why it does not, and runs no code."""
 
 import os
 import pickle
+import zipfile
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from dalib import Engine, Strategy, create_strategy, hookimpl
-from dalib.errors import CheckpointError
-from tests.tiny import Entropy, Supervised, TinyData, tiny_batch, tiny_model
-
-SIZE = (34, 40)  # a discriminator needs 32 pixels a side
-DATA = {"source": TinyData(10, SIZE), "target": TinyData(7, SIZE, seed=1), "batch_size": 4}
-
-JITTER = {"color_jitter": [0.5, 0.5, 0.5, 0.05], "blur": {"kernel": 3, "sigma": [0.2, 0.8]}}
-ALONE = {
-    "supervised": {"ohem": 0.7, "min_kept": 16},
-    "augment": {"streams": ["source", "target"], "crop": [32, 36], "scale": [0.5, 2.0], "flip": 0.5, **JITTER},
-    "fda": {"beta": [0.01, 0.05], "entropy": {"eta": 2.0}},
-    "adversarial": {"weight": 0.001},
-    "dacs": {"threshold": 0.3, "ema": 0.9},
-    "minent": {"weight": 0.01},
-}
-FULL = ["augment", "fda", "supervised", "adversarial", "dacs", "minent"]
-
-
-class Counter(Strategy):
-    """State of its own that decides the training."""
-
-    @hookimpl
-    def setup(self, ctx):
-        self.count = 0
-
-    @hookimpl
-    def loss(self, step):
-        return {"x": step.logits("source").pow(2).mean() * self.count}
-
-    @hookimpl
-    def post_step(self, step):
-        self.count += 1
-
-    def state_dict(self):
-        return {"count": self.count}
-
-    def load_state_dict(self, state):
-        self.count = state["count"]
-
-
-def make(names, **options):
-    """Return an engine with dropout and these bundled strategies; ``supervised`` always among them."""
-    names = names if "supervised" in names else [*names, "supervised"]
-    options = {"optimizer": partial(torch.optim.SGD, lr=0.05, momentum=0.9)} | options
-    strategies = [create_strategy(name, **ALONE[name]) for name in names]
-    return Engine(
-        tiny_model(dropout=0.2),
-        [*strategies, Counter()],
-        schedule=lambda t: (1 - t / 10) ** 0.9,
-        device="cpu",
-        **options,
-    )
-
-
-def assert_equal(one, other, path=""):
-    """Compare nested states bit for bit."""
-    assert type(one) is type(other), path
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            assert_equal(one[key], other[key], f"{path}/{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), path
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal(*pair, f"{path}/{index}")
-    else:
-        assert one == other, path
-
-
-def check_resume(tmp_path, names, workers=0, **options):
-    whole, first, second = (make(names, **options) for _ in range(3))
-    whole.fit(**DATA, steps=3)
-    first.fit(**DATA, steps=2, workers=workers)
-    first.save(tmp_path / "c.pt")
-    second.load(tmp_path / "c.pt")
-    assert second.index == 2
-    second.fit(**DATA, steps=3, workers=workers)
-    assert_equal(whole.state_dict(), second.state_dict())
-
-
-@pytest.mark.parametrize("name", sorted(ALONE))
-def test_each_bundled_strategy_resumes_bit_for_bit(name, tmp_path):
-    check_resume(tmp_path, [name])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"workers": 2}, {"accumulate": 2}, {"precision": "bf16"}],
-    ids=["workers", "accumulate", "bf16"],
-)
-def test_the_full_stack_resumes_bit_for_bit(options, tmp_path):
-    check_resume(tmp_path, FULL, **options)
-
-
-def test_the_scaler_of_fp16_resumes_bit_for_bit(tmp_path):
-    check_resume(tmp_path, ["minent", "dacs"], precision="fp16")  # the discriminator takes minutes in it on a CPU
-
-
-def test_saving_changes_nothing(tmp_path):
-    plain, saved = make(FULL), make(FULL)
-    plain.fit(**DATA, steps=2)
-    saved.fit(**DATA, steps=1)
-    saved.save(tmp_path / "c.pt")
-    saved.fit(**DATA, steps=2)
-    assert_equal(plain.state_dict(), saved.state_dict())
+from dalib import Engine, checkpoint, create_strategy, hookimpl
+from dalib.errors import CheckpointError, DalibError
+from tests.equal import assert_equal
+from tests.tiny import Counter, Entropy, Supervised, tiny_batch, tiny_model
 
 
 def test_a_checkpoint_holds_tensors_and_primitives_and_the_networks_own_keys(tmp_path):
-    engine = make(["adversarial", "dacs"])
-    engine.step(tiny_batch(size=SIZE))
+    strategies = [create_strategy(name) for name in ("supervised", "dacs")]
+    engine = Engine(tiny_model(), [*strategies, Counter()], device="cpu")
+    engine.step(tiny_batch())
     engine.save(tmp_path / "c.pt")
     state = torch.load(tmp_path / "c.pt", weights_only=True)
     tiny_model().load_state_dict(state["model"])
-    assert state["stack"][0] == ["adversarial", "adversarial"] and state["step"] == 1
+    assert state["stack"][0] == ["supervised", "supervised"] and state["step"] == 1
     assert state["strategies"]["counter"] == {"count": 1}
 
 
@@ -260,17 +159,63 @@ def test_a_checkpoint_cut_short_is_named(share, tmp_path):
         small().load(path)
 
 
-def test_a_failed_write_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
+def test_every_byte_is_under_the_checksum(tmp_path):
+    path = tmp_path / "c.pt"
+    small().save(path)
+    data = path.read_bytes()
+    for position in {*range(0, len(data), 37), *range(len(data) - 150, len(data))}:
+        path.write_bytes(data[:position] + bytes([data[position] ^ 16]) + data[position + 1 :])
+        with pytest.raises(CheckpointError, match="cannot be read: its checksum differs, so it is damaged or cut sho"):
+            checkpoint.read(path)
+    path.write_bytes(data + b"0")
+    with pytest.raises(CheckpointError, match="its checksum differs"):
+        checkpoint.read(path)
+
+
+def test_a_checkpoint_is_an_archive_that_others_read_and_what_they_save_is_read(tmp_path):
+    path = tmp_path / "c.pt"
+    small().save(path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.comment.startswith(b"dalib sha256 ") and archive.testzip() is None
+    torch.save(torch.load(path, weights_only=True), tmp_path / "edited.pt")
+    assert_equal(checkpoint.read(tmp_path / "edited.pt"), checkpoint.read(path))
+
+
+class Full:
+    """A file on a disk with room for so many bytes."""
+
+    def __init__(self, file, room):
+        self.file = file
+        self.room = room
+
+    def write(self, data):
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(28, "No space left on device")
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99, 1])
+def test_a_disk_that_fills_leaves_the_old_checkpoint_whole_and_is_said(share, tmp_path, monkeypatch):
     path = tmp_path / "c.pt"
     engine = small()
     engine.save(path)
     before = path.read_bytes()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    room = int(share * (len(before) - 90))  # the checksum takes the last 79 bytes
     engine.step(tiny_batch())
-    with pytest.raises(OSError, match="No space left"):
-        engine.save(path)
+    opened = Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode: Full(opened(self, mode), room))
+        with pytest.raises(DalibError, match=r"c\.pt cannot be written: No space left .* stands there is whole\."):
+            engine.save(path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+    assert checkpoint.read(path)["step"] == 0

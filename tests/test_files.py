@@ -1,10 +1,13 @@
 """Files appear whole or not at all."""
 
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from dalib.files import write_atomically
+from dalib.errors import DalibError
+from dalib.files import append_line, remove_temporaries, replaced, write_atomically
 
 
 def test_writes_into_new_folders_and_replaces(tmp_path):
@@ -15,15 +18,84 @@ def test_writes_into_new_folders_and_replaces(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["b.bin"]
 
 
-def test_a_failure_keeps_the_old_file_and_leaves_no_temporary(tmp_path, monkeypatch):
+def test_the_old_file_goes_where_it_is_told(tmp_path):
+    path, previous = tmp_path / "last", tmp_path / "previous"
+    for data in (b"one", b"two", b"three"):
+        with replaced(path, previous) as file:
+            file.write(data)
+    assert path.read_bytes() == b"three" and previous.read_bytes() == b"two" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_disk_has_the_bytes_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    calls = []
+    fsync, rename = os.fsync, Path.replace
+
+    def flushed(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        calls.append(("flush", path.stat().st_size if path.is_file() else path))
+        fsync(descriptor)
+
+    def renamed(path, target):
+        calls.append(("rename", target))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_atomically(tmp_path / "a", b"123")
+    assert calls == [("flush", 3), ("rename", tmp_path / "a"), ("flush", tmp_path)]
+
+
+def refuse(number):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_old_file_leaves_no_temporary_and_is_said(call, tmp_path, monkeypatch):
+    path = tmp_path / "kept.bin"
+    write_atomically(path, bytes(3_000_000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_200_000))
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[call], refuse(28))
+    with pytest.raises(DalibError) as caught:
+        write_atomically(path, b"new")
+    assert str(caught.value) == (
+        f"{path} cannot be written: No space left on device; it takes 3.0 MB or more, 1.2 MB are free. The file that "
+        "stands there is whole. Make room and go on, with --resume if it was a training run."
+    )
+    assert path.read_bytes() == bytes(3_000_000) and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "open", refuse(13))
+    with pytest.raises(DalibError) as caught:
+        write_atomically(tmp_path / "new.bin", b"new")
+    assert str(caught.value) == (
+        f"{tmp_path / 'new.bin'} cannot be written: Permission denied. Nothing is left of it; other files are as "
+        "they were. Choose a place that can be written."
+    )
+
+
+def test_any_other_error_leaves_as_it_is_and_the_old_file_too(tmp_path):
     path = tmp_path / "kept.bin"
     write_atomically(path, b"old")
+    with pytest.raises(KeyboardInterrupt), replaced(path) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
-    def full(_):
-        raise OSError("no space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_lines_are_added_and_a_full_disk_is_said(tmp_path):
+    append_line(tmp_path / "lines", "one")
+    append_line(tmp_path / "lines", "two")
+    assert (tmp_path / "lines").read_text() == "one\ntwo\n"
+    with pytest.raises(DalibError, match="/dev/full cannot be written: No space left on device"):
+        append_line(Path("/dev/full"), "line")
+
+
+def test_only_the_temporary_files_of_these_functions_are_removed(tmp_path):
+    for name in (".last.pt.123.tmp", ".mine.tmp", "notes.123.tmp", "last.pt"):
+        (tmp_path / name).touch()
+    remove_temporaries(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.tmp", "last.pt", "notes.123.tmp"]

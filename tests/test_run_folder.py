@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from dalib import checkpoint
 from dalib.errors import CheckpointError, DalibError
 from dalib.run_folder import RunFolder, environment_of, find_checkpoint
 
@@ -37,15 +38,52 @@ def test_rewinding_drops_what_came_after_a_step_and_a_line_cut_short(tmp_path):
     assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == [1, 2]
 
 
+def save(path, step):
+    checkpoint.write({"model": {}, "step": step}, path)
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 def test_a_checkpoint_is_found_by_its_folder_or_its_path(tmp_path):
     with pytest.raises(CheckpointError, match=r"has no checkpoint; expected .*last.pt. Has the run written one yet"):
         find_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist; expected a run folder or a checkpoint"):
         find_checkpoint(tmp_path / "none")
-    last = RunFolder(tmp_path).last
-    last.parent.mkdir()
-    last.touch()
-    assert find_checkpoint(tmp_path) == find_checkpoint(last) == last
+    folder = RunFolder(tmp_path)
+    save(folder.previous, 1)  # a process killed between two renames leaves no other
+    assert find_checkpoint(tmp_path) == folder.previous
+    save(folder.last, 2)
+    assert find_checkpoint(tmp_path) == find_checkpoint(folder.last) == folder.last
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_damaged_ones_are_named_and_set_aside(tmp_path, caplog):
+    folder = RunFolder(tmp_path)
+    assert folder.newest() is None
+    for path, step in ((folder.last, 9), (folder.previous, 8), (folder.kept(6), 6), (folder.kept(2_000_000), 7)):
+        save(path, step)
+    save(folder.best, 5)
+    assert folder.newest()["step"] == 9 and not caplog.messages
+    damage(folder.last)
+    damage(folder.previous)
+    assert folder.newest()["step"] == 7
+    assert [message.split(" Set aside as ")[0] for message in caplog.messages] == [
+        f"checkpoint {path} cannot be read: its checksum differs, so it is damaged or cut short."
+        for path in (folder.last, folder.previous)
+    ]
+    assert caplog.messages[0].endswith(f"last.pt.damaged; {folder.kept(2_000_000)}, of step 7, is whole.")
+    assert folder.checkpoints == [folder.kept(2_000_000), folder.kept(6)]
+
+
+def test_where_all_checkpoints_are_damaged_the_newest_is_named_and_none_is_touched(tmp_path):
+    folder = RunFolder(tmp_path)
+    for path in (folder.last, folder.previous):
+        save(path, 1)
+        damage(path)
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be read: its checksum differs"):
+        folder.newest()
+    assert folder.checkpoints == [folder.last, folder.previous]
 
 
 def test_the_environment_says_what_a_figure_was_measured_on():

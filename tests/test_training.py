@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,8 @@ def assert_same_run(one, other):
     assert timeless[0] == timeless[1]
     results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
     assert all(results[0][key] == results[1][key] for key in ("miou", "iou", "steps"))
+    panels = [{p.name: p.read_bytes() for p in (folder / "panels").iterdir()} for folder in (one, other)]
+    assert panels[0] == panels[1]
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +88,69 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [0, 1, 3])
-def test_a_run_that_was_broken_off_resumes_to_the_same_end(at, whole, tmp_path, monkeypatch):
-    folder, _ = whole
+@contextmanager
+def broken_off(at):
+    """Let the body's run break off before the step with this index."""
 
     def breaks(self, *batches):
         if self.index == at:
             raise StoppedError
         return STEP(self, *batches)
 
-    monkeypatch.setattr(Engine, "step", breaks)
-    with pytest.raises(StoppedError):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(Engine, "step", breaks)
+        yield
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_run_that_was_broken_off_resumes_to_the_same_end(at, whole, tmp_path):
+    folder, _ = whole
+    with broken_off(at):
         run(recipe(eval_every=2, checkpoint_every=2), tmp_path / "broken")
-    monkeypatch.undo()
     run(recipe(eval_every=2, checkpoint_every=2), tmp_path / "broken", resume=True)
     assert_same_run(folder, tmp_path / "broken")
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_end(whole, tmp_path, caplog):
+    folder = tmp_path / "run"
+    with broken_off(3):
+        run(recipe(eval_every=2, checkpoint_every=1), folder)
+    last = folder / "checkpoints" / "last.pt"
+    data = last.read_bytes()
+    last.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+    assert metrics(folder)[-1]["step"] == 3
+    run(recipe(eval_every=2, checkpoint_every=1), folder, resume=True)
+    assert f"checkpoint {last} cannot be read" in caplog.text and "previous.pt, of step 2, is whole" in caplog.text
+    assert_same_run(whole[0], folder)
+
+
+def test_checkpoints_are_kept_as_the_recipe_says_and_what_was_killed_half_written_goes(tmp_path):
+    folder = tmp_path / "run"
+    with broken_off(3):
+        run(recipe(keep_every=2, eval_every=3, checkpoint_every=3), folder)
+    leftovers = [
+        folder / ".recipe.yaml.1.tmp",
+        folder / "checkpoints" / ".last.pt.1.tmp",
+        folder / "panels" / ".a.2.tmp",
+    ]
+    leftovers[2].parent.mkdir()
+    for path in leftovers:
+        path.touch()
+    run(recipe(keep_every=2, eval_every=3, checkpoint_every=3), folder, resume=True)
+    steps = {p.name: torch.load(p, weights_only=True)["step"] for p in (folder / "checkpoints").iterdir()}
+    assert steps == {"last.pt": 4, "previous.pt": 3, "best.pt": 3, "step_000002.pt": 2, "step_000004.pt": 4}
+    assert not any(path.exists() for path in leftovers)
+
+
+def test_a_run_that_was_broken_off_before_its_first_checkpoint_starts_again(whole, tmp_path):
+    folder = tmp_path / "run"
+    with broken_off(2):
+        run(recipe(log_every=3), folder)
+    (folder / "environment.json").unlink()  # as if it had been killed in between
+    run(recipe(eval_every=2), folder, resume=True)
+    assert_same_run(whole[0], folder)
+    assert (folder / "environment.json").exists()
+    assert "eval_every: 2" in (folder / "recipe.yaml").read_text()
 
 
 def test_a_finished_run_is_completed_by_resuming_it(whole, tmp_path):

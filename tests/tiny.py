@@ -90,3 +90,25 @@ class Entropy(Strategy):
     def loss(self, step):
         log_p = step.logits("target").float().log_softmax(1)
         return {"entropy": -(log_p.exp() * log_p).sum(1).mean()}
+
+
+class Counter(Strategy):
+    """A loss on the source with state of its own: it grows with the steps."""
+
+    @hookimpl
+    def setup(self, ctx):
+        self.count = 0
+
+    @hookimpl
+    def loss(self, step):
+        return {"x": step.logits("source").pow(2).mean() * self.count}
+
+    @hookimpl
+    def post_step(self, step):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]

@@ -121,10 +121,10 @@ class StreamLoader:
 
     def _loader(self, stream: str, start: int, stop: int) -> WatchedLoader:
         size, draw = self._micro_size, self._draws[stream]
-        indices = [
+        indices = (  # drawn as they are needed: a list of them all would grow with the run
             [draw(p) for p in range(batch * size, (batch + 1) * size)]
             for batch in range(start * self._accumulate, stop * self._accumulate)
-        ]
+        )
         return WatchedLoader(
             _Items(self._datasets[stream], stream, self._bad_items.limit),
             partial(item_name, self._datasets[stream]),
