@@ -237,8 +237,10 @@ class Run:
             self._save_last()
 
     def _save_last(self) -> None:
-        self._save(self.folder.last, self.folder.previous)
-        self.saved = self.engine.index
+        """Save to go on from here, once a step: the one before is to be of an earlier step."""
+        if self.saved != self.engine.index:
+            self._save(self.folder.last, self.folder.previous)
+            self.saved = self.engine.index
 
     def _save(self, path: Path, previous: Path | None = None) -> None:
         extras = {

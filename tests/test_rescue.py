@@ -64,13 +64,25 @@ def test_a_users_error_from_a_strategy_is_one_line_and_status_2(recipe, capsys):
     assert "is saved as of step 2." in said
 
 
-def test_after_a_fault_behind_the_update_the_last_checkpoint_stands(recipe):
+@pytest.mark.parametrize(
+    ("every", "said"),
+    [
+        (2, "The run is saved as of step 2. Go on with"),
+        (9, "The run could not be saved, for step 3 broke off in the middle of its update"),
+    ],
+)
+def test_after_a_fault_behind_the_update_nothing_is_saved_but_what_was(every, said, recipe):
     with pytest.raises(StrategyError) as caught:
-        run_dalib(*arguments(recipe, "after", "train.checkpoint_every=1"))
+        run_dalib(*arguments(recipe, "after", f"train.checkpoint_every={every}"))
     (note,) = caught.value.__notes__
-    assert note.startswith("The run could not be saved, for step 3 broke off in the middle of its update")
-    assert "So its last checkpoint is of step 2. Go on with" in note
-    assert state_of(recipe.parent / "after")["step"] == 2
+    assert note.startswith(said)
+    if every == 2:
+        with pytest.raises(StrategyError):
+            run_dalib(*arguments(recipe, "code"))
+        saved, whole = state_of(recipe.parent / "after"), state_of(recipe.parent / "code")
+        assert all(torch.equal(value, whole["model"][key]) for key, value in saved["model"].items())
+    else:
+        assert "So it has no checkpoint." in note and not (recipe.parent / "after" / "checkpoints").exists()
 
 
 def test_a_run_that_goes_bad_stops_with_a_finite_checkpoint(recipe, capsys):

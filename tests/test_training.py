@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
@@ -146,7 +147,8 @@ def test_a_run_that_was_broken_off_before_its_first_checkpoint_starts_again(whol
     folder = tmp_path / "run"
     with broken_off(2):
         run(recipe(log_every=3), folder)
-    (folder / "environment.json").unlink()  # as if it had been killed in between
+    shutil.rmtree(folder / "checkpoints")  # as if it had been killed in between
+    (folder / "environment.json").unlink()
     run(recipe(eval_every=2), folder, resume=True)
     assert_same_run(whole[0], folder)
     assert (folder / "environment.json").exists()
