@@ -42,9 +42,9 @@ class DenseCRF:
     appearance_color: float = 3.0
     smoothness_weight: float = 3.0
     smoothness_position: float = 3.0
-    cell: int = 16
-    reach: int = 8
-    heard: int | None = 192
+    cell: int = 8
+    reach: int = 12
+    heard: int | None = 256
 
     def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return the logarithm of the beliefs, (B, K, H, W), after mean-field inference.

@@ -20,9 +20,9 @@ class Crf(Strategy):
     appearance_color: Positive = 3.0
     smoothness_weight: NotNegative = 3.0
     smoothness_position: Positive = 3.0
-    cell: Count = 16
-    reach: Whole = 8
-    heard: Count | None = 192
+    cell: Count = 8
+    reach: Whole = 12
+    heard: Count | None = 256
 
     @hookimpl
     def predictor(self, model: nn.Module, predict: Predict) -> Predict:
