@@ -41,7 +41,7 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
 
 
 def forget_files(recipe: Recipe) -> None:
-    """Let the model be made without a file of weights or a download, where its weights come from elsewhere or matter not."""
+    """Let the model be made without files of weights or a download: it gets its weights otherwise, or needs none."""
     replaced = {"weights": None, "backbone_weights": None, "pretrained": False}
     recipe.model.update({key: value for key, value in replaced.items() if recipe.model.get(key)})
 

@@ -123,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--image", metavar="FILE", help="a picture to compare on (default: a made-up street)")
     export.add_argument("--teacher", action="store_true", help="export the teacher instead of the student")
     for command in commands.choices.values():
-        command.add_argument("--safe", action="store_true", help="import dalib's own plugins only")
+        command.add_argument("--safe", action="store_true", help="import no plugins but dalib's own")
     return parser
 
 

@@ -16,5 +16,5 @@ def load_tensors(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("it is compressed, which torch never does, so it could unfold to any size")
+                raise ValueError("it is compressed, which torch never does, so it could unfold to any size.")
     return torch.load(path, map_location="cpu", weights_only=True)
