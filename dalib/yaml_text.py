@@ -11,6 +11,7 @@ from dalib.errors import RecipeError
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_NODES = 100_000
+MAX_BITS = 64
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,7 +29,15 @@ class _Loader(yaml.SafeLoader):
             seen[key] = line
         return super().construct_mapping(node, deep=True)
 
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        """Refuse numbers that nothing needs: Python cannot even print a long hexadecimal one in a message."""
+        number = int(super().construct_yaml_int(node))
+        if number.bit_length() > MAX_BITS:
+            raise RecipeError(f"line {node.start_mark.line + 1}: a whole number has at most {MAX_BITS} bits.")
+        return number
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole_number)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -52,6 +52,7 @@ def test_infinity_is_read_as_such_for_the_recipe_to_refuse():
         ("a: !!timestamp now", "not YAML: AttributeError"),
         ("a: !!int ''", "not YAML: IndexError"),
         ("a: !!set [b]", "not YAML: TypeError"),
+        ("a: 1\nb: 0x" + "9" * 5000, "line 2: a whole number has at most 64 bits."),
         ("[" * (MAX_DEPTH + 1), f"nested deeper than {MAX_DEPTH} levels on line 1."),
         ("a: " + "[" * 100_000, f"nested deeper than {MAX_DEPTH} levels"),
         ("a" * (MAX_BYTES + 1), "1,000,001 characters long; a recipe has at most 1,000,000."),
