@@ -40,6 +40,12 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
     return scored() if scored else dataset
 
 
+def forget_files(recipe: Recipe) -> None:
+    """Let the model be made without files of weights or a download: it gets its weights otherwise, or needs none."""
+    replaced = {"weights": None, "backbone_weights": None, "pretrained": False}
+    recipe.model.update({key: value for key, value in replaced.items() if recipe.model.get(key)})
+
+
 def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device") -> nn.Module:
     """Return the model for these classes, its random weights drawn from the recipe's seed."""
     with seeded(device, recipe.train.seed, "model"):

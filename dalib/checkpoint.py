@@ -10,6 +10,7 @@ import torch
 
 from dalib.errors import CheckpointError
 from dalib.files import replaced
+from dalib.tensor_file import load_tensors
 
 _MARK = b"dalib sha256 "
 _NO_COMMENT = b"\0\0"  # the last bytes of a ZIP archive are the length of its comment, then the comment
@@ -52,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} does not exist.")
     try:
         _check_sum(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error

@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     from dalib import commands
+    from dalib.registry import allow_bundled_only
 
+    if options.safe:
+        allow_bundled_only()
     try:
         return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
     except DalibError as error:
@@ -119,6 +122,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--image", metavar="FILE", help="a picture to compare on (default: a made-up street)")
     export.add_argument("--teacher", action="store_true", help="export the teacher instead of the student")
+    for command in commands.choices.values():
+        command.add_argument("--safe", action="store_true", help="import no plugins but dalib's own")
     return parser
 
 

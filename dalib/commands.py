@@ -11,7 +11,7 @@ from rich.table import Table
 
 from dalib.bench import VARIANTS, bench_table
 from dalib.bench import bench as run_bench
-from dalib.build import build_dataset, build_engine, build_model, dataset_options
+from dalib.build import build_dataset, build_engine, build_model, dataset_options, forget_files
 from dalib.create import dataset_from
 from dalib.data.dataset import classes_of
 from dalib.data.decode import read_image
@@ -83,8 +83,7 @@ def plan(options: Namespace) -> None:
     """Check a stack on the meta device, without data or memory, and print it."""
     recipe = load_recipe(options.recipe, options.overrides)
     meta = torch.device("meta")
-    without_files = {"weights": None, "backbone_weights": None, "pretrained": False}
-    recipe.model.update({key: value for key, value in without_files.items() if recipe.model.get(key)})
+    forget_files(recipe)
     recipe.train.precision = "fp32"
     classes = tuple(map(str, range(19)))
     with meta:

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dalib import checkpoint
-from dalib.build import build_engine, build_model
+from dalib.build import build_engine, build_model, forget_files
 from dalib.device import choose_device
 from dalib.engine import Engine
-from dalib.errors import CheckpointError
+from dalib.errors import CheckpointError, DalibError
 from dalib.recipe import Recipe, make_recipe
 from dalib.run_folder import find_checkpoint
 from dalib.yaml_text import parse_yaml
@@ -36,10 +37,24 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
             f"{file} holds no recipe, so its model is not known; expected a checkpoint that `dalib train` wrote. "
             "Weights alone are loaded by `model: {weights: FILE}` of a recipe."
         )
-    recipe = make_recipe(parse_yaml(state["recipe"], f"the recipe in {file}"))
-    recipe.model["weights"] = None  # the checkpoint has them, and the file may be gone
+    recipe = make_recipe(_mapping(state["recipe"], f"the recipe in {file}"))
+    forget_files(recipe)  # the checkpoint has the weights
     chosen = choose_device(device)
-    classes = tuple(state["classes"])
-    engine = build_engine(recipe, build_model(recipe, classes, chosen), classes, chosen)
-    engine.load_state_dict(state)
-    return LoadedRun(recipe, engine, classes, tuple((r, g, b) for r, g, b in state["palette"]))
+    try:
+        classes = tuple(map(str, state["classes"]))
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in state["palette"])
+        engine = build_engine(recipe, build_model(recipe, classes, chosen), classes, chosen)
+        engine.load_state_dict(state)
+    except DalibError:
+        raise
+    except Exception as error:  # whatever a stranger put under the right keys
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{file} holds what no run writes ({reason:.200}); it cannot be used.") from error
+    return LoadedRun(recipe, engine, classes, palette)
+
+
+def _mapping(text: object, name: str) -> dict[str, Any]:
+    value = parse_yaml(text, name) if isinstance(text, str) else text
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{name} is none: expected a mapping, found {value!r:.60}.")
+    return value

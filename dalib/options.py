@@ -47,8 +47,8 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: 
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = {n: p for n, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     for name in options:
-        if name not in named and not open_ended:
-            raise RecipeError(f"{_at(path, name)}: unknown option.{suggest(name, named)}")
+        if not isinstance(name, str) or (name not in named and not open_ended):  # YAML's keys may be numbers
+            raise RecipeError(f"{_at(path, str(name))}: unknown option.{suggest(str(name), named)}")
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in options:
             raise RecipeError(f"{_at(path, name)}: this option is required.")

@@ -56,10 +56,10 @@ def predict_images(
     predict = predict or model.to(device)
     written: list[Path] = []
     with inference(model.to(device)):
-        for source, stem in outputs.items():
+        for source, name in outputs.items():
             image = read_image(source)
             label = _label(predict, image.to(device), size).cpu()
-            written += _write(image, label, stem, palette)
+            written += _write(image, label, out, name, palette)
     legend = [{"id": i, "name": name, "color": palette[i]} for i, name in enumerate(classes)]
     write_atomically(out / "classes.json", json.dumps(legend, indent=1).encode())
     return written
@@ -75,18 +75,18 @@ def _label(predict: Predict, image: Tensor, size: tuple[int, int] | None) -> Ten
     return logits[0].argmax(0).to(torch.uint8)
 
 
-def _write(image: Tensor, label: Tensor, stem: Path, palette: Sequence[Color]) -> list[Path]:
+def _write(image: Tensor, label: Tensor, out: Path, name: str, palette: Sequence[Color]) -> list[Path]:
     pictures = {"label": label[None], "color": colorize(label, palette), "blend": blend(image, label, palette)}
-    paths = [stem.with_name(f"{stem.name}_{kind}.png") for kind in pictures]
+    paths = [out / f"{name}_{kind}.png" for kind in pictures]  # a name may be "." or "..": no path until it has its end
     for path, picture in zip(paths, pictures.values(), strict=True):
         write_png(path, picture)
     return paths
 
 
-def _outputs(inputs: Path, out: Path) -> dict[Path, Path]:
-    """Map each image to the path of its pictures less their endings; every fault of names is found before any work."""
+def _outputs(inputs: Path, out: Path) -> dict[Path, str]:
+    """Map each image to the name of its pictures below ``out``; every fault of names is found before any work."""
     if inputs.is_file():
-        return {inputs: out / inputs.stem}
+        return {inputs: inputs.stem}
     inside = out.resolve()
     if inputs.resolve() == inside:
         raise DataError(f"{out}: predictions would lie among their own inputs; name another folder.")
@@ -95,4 +95,4 @@ def _outputs(inputs: Path, out: Path) -> dict[Path, Path]:
         return None if (inputs / name).resolve().is_relative_to(inside) else name
 
     images = find_images(existing_folder(inputs, "an image or a folder of images"), key)
-    return {image: out / name for name, image in images.items()}
+    return {image: name for name, image in images.items()}

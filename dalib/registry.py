@@ -18,12 +18,19 @@ Kind = Literal["strategy", "model", "dataset"]
 Factory = Callable[..., Any]
 
 AUTOLOAD_OFF = "DALIB_DISABLE_PLUGIN_AUTOLOAD"
+SAFE = "DALIB_SAFE"
+BUNDLED = frozenset({"dalib.models", "dalib.data", "dalib_plugins"})
 
 
 class Registry:
-    """What can be named in a recipe. ``load`` fills it from the installed plugins; tests build their own."""
+    """What can be named in a recipe. ``load`` fills it from the installed plugins; tests build their own.
 
-    def __init__(self) -> None:
+    Args:
+        bundled_only: import none but dalib's own modules, whoever asks.
+    """
+
+    def __init__(self, *, bundled_only: bool = False) -> None:
+        self.bundled_only = bundled_only
         self._entries: dict[tuple[Kind, str], tuple[Factory, str]] = {}  # -> (what, owner)
         self._owner: str | None = None
         self._manager = pluggy.PluginManager(PROJECT)
@@ -74,6 +81,11 @@ class Registry:
         """Add an importable module by name, as ``plugins: [name]`` of a recipe does."""
         if name in self.loaded.values():
             return
+        if self.bundled_only and name not in BUNDLED:
+            raise RegistryError(
+                f"plugin module {name!r} is not one of dalib's own, and --safe ({SAFE}=1) imports no others. Take it "
+                "out of `plugins:`, or leave --safe out if you trust the module."
+            )
         try:
             self.load(name, importlib.import_module(name))
         except RegistryError:
@@ -84,7 +96,10 @@ class Registry:
     def load_entry_points(self) -> None:
         """Load every installed plugin in sorted order; one that fails is kept in ``broken`` and stops nobody else."""
         for entry in sorted(entry_points(group=PROJECT), key=lambda e: (e.name, e.value)):
-            self._load_entry_point(entry)
+            if self.bundled_only and entry.value not in BUNDLED:
+                self.broken[entry.name] = "left out by --safe"
+            else:
+                self._load_entry_point(entry)
 
     def _load_entry_point(self, entry: EntryPoint) -> None:
         before = dict(self._entries)
@@ -129,13 +144,24 @@ def default_registry() -> Registry:
     """Return the process's registry: dalib's own models and data sets, and the installed plugins, loaded on first use.
 
     ``DALIB_DISABLE_PLUGIN_AUTOLOAD=1`` leaves the installed plugins out; ``plugins: [module]`` in a recipe still works.
+    ``DALIB_SAFE=1`` leaves out both, except for dalib's own.
     """
-    registry = Registry()
+    registry = Registry(bundled_only=_is_set(SAFE))
     registry.load_module("dalib.models")
     registry.load_module("dalib.data")
-    if os.environ.get(AUTOLOAD_OFF, "") in ("", "0"):
+    if not _is_set(AUTOLOAD_OFF):
         registry.load_entry_points()
     return registry
+
+
+def allow_bundled_only() -> None:
+    """Import no plugin but dalib's own from here on, in this process and those it starts."""
+    os.environ[SAFE] = "1"
+    default_registry.cache_clear()
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "") not in ("", "0")
 
 
 def _told(error: Exception) -> str:

@@ -11,6 +11,7 @@ from dalib.errors import RecipeError
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_NODES = 100_000
+MAX_BITS = 64
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,7 +29,15 @@ class _Loader(yaml.SafeLoader):
             seen[key] = line
         return super().construct_mapping(node, deep=True)
 
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        """Refuse numbers that nothing needs: Python cannot even print a long hexadecimal one in a message."""
+        number = int(super().construct_yaml_int(node))
+        if number.bit_length() > MAX_BITS:
+            raise RecipeError(f"line {node.start_mark.line + 1}: a whole number has at most {MAX_BITS} bits.")
+        return number
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole_number)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -58,7 +67,7 @@ def parse_yaml(text: str, name: str = "the text") -> Any:
     if len(text) > MAX_BYTES:
         raise RecipeError(f"{name}: {len(text):,} characters long; a recipe has at most {MAX_BYTES:,}.")
     try:
-        _check_depth(text, name)
+        _check_events(text, name)
         loader = _Loader(text)
         node = loader.get_single_node()
         _count(node, name)
@@ -69,8 +78,9 @@ def parse_yaml(text: str, name: str = "the text") -> Any:
         mark = error.problem_mark or error.context_mark
         where = f" on line {mark.line + 1}" if mark else ""
         raise RecipeError(f"{name}: not YAML{where}: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"{name}: not YAML: {error}".rstrip(".") + ".") from None
+    except Exception as error:  # the parser's constructors fail in many ways on what a tag forces on them: `!!bool x`
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+        raise RecipeError(f"{name}: not YAML: {reason:.200}.") from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -96,9 +106,9 @@ def dump_yaml(value: Any, *, inline: bool = False) -> str:
     )
 
 
-def _check_depth(text: str, name: str) -> None:
-    """Walk the events before anything recursive sees the text."""
-    depth, line = 0, 0
+def _check_events(text: str, name: str) -> None:
+    """Walk the events before anything recursive sees the text, or anything slow."""
+    depth, line, nodes = 0, 0, 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
@@ -108,6 +118,9 @@ def _check_depth(text: str, name: str) -> None:
             line = event.start_mark.line + 1
         if depth > MAX_DEPTH:
             raise RecipeError(f"{name}: nested deeper than {MAX_DEPTH} levels on line {line}.")
+        nodes += isinstance(event, yaml.NodeEvent)
+        if nodes > MAX_NODES:
+            raise RecipeError(f"{name}: more than {MAX_NODES:,} values.")
 
 
 def _count(node: yaml.Node | None, name: str) -> None:

@@ -49,6 +49,10 @@ def test_values_arrive_in_the_annotated_types(options, expected):
     [
         ({}, "here.required: this option is required."),
         ({"required": 1, "raet": 2}, "here.raet: unknown option. Did you mean 'rate'?"),
+        (
+            {"required": 1, 7: 2},
+            "here.7: unknown option. Known: flag, kind, name, nested, rate, required, size, table, weight.",
+        ),
         ({"required": 1.0}, "here.required: expected a whole number, got 1.0."),
         ({"required": True}, "here.required: expected a whole number, got true."),
         ({"required": "1"}, 'here.required: expected a whole number, got "1".'),

@@ -48,6 +48,11 @@ def test_infinity_is_read_as_such_for_the_recipe_to_refuse():
         ("a: \x00", "not YAML"),
         ("a: *nobody", "not YAML on line 1: found undefined alias 'nobody'."),
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
+        ("a: !!bool maybe", "not YAML: KeyError: 'maybe'."),
+        ("a: !!timestamp now", "not YAML: AttributeError"),
+        ("a: !!int ''", "not YAML: IndexError"),
+        ("a: !!set [b]", "not YAML: TypeError"),
+        ("a: 1\nb: 0x" + "9" * 5000, "line 2: a whole number has at most 64 bits."),
         ("[" * (MAX_DEPTH + 1), f"nested deeper than {MAX_DEPTH} levels on line 1."),
         ("a: " + "[" * 100_000, f"nested deeper than {MAX_DEPTH} levels"),
         ("a" * (MAX_BYTES + 1), "1,000,001 characters long; a recipe has at most 1,000,000."),
@@ -64,6 +69,12 @@ def test_aliases_that_explode_are_refused_before_they_unfold():
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
     with pytest.raises(RecipeError, match="its aliases unfold to more than 100,000 values"):
         parse_yaml("\n".join(lines))
+
+
+def test_a_long_list_is_refused_where_it_gets_too_long(monkeypatch):
+    monkeypatch.setattr("dalib.yaml_text.MAX_NODES", 100)
+    with pytest.raises(RecipeError, match=r"more than 100 values\."):
+        parse_yaml("- 1\n" * 100 + "[unread, because it is too late")
 
 
 def test_an_alias_to_its_own_ancestor_is_refused():

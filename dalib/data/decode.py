@@ -2,12 +2,11 @@
 
 Images come out upright: the EXIF orientation of a photograph is applied. Labels are read as they are stored.
 torchvision does the decoding: unlike Pillow it keeps 16-bit RGB. From 0.29 on it calls that deprecated, in favour of
-TorchCodec, another package to install beside it; when it goes, this is the only module to change.
+TorchCodec, another package to install beside it; when it goes, this is the only module to change. It sees no file that
+could end the process, or that claims a size beyond a bound.
 """
 
 import re
-import struct
-import zlib
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,10 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
+from dalib.data.jpeg import SIGNATURE as JPEG_SIGNATURE
+from dalib.data.jpeg import jpeg_size, scan_count
+from dalib.data.png import GREY, INDEXED, Png, parse_png
+from dalib.data.png import SIGNATURE as PNG_SIGNATURE
 from dalib.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -25,9 +28,9 @@ LABEL_SUFFIXES = frozenset({".png"})
 Side = Annotated[int, Field(ge=1)]
 Size = tuple[Side, Side]
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAX_PIXELS = 2**28  # 16384 x 16384; a header may claim any size, and the decoder allocates what it claims
-_GREY, _INDEXED = 0, 3  # PNG colour types
+_RIFF, _WEBP = b"RIFF", b"WEBP"
+_MAX_PIXELS = 2**27  # 8192 x 16384
+_MAX_SCANS = 100  # of a JPEG; encoders write about ten
 
 
 def read_image(file: Path) -> Tensor:
@@ -36,7 +39,15 @@ def read_image(file: Path) -> Tensor:
     Raises:
         DataError: the file cannot be read or decoded.
     """
-    image = _decode(file, _read(file), ImageReadMode.RGB)
+    data = _read(file)
+    if data.startswith(PNG_SIGNATURE):
+        image = _decode_png(parse_png(file, data), ImageReadMode.RGB)
+    elif data.startswith(JPEG_SIGNATURE):
+        image = _decode_jpeg(file, data)
+    elif data.startswith(_RIFF) and data[8:12] == _WEBP:  # claims at most 16383 x 16383 pixels, by its format
+        image = _decode(file, bytearray(data), ImageReadMode.RGB)
+    else:
+        raise _undecodable(file, len(data), "Unsupported image file")
     return image if image.dtype == torch.uint8 else ((image.int() + 128) // 257).to(torch.uint8)
 
 
@@ -47,18 +58,17 @@ def read_label(file: Path) -> Tensor:
         DataError: the file is no PNG, or cannot be read or decoded.
     """
     data = _read(file)
-    if not data.startswith(_PNG_SIGNATURE):
+    if not data.startswith(PNG_SIGNATURE):
         raise DataError(f"{file}: expected a PNG label, found another format; lossy formats blur class ids, use PNG.")
-    stored = _decode(file, data, ImageReadMode.UNCHANGED)
-    depth, color_type = data[24], data[25]
-    return _samples(stored, depth, color_type) if depth < 8 else stored
+    image = parse_png(file, data)
+    stored = _decode_png(image, ImageReadMode.UNCHANGED)
+    return _samples(stored, image.depth, image.color_type) if image.depth < 8 else stored
 
 
 def png_size(file: Path) -> Size:
-    """(H, W) of a PNG from its header alone."""
-    with file.open("rb") as stream:
-        width, height = struct.unpack(">II", stream.read(24).ljust(24)[16:])
-    return height, width
+    """(H, W) of a PNG by its header."""
+    header = _read(file)[:24].ljust(24)
+    return int.from_bytes(header[20:]), int.from_bytes(header[16:20])
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
@@ -82,6 +92,8 @@ def _centers(out: int, stored: int) -> Tensor:
 
 def _read(file: Path) -> bytes:
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise DataError(f"{file}: expected a file, found a pipe or a device, which may never end; take it away.")
         data = file.read_bytes()
     except OSError as error:
         raise DataError(
@@ -92,44 +104,47 @@ def _read(file: Path) -> bytes:
     return data
 
 
-def _decode(file: Path, data: bytes, mode: ImageReadMode) -> Tensor:
-    if data.startswith(_PNG_SIGNATURE):
-        _check_png(file, data)
+def _decode_png(image: Png, mode: ImageReadMode) -> Tensor:
+    _check_pixels(image.file, (image.height, image.width))
+    return _decode(image.file, image.rebuilt(), mode)
+
+
+def _decode_jpeg(file: Path, data: bytes) -> Tensor:
+    _check_pixels(file, jpeg_size(data) or (0, 0))
+    if scan_count(data) > _MAX_SCANS:
+        raise DataError(f"{file}: expected a JPEG of at most {_MAX_SCANS} scans, found more; save it anew.")
+    return _decode(file, bytearray(data), ImageReadMode.RGB)
+
+
+def _decode(file: Path, data: bytearray, mode: ImageReadMode) -> Tensor:
+    """Decode what has been checked; images are turned upright, labels are not."""
     upright = mode == ImageReadMode.RGB
     try:
-        stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        decoded: Tensor = decode_image(stored, mode, apply_exif_orientation=upright)
+        decoded: Tensor = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode, apply_exif_orientation=upright)
     except (RuntimeError, ValueError) as error:
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error)).partition(". ")[0].strip(". ")
-        raise DataError(
-            f"{file}: expected a whole {', '.join(sorted(IMAGE_SUFFIXES))} file, found {len(data)} bytes that do not "
-            f"decode ({reason}); replace the file, or convert it."
-        ) from None
+        raise _undecodable(file, len(data), reason) from None
     return decoded
 
 
-def _check_png(file: Path, data: bytes) -> None:
-    """Verify the checksums of the chunks: on a damaged one torchvision's decoder ends the process (SIGSEGV)."""
-    view, position, kind = memoryview(data), len(_PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        length = int.from_bytes(view[position : position + 4], "big")
-        end = position + 12 + length
-        kind = bytes(view[position + 4 : position + 8])
-        if end > len(data) or zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise DataError(
-                f"{file}: expected a whole PNG, found it truncated or damaged at byte {position}; replace it."
-            )
-        position = end
-    width, height = struct.unpack(">II", view[16:24])
-    if width * height > _MAX_PIXELS:
-        raise DataError(f"{file}: expected at most {_MAX_PIXELS} pixels, found {height} x {width}; scale it down.")
+def _undecodable(file: Path, length: int, reason: str) -> DataError:
+    return DataError(
+        f"{file}: expected a whole {', '.join(sorted(IMAGE_SUFFIXES))} file, found {length} bytes that do not "
+        f"decode ({reason}); replace the file, or convert it."
+    )
+
+
+def _check_pixels(file: Path, size: Size) -> None:
+    """Refuse a size before it is decoded: a header may claim any, and decoders allocate what it claims."""
+    if size[0] * size[1] > _MAX_PIXELS:
+        raise DataError(f"{file}: expected at most {_MAX_PIXELS} pixels, found {size[0]} x {size[1]}; scale it down.")
 
 
 def _samples(stored: Tensor, depth: int, color_type: int) -> Tensor:
     """Undo what torchvision does to 1, 2 and 4 bits: grey comes stretched to 0..255, indices come packed in bytes."""
-    if color_type == _GREY:
+    if color_type == GREY:
         return stored.floor_divide(255 // (2**depth - 1))
-    if color_type != _INDEXED:
+    if color_type != INDEXED:
         return stored
     width, a_byte = stored.shape[-1], 8 // depth
     packed = stored[..., : -(-width // a_byte)]

@@ -13,6 +13,7 @@ from dalib.errors import WeightsError, suggest
 from dalib.models.layouts import LAYOUTS
 from dalib.models.pairing import likeliest_layout, pair
 from dalib.models.wrapper import SegmentationModel
+from dalib.tensor_file import load_tensors
 
 logger = logging.getLogger("dalib")
 
@@ -123,7 +124,7 @@ def _read_file(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in the readers
         raise WeightsError(
             f"{path} is not a file of weights, is damaged, or holds objects besides tensors, which dalib does not load "

@@ -1,5 +1,6 @@
 """Every mode and depth that image files come in."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -25,6 +26,13 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def png(packed: bytes, *, size=(4, 5), depth=8, color_type=2, interlaced=0, before: bytes = b"") -> bytes:
+    """A PNG with valid checksums around whatever stands for its compressed rows."""
+    header = struct.pack(">IIBBBBB", size[1], size[0], depth, color_type, 0, 0, interlaced)
+    chunks = chunk(b"IHDR", header) + before + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_indexed_png_gives_its_indices_at_any_depth(save, bits):
     pixels = (np.arange(77) % min(2**bits, 200)).astype(np.uint8).reshape(7, 11)
@@ -36,10 +44,8 @@ def test_indexed_png_gives_its_indices_at_any_depth(save, bits):
 def test_grey_png_of_few_bits_is_not_stretched(tmp_path, bits):
     pixels = np.arange(8, dtype=np.uint8) % 2**bits
     packed = np.packbits(np.unpackbits(pixels[:, None], axis=1)[:, -bits:].ravel()).tobytes()
-    header = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + packed)) + chunk(b"IEND", b"")
     file = tmp_path / "label.png"
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    file.write_bytes(png(zlib.compress(b"\0" + packed), size=(1, 8), depth=bits, color_type=0))
     assert read_label(file)[0, 0].tolist() == pixels.tolist()
 
 
@@ -146,12 +152,96 @@ def test_symbolic_link_to_itself_is_an_error(tmp_path):
         read_image(loop)
 
 
-def test_png_that_claims_a_huge_size_is_refused_before_memory_is_taken(tmp_path):
-    header = struct.pack(">IIBBBBB", 900_000, 900_000, 8, 2, 0, 0, 0)
+ROWS = (b"\0" + bytes(range(15))) * 4  # of 4 x 5 pixels, RGB
+PACKED = zlib.compress(ROWS)
+
+# PNG whose chunks are whole and whose rows are not: torchvision alone ends the process on most of them.
+BROKEN_ROWS = {
+    "cut short": (png(PACKED[:-6]), "rows of 64 bytes were expected, and it holds others"),
+    "no zlib": (png(b"\x12\x34 nonsense"), "incorrect header check"),
+    "bad blocks": (png(PACKED[:2] + b"\xff" * 20), "invalid block type"),
+    "wrong sum": (png(PACKED[:-4] + b"abcd"), "incorrect data check"),
+    "too few rows": (png(zlib.compress(ROWS[:-1])), "rows of 64 bytes were expected"),
+    "too many rows": (png(zlib.compress(ROWS + bytes(10_000_000))), "rows of 64 bytes were expected"),
+    "empty": (png(b""), "rows of 64 bytes were expected"),
+    "no such filter": (png(zlib.compress(ROWS[:16] + b"\5" + ROWS[17:])), "a row's filter is unknown"),
+    "interlaced, too few rows": (png(PACKED[:-1], interlaced=1), "rows of 68 bytes were expected"),
+    "no such depth": (png(PACKED, depth=3), "its header is none"),
+    "no such colour type": (png(PACKED, color_type=5), "its header is none"),
+    "no width": (png(PACKED, size=(4, 0)), "its header is none"),
+    "short header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"12345") + chunk(b"IEND", b""), "its header is none"),
+    "no header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "its header is none"),
+    "no palette": (png(zlib.compress((b"\0" + bytes(5)) * 4), color_type=3), "do not decode"),
+}
+
+
+@pytest.mark.parametrize(("data", "text"), BROKEN_ROWS.values(), ids=BROKEN_ROWS)
+@pytest.mark.parametrize("read", [read_image, read_label])
+def test_png_with_valid_checksums_and_bad_rows_is_an_error(tmp_path, data, text, read):
+    file = tmp_path / "a.png"
+    file.write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        read(file)
+    assert str(caught.value).startswith(f"{file}: expected a whole ") and text in str(caught.value)
+
+
+def test_chunks_that_a_picture_does_not_need_are_not_decoded(tmp_path):
+    bomb = chunk(b"iTXt", b"note\0\1\0\0\0" + zlib.compress(bytes(10_000_000)))
+    broken = chunk(b"iCCP", b"name\0\0no zlib") + chunk(b"tRNS", b"?") + chunk(b"ABCD", b"critical, unknown")
+    file = tmp_path / "a.png"
+    file.write_bytes(png(PACKED, before=bomb + broken))
+    assert torch.equal(read_image(file)[:, 2], torch.arange(15, dtype=torch.uint8).reshape(5, 3).T)
+
+
+def test_interlaced_png_gives_its_pixels(tmp_path):
+    pixels = np.arange(9 * 11, dtype=np.uint8).reshape(9, 11)
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = b"".join(b"\0" + row.tobytes() for y, x, dy, dx in passes for row in pixels[y::dy, x::dx])
+    file = tmp_path / "a.png"
+    file.write_bytes(png(zlib.compress(rows), size=(9, 11), color_type=0, interlaced=1))
+    assert torch.equal(read_label(file)[0], torch.from_numpy(pixels))
+
+
+@pytest.mark.parametrize("size", [(900_000, 900_000), (2**31, 2**31), (8193, 16384)])
+def test_png_that_claims_a_huge_size_is_refused_before_memory_is_taken(tmp_path, size):
     file = tmp_path / "bomb.png"
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
-    with pytest.raises(DataError, match="expected at most 268435456 pixels, found 900000 x 900000"):
+    file.write_bytes(png(b"", size=size))
+    with pytest.raises(DataError, match=f"expected at most 134217728 pixels, found {size[0]} x {size[1]}"):
         read_image(file)
+
+
+def jpeg(save, rgb, **options: object) -> tuple[Path, bytes]:
+    file = save("a.jpg", rgb, **options)
+    return file, file.read_bytes()
+
+
+@pytest.mark.parametrize("before", [b"", b"\xff\xfe\0\x0b\xff\xc0\0\x11\x08\0\1\0\1", b"garbage", b"\xff\xff"])
+def test_jpeg_that_claims_a_huge_size_is_refused_before_memory_is_taken(save, rgb, before):
+    file, data = jpeg(save, rgb)
+    frame = data.index(b"\xff\xc0")
+    file.write_bytes(data[:frame] + before + data[frame : frame + 5] + b"\xff\xdc" * 2 + data[frame + 9 :])
+    with pytest.raises(DataError, match="expected at most 134217728 pixels, found 65500 x 65500"):
+        read_image(file)
+
+
+def test_jpeg_that_keeps_a_decoder_busy_with_scans_is_refused(save, rgb):
+    file, data = jpeg(save, rgb, progressive=True)
+    scan = data.rindex(b"\xff\xda")
+    file.write_bytes(data[:scan] + data[scan:-2] * 101 + data[-2:])
+    with pytest.raises(DataError, match="expected a JPEG of at most 100 scans, found more"):
+        read_image(file)
+
+
+def test_format_that_is_not_among_the_suffixes_is_not_decoded(save, rgb):
+    file = save("a.gif", rgb[..., 0])
+    with pytest.raises(DataError, match="Unsupported image file"):
+        read_image(file.rename(file.with_suffix(".png")))
+
+
+def test_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: expected a file, found a pipe or a device"):
+        read_image(tmp_path / "a.png")
 
 
 def test_label_in_a_lossy_format_is_refused(save, ids):
