@@ -176,7 +176,8 @@ class Run:
             if interruption.signal is not None:  # a signal to the whole group ends the workers of the loader, too
                 self._save_last()
                 raise self._interrupted(interruption.signal) from error
-            add_to(error, self._rescue())
+            if self.engine.index:  # before the first step there is nothing to save
+                add_to(error, self._rescue())
             raise
 
     def _rescue(self) -> str:

@@ -55,6 +55,7 @@ class FaultyData(TinyData):
         if index == 4 and self.how == "code":
             raise KeyError("oops")
         if index == 4 and self.how == "death":
+            time.sleep(2)  # until the batches before have been taken
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "slow":
             time.sleep(0.2)

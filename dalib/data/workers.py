@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -51,12 +52,15 @@ class WatchedLoader:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError:
+            except ItemError:
+                raise
+            except (RuntimeError, OSError, EOFError):  # the last two: it died while it handed over a batch
                 self._check_alive(getattr(batches, "_workers", ()))
                 raise
             yield batch
 
     def _check_alive(self, workers: Any) -> None:
+        wait([worker.sentinel for worker in workers], timeout=1)  # a death is seen a moment before its exit status
         for number, worker in enumerate(workers):
             if worker.exitcode:
                 end = f"exit status {worker.exitcode}"
