@@ -19,5 +19,5 @@ compare(
             create_strategy("adversarial", weight=WEIGHT, input="self_information"),
         ],
     },
-    arguments(__doc__, steps=60),
+    arguments(__doc__, steps=45),
 )

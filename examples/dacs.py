@@ -15,5 +15,5 @@ compare(
         "source only": [create_strategy("supervised")],
         "DACS": [create_strategy("supervised"), create_strategy("dacs", threshold=0.968)],
     },
-    arguments(__doc__, steps=100),
+    arguments(__doc__, steps=90),
 )

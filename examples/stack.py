@@ -10,7 +10,7 @@ from dalib import create_strategy
 
 
 def main() -> None:
-    options = arguments(__doc__, steps=110)
+    options = arguments(__doc__, steps=90)
     source, target, held_out = domains(options)
     strategies = [
         create_strategy(
