@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
-from dalib.errors import CheckpointError
+from dalib.errors import CheckpointError, DalibError
 from dalib.files import replaced
 from dalib.tensor_file import load_tensors
 
@@ -97,6 +98,22 @@ def _check_sum(path: Path) -> None:
         digest.update(_NO_COMMENT)
         if file.read() != _trailer(digest.hexdigest()):
             raise ValueError("its checksum differs, so it is damaged or cut short.")
+
+
+@contextmanager
+def taken_from(what: Path) -> Iterator[None]:
+    """Turn what fails in the body, whatever a stranger put under the right keys, into a CheckpointError.
+
+    Args:
+        what: the checkpoint or run to name.
+    """
+    try:
+        yield
+    except DalibError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{what} holds what no run writes ({reason:.200}); it cannot be used.") from error
 
 
 def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:

@@ -355,7 +355,9 @@ class Engine:
 
     def load(self, path: str | Path) -> None:
         """Go on from a checkpoint, bit for bit."""
-        self.load_state_dict(checkpoint.read(Path(path)))
+        state = checkpoint.read(Path(path))
+        with checkpoint.taken_from(Path(path)):
+            self.load_state_dict(state)
 
     def close(self) -> None:
         """Let the strategies release what they took."""

@@ -8,7 +8,7 @@ from dalib import checkpoint
 from dalib.build import build_engine, build_model, forget_files
 from dalib.device import choose_device
 from dalib.engine import Engine
-from dalib.errors import CheckpointError, DalibError
+from dalib.errors import CheckpointError
 from dalib.recipe import Recipe, make_recipe
 from dalib.run_folder import find_checkpoint
 from dalib.yaml_text import parse_yaml
@@ -40,16 +40,11 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
     recipe = make_recipe(_mapping(state["recipe"], f"the recipe in {file}"))
     forget_files(recipe)  # the checkpoint has the weights
     chosen = choose_device(device)
-    try:
+    with checkpoint.taken_from(file):
         classes = tuple(map(str, state["classes"]))
         palette = tuple((int(r), int(g), int(b)) for r, g, b in state["palette"])
         engine = build_engine(recipe, build_model(recipe, classes, chosen), classes, chosen)
         engine.load_state_dict(state)
-    except DalibError:
-        raise
-    except Exception as error:  # whatever a stranger put under the right keys
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"{file} holds what no run writes ({reason:.200}); it cannot be used.") from error
     return LoadedRun(recipe, engine, classes, palette)
 
 

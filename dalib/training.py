@@ -131,12 +131,13 @@ class Run:
     def _restore(self, state: Mapping[str, Any]) -> None:
         if not {"seconds", "best", "time", "bad_items"} <= state.keys():
             raise CheckpointError(f"the checkpoint in {self.folder.path} is not one that `dalib train` wrote.")
-        self.engine.load_state_dict(state)
+        with checkpoint.taken_from(self.folder.path):
+            self.engine.load_state_dict(state)
+            self.seconds, self.best = float(state["seconds"]), float(state["best"])
+            self.time, self.bad_items.messages = Counter(state["time"]), dict(state["bad_items"])
         self.folder.clean()
         write_text(self.folder.recipe, self.recipe.to_yaml())
-        self.seconds, self.best, self.time = state["seconds"], state["best"], Counter(state["time"])
         self._logged, self.saved = (self.engine.index, self.seconds), self.engine.index
-        self.bad_items.messages = state["bad_items"]
         self.folder.rewind(self.engine.index)
         self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
 

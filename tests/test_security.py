@@ -91,6 +91,16 @@ def test_a_checkpoint_with_the_right_keys_and_the_wrong_values_is_named(entries,
     assert str(file) in refusal(capsys, "evaluate", file)
 
 
+@pytest.mark.parametrize("entries", [{"model": [1]}, {"optimizer": {}}, {"seconds": "long"}, {"bad_items": 3}], ids=str)
+def test_a_run_with_wrong_values_in_its_checkpoint_is_not_gone_on_with(entries, trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    changed(trained[1], run / "checkpoints" / "last.pt", **entries)
+    before = (run / "checkpoints" / "last.pt").read_bytes()
+    said = refusal(capsys, "train", trained[0], "--out", run, "train.steps=1", "evaluate.limit=1", "--resume")
+    assert f"{run} holds what no run writes" in said
+    assert (run / "checkpoints" / "last.pt").read_bytes() == before
+
+
 def test_loading_a_run_reads_no_other_weights_and_downloads_none(trained, tmp_path):
     recipe = TINY.replace("{use: tiny}", "{use: tiny, weights: /none/such.pt}")
     loaded = load_run(changed(trained[1], tmp_path / "last.pt", recipe=recipe), device="cpu")
