@@ -205,8 +205,8 @@ class Engine:
             batch_size: images a domain an optimiser step, over all micro-batches.
             bad_items: counts images that cannot be read; default the first ends the run.
         """
-        datasets = self._read({"source": source} | ({"target": target} if target is not None else {}))
-        draws = self._draws(datasets)
+        datasets = self.stack.read({"source": source} | ({"target": target} if target is not None else {}))
+        draws = self.stack.draws(datasets)
         loader = StreamLoader(datasets, draws, batch_size, self.accumulate, self.seed, workers, bad_items)
         with loader.batches(self.index, steps, self.device) as batches:
             while self.index < steps:
@@ -288,23 +288,6 @@ class Engine:
             for name, optimizer in self._optimizers.items()
         }
         return {name: gradients for name, gradients in received.items() if gradients}
-
-    def buffers(self) -> Iterator[Tensor]:
-        """Go through everything that a forward may change: running statistics."""
-        modules = [self.model, *(critic.module for critic in self.critics.values())]
-        for module in [*modules, *([self.teacher.module] if self.teacher else [])]:
-            yield from module.buffers()
-
-    def moving(self) -> Iterator[Tensor]:
-        """Go through everything that an update changes: weights, optimisers' and scaler's state, the teacher."""
-        for optimizer in self.optimizers:
-            yield from (p for group in optimizer.param_groups for p in group["params"])
-            yield from (v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
-        scaler = self.precision.scaler
-        if scaler.is_enabled():
-            yield from (tensor for tensor in (scaler._scale, scaler._growth_tracker) if tensor is not None)
-        if self.teacher:
-            yield from self.teacher.module.parameters()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that moves in training: tensors and primitives, after whole and finite steps alone.
@@ -390,25 +373,6 @@ class Engine:
             for message in make_plan(self.stack, sizes).warnings:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes
-
-    def _read(self, datasets: Mapping[str, "SegmentationDataset"]) -> dict[str, "SegmentationDataset"]:
-        read = self.stack.streams()
-        return {name: dataset for name, dataset in datasets.items() if read is None or name in read}
-
-    def _draws(self, datasets: Mapping[str, "SegmentationDataset"]) -> dict[str, Callable[[int], int]]:
-        draws: dict[str, Callable[[int], int]] = {}
-        owners: dict[str, str] = {}
-        for strategy in self.stack.implementing("sampler"):
-            for stream, dataset in datasets.items():
-                draw = self.stack.sampler(strategy, stream, dataset)
-                if draw is not None and stream in owners:
-                    raise StackError(
-                        f"strategies {owners[stream]!r} and {strategy.name!r} both sample the stream {stream!r}; "
-                        "a stream has one sampler: drop one of them."
-                    )
-                if draw is not None:
-                    draws[stream], owners[stream] = draw, strategy.name
-        return draws
 
 
 def default_classes(num_classes: int) -> tuple[str, ...]:

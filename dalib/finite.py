@@ -60,7 +60,7 @@ class Guard:
     def whole_step(self) -> Iterator[None]:
         """Undo what the body did if it raises; an error after the update began cannot be undone (``torn``)."""
         self._updating = False
-        self._buffers = Kept(self._engine.buffers())
+        self._buffers = Kept(_buffers(self._engine))
         self._strategies = copy.deepcopy(self._engine.stack.state_dict())
         try:
             yield
@@ -126,13 +126,13 @@ class Guard:
         if self.policy == "stop" and self._finite_so_far is not None:
             finite = finite & self._finite_so_far
         self._finite_so_far = finite
-        before = list(self._engine.moving())
+        before = list(_moving(self._engine))
         kept, known = Kept(before), set(map(id, before))
         self._updating = True
         update()
         kept.put_back_where(~finite)
         # State that an optimiser made in this very update; zero is what the optimisers of a recipe begin with.
-        zero_where(~finite, (tensor for tensor in self._engine.moving() if id(tensor) not in known))
+        zero_where(~finite, (tensor for tensor in _moving(self._engine) if id(tensor) not in known))
         self._buffers.put_back_where(~finite)
         return finite
 
@@ -204,6 +204,25 @@ class Verdict:
         bad = [number for number, finite in enumerate(self._copy.tolist()) if not finite]
         terms = [number for number in bad if number < self._terms]
         return [self._faults[number] for number in terms or bad]
+
+
+def _buffers(engine: "Engine") -> Iterator[Tensor]:
+    """Go through everything that a forward may change: running statistics."""
+    modules = [engine.model, *(critic.module for critic in engine.critics.values())]
+    for module in [*modules, *([engine.teacher.module] if engine.teacher else [])]:
+        yield from module.buffers()
+
+
+def _moving(engine: "Engine") -> Iterator[Tensor]:
+    """Go through everything that an update changes: weights, optimisers' and scaler's state, the teacher."""
+    for optimizer in engine.optimizers:
+        yield from (p for group in optimizer.param_groups for p in group["params"])
+        yield from (v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
+    scaler = engine.precision.scaler
+    if scaler.is_enabled():
+        yield from (tensor for tensor in (scaler._scale, scaler._growth_tracker) if tensor is not None)
+    if engine.teacher:
+        yield from engine.teacher.module.parameters()
 
 
 def _term_fault(key: str) -> str:

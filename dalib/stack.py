@@ -62,10 +62,27 @@ class Stack:
                 raise StackError(f"{hook} of strategy {strategy.name!r}: term {name!r} must be a scalar, got {found}.")
         return dict(terms)
 
-    def sampler(self, strategy: Strategy, stream: str, dataset: "SegmentationDataset") -> "Draw | None":
-        """Return what a strategy lets the loader draw from for a stream, if anything."""
-        draw = self.call("sampler", strategy, stream=stream, dataset=dataset)
-        return None if draw is None else naming(strategy, "sampler")(draw)
+    def read(self, datasets: Mapping[str, "SegmentationDataset"]) -> dict[str, "SegmentationDataset"]:
+        """Return those of the data sets, by stream, that a strategy may read."""
+        streams = self.streams()
+        return {name: dataset for name, dataset in datasets.items() if streams is None or name in streams}
+
+    def draws(self, datasets: Mapping[str, "SegmentationDataset"]) -> "dict[str, Draw]":
+        """Return what strategies let the loader draw from, by stream; StackError where two want the same stream."""
+        draws: dict[str, Draw] = {}
+        owners: dict[str, str] = {}
+        for strategy in self.implementing("sampler"):
+            for stream, dataset in datasets.items():
+                draw = self.call("sampler", strategy, stream=stream, dataset=dataset)
+                if draw is None:
+                    continue
+                if stream in owners:
+                    raise StackError(
+                        f"strategies {owners[stream]!r} and {strategy.name!r} both sample the stream {stream!r}; "
+                        "a stream has one sampler: drop one of them."
+                    )
+                draws[stream], owners[stream] = naming(strategy, "sampler")(draw), strategy.name
+        return draws
 
     def predictor(self, model: Any, predict: Predict) -> Predict:
         """Return ``predict`` wrapped by every strategy's ``predictor``, the first in the list innermost."""
