@@ -85,8 +85,14 @@ def pngs(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def jpegs(draw: st.DrawFn) -> bytes:
-    """Damaged JPEG, and WebP, whose decoder comes from the same library."""
+    """Damaged JPEG."""
     return mutated(draw(st.sampled_from(jpeg_files())), draw(CHANGES))
+
+
+@st.composite
+def webps(draw: st.DrawFn) -> bytes:
+    """Damaged WebP."""
+    return mutated(draw(st.sampled_from(webp_files())), draw(CHANGES))
 
 
 @st.composite
@@ -174,18 +180,27 @@ def png_files() -> list[bytes]:
 
 @cache
 def jpeg_files() -> list[bytes]:
-    """Small JPEG: baseline, progressive, grey with restarts, CMYK; and WebP with and without loss."""
+    """Small JPEG: baseline, progressive, grey with restarts, CMYK."""
     rgb = _picture()
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "a street"
     return [
         _encoded(rgb, "JPEG"),
-        _encoded(rgb, "JPEG", progressive=True, exif=exif),
+        _encoded(rgb, "JPEG", progressive=True, exif=_exif()),
         _encoded(rgb.convert("L"), "JPEG", restart_marker_blocks=1),
         _encoded(rgb.convert("CMYK"), "JPEG", subsampling=0),
-        _encoded(rgb, "WEBP", exif=exif),
-        _encoded(rgb.convert("RGBA"), "WEBP", lossless=True),
     ]
+
+
+@cache
+def webp_files() -> list[bytes]:
+    """Small WebP with and without loss."""
+    rgb = _picture()
+    return [_encoded(rgb, "WEBP", exif=_exif()), _encoded(rgb.convert("RGBA"), "WEBP", lossless=True)]
+
+
+def _exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a street"
+    return exif
 
 
 @cache
