@@ -98,8 +98,7 @@ def plan(options: Namespace) -> None:
         f"{len(engine.stack.groups)} backward passes a micro-batch; teacher: {_teacher(engine.teacher)}",
         highlight=False,
     )
-    read = engine.stack.streams()
-    console.print(f"loaded: {', '.join(name for name in sizes if read is None or name in read)}", highlight=False)
+    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False)
     for warning in made.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False)
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 from torch import Tensor
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dalib.data import Draw, SegmentationDataset
 
 Groups = list[tuple[Strategy, ...]]
+T = TypeVar("T")
 
 _READING = ("pre_batch", "loss", "critic_loss", "post_step")  # hooks that see a step
 
@@ -62,10 +63,10 @@ class Stack:
                 raise StackError(f"{hook} of strategy {strategy.name!r}: term {name!r} must be a scalar, got {found}.")
         return dict(terms)
 
-    def read(self, datasets: Mapping[str, "SegmentationDataset"]) -> dict[str, "SegmentationDataset"]:
-        """Return those of the data sets, by stream, that a strategy may read."""
-        streams = self.streams()
-        return {name: dataset for name, dataset in datasets.items() if streams is None or name in streams}
+    def read(self, streams: Mapping[str, T]) -> dict[str, T]:
+        """Return what belongs to those of the streams that a strategy may read, such as their data sets."""
+        read = self.streams()
+        return {name: what for name, what in streams.items() if read is None or name in read}
 
     def draws(self, datasets: Mapping[str, "SegmentationDataset"]) -> "dict[str, Draw]":
         """Return what strategies let the loader draw from, by stream; StackError where two want the same stream."""
