@@ -19,12 +19,12 @@ from rich.table import Table
 from dalib.cost import count_macs, peak_memory
 from dalib.create import create_model
 from dalib.errors import DalibError, suggest
-from dalib.models import SegmentationModel, fuse
+from dalib.models import SegmentationModel, fuse, winograd
 from dalib.models.bfloat16 import in_bfloat16
 
 Size = tuple[int, int]
 
-FORMS = ("fused", "bf16", "channels-last", "compiled")  # in the order that they are applied in
+FORMS = ("fused", "winograd", "bf16", "channels-last", "compiled")  # in the order that they are applied in
 VARIANTS = ("eager", "channels-last", "fused", "bf16", "compiled", "fused+bf16+channels-last+compiled")
 WARM_UP = 3
 FEWEST_RUNS = 5
@@ -82,7 +82,7 @@ def bench(
     Args:
         names: of models, see ``dalib.list_models``.
         size: (H, W) of the image.
-        variants: "eager", or forms out of "fused", "bf16", "channels-last" and "compiled", joined by "+".
+        variants: "eager", or forms out of "fused", "winograd", "bf16", "channels-last" and "compiled", joined by "+".
         device: None: the GPU, if there is one.
         threads: of the CPU; None: as many as PyTorch takes.
         seconds: for how long latency is measured, and throughput again; at least five forwards.
@@ -153,6 +153,8 @@ def check_variant(variant: str) -> tuple[str, ...]:
 def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel:
     """Return a copy of ``model`` in eval mode and in these forms, but for "compiled"; see ``compiled``."""
     model = fuse(model) if "fused" in forms else deepcopy(model).eval()
+    if "winograd" in forms:
+        model = winograd(model)
     if "bf16" in forms:
         model = in_bfloat16(model)
     return model.to(memory_format=torch.channels_last) if "channels-last" in forms else model

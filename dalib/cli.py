@@ -107,7 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("models", nargs="+", metavar="MODEL", help="registered models, see `dalib plugins`")
     bench.add_argument("--size", nargs=2, type=int, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
     bench.add_argument(
-        "--variants", nargs="+", metavar="V", help="eager, channels-last, fused, bf16, compiled, joined by +"
+        "--variants", nargs="+", metavar="V", help="eager, channels-last, fused, winograd, bf16, compiled, joined by +"
     )
     bench.add_argument("--device", metavar="D", help="cpu or cuda (default: the GPU where there is one)")
     bench.add_argument("--threads", type=int, metavar="N", help="threads of the CPU")

@@ -27,6 +27,7 @@ FORMS = (
     "fused+bf16+channels-last",
     "fused+channels-last+compiled",
     "fused+bf16+channels-last+compiled",
+    "fused+winograd+channels-last+compiled",
 )
 REQUIRED_SPEED = 1.2
 REQUIRED_RATIO = 10.0  # of DeepLabV2's latency to that of BiSeNet as described, at least
