@@ -4,14 +4,15 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from dalib import checkpoint
 from dalib.errors import CheckpointError, DalibError
@@ -19,6 +20,8 @@ from dalib.files import append_line, remove_temporaries, write_text
 from dalib.yaml_text import parse_yaml, read_yaml
 
 logger = logging.getLogger("dalib")
+
+LOCK_PATIENCE = 10.0  # seconds; workers of a process that was killed hold its lock until they notice, after some five
 
 PACKAGES = ("dalib-seg", "torch", "torchvision", "kornia", "timm", "pluggy", "pydantic")
 
@@ -72,17 +75,39 @@ class RunFolder:
         kept = sorted(self.last.parent.glob("step_*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
         return [path for path in (self.last, self.previous, *kept) if path.exists()]
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep other processes from training in it; the lock ends with the process.
+
+        Raises:
+            DalibError: another process trains there, or the folder cannot be made or written to.
+        """
+        lock = FileLock(self.path / ".lock", timeout=LOCK_PATIENCE)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise DalibError(
+                f"{self.path} is in use: another process trains there. Wait for it or end it, or choose another folder "
+                f"with --out."
+            ) from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise DalibError(f"{self.path} cannot hold a run: {reason}. Choose another folder with --out.") from error
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+            with suppress(OSError):  # it goes where nothing has been written to it
+                self.path.rmdir()
+
     def start(self, recipe: str, environment: Mapping[str, Any], *, again: bool = False) -> None:
         """Begin a run here at step 0; a folder that holds one already is refused unless it is begun ``again``."""
         if self.recipe.exists() and not again:
             raise DalibError(
                 f"{self.path} already holds a run. Go on with it by --resume, or choose another folder with --out."
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            raise DalibError(f"{self.path} cannot hold a run: {reason}. Choose another folder with --out.") from error
         self.clean()
         self.rewind(0)
         write_json(self.environment, environment)
@@ -118,8 +143,6 @@ class RunFolder:
         """Take back what ``start`` wrote."""
         self.recipe.unlink()
         self.environment.unlink()
-        with suppress(OSError):  # what else lies there is not ours
-            self.path.rmdir()
 
     def check_recipe(self, recipe: str) -> None:
         """Refuse to go on with another recipe than the run's: half its steps would be of one, half of the other.

@@ -102,6 +102,10 @@ class Run:
 
     def go(self, resume: bool) -> Result:
         """Train what is missing, then evaluate, picture and report."""
+        with self.folder.locked():
+            return self._go(resume)
+
+    def _go(self, resume: bool) -> Result:
         samples = Samples(self.eval, self.palette)
         fresh = not self.folder.recipe.exists()
         self._begin(resume, samples)

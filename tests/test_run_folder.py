@@ -1,6 +1,8 @@
 """The files of a run."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from dalib.run_folder import RunFolder, environment_of, find_checkpoint
 
 
 def test_a_folder_holds_one_run(tmp_path):
-    folder = RunFolder(tmp_path / "new" / "run")
+    folder = RunFolder(tmp_path)
     folder.start("model: x\n", {"python": "3"})
     assert folder.recipe.read_text() == "model: x\n" and json.loads(folder.environment.read_text()) == {"python": "3"}
     with pytest.raises(DalibError, match=r"already holds a run. Go on with it by --resume, or choose another folder"):
@@ -22,9 +24,37 @@ def test_a_folder_holds_one_run(tmp_path):
 @pytest.mark.parametrize(("name", "reason"), [("file", "File exists"), ("file/run", "Not a directory")])
 def test_a_path_that_cannot_be_a_folder_is_named(name, reason, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DalibError) as caught:
-        RunFolder(tmp_path / name).start("", {})
+    with pytest.raises(DalibError) as caught, RunFolder(tmp_path / name).locked():
+        pass
     assert str(caught.value) == f"{tmp_path / name} cannot hold a run: {reason}. Choose another folder with --out."
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("dalib.run_folder.LOCK_PATIENCE", 0)
+    folder = RunFolder(tmp_path / "new" / "run")
+    held = (
+        "import sys; from pathlib import Path; from dalib.run_folder import RunFolder\n"
+        f"with RunFolder(Path({str(folder.path)!r})).locked(): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(DalibError) as caught, folder.locked():
+            pass
+        assert str(caught.value) == (
+            f"{folder.path} is in use: another process trains there. Wait for it or end it, or choose another folder "
+            "with --out."
+        )
+        other.kill()
+        other.wait()
+    with folder.locked():  # a process that was killed holds nothing
+        folder.log({"step": 1})
+    assert [file.name for file in folder.path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_folder_that_nothing_was_written_to_goes_again(tmp_path):
+    with RunFolder(tmp_path / "run").locked():
+        pass
+    assert not (tmp_path / "run").exists()
 
 
 def test_rewinding_drops_what_came_after_a_step_and_a_line_cut_short(tmp_path):
