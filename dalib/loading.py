@@ -8,9 +8,9 @@ from dalib import checkpoint
 from dalib.build import build_engine, build_model, forget_files
 from dalib.device import choose_device
 from dalib.engine import Engine
-from dalib.errors import CheckpointError
+from dalib.errors import CheckpointError, add_to
 from dalib.recipe import Recipe, make_recipe
-from dalib.run_folder import find_checkpoint
+from dalib.run_folder import RunFolder, find_checkpoint
 from dalib.yaml_text import parse_yaml
 
 
@@ -30,8 +30,15 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
     Raises:
         CheckpointError: there is none, it is damaged, or no run wrote it.
     """
-    file = find_checkpoint(Path(path))
-    state = checkpoint.read(file)
+    path = Path(path)
+    file = find_checkpoint(path)
+    try:
+        state = checkpoint.read(file)
+    except CheckpointError as error:
+        older = [other for other in RunFolder(path).checkpoints if other != file]
+        if older:
+            add_to(error, f"The one before it can be given in the folder's place: {older[0]}.")
+        raise
     if "recipe" not in state or "classes" not in state:
         raise CheckpointError(
             f"{file} holds no recipe, so its model is not known; expected a checkpoint that `dalib train` wrote. "

@@ -12,6 +12,7 @@ from dalib import __version__
 from dalib.cli import main
 from dalib.data.diorama import Diorama
 from dalib.errors import DalibError
+from dalib.run_folder import RunFolder
 from tests.command import RECIPE, TINY, refusal, run_dalib
 
 SIZES = "data.target.size=[48, 64]"
@@ -119,6 +120,18 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
     file.write_bytes(b"PK damaged")
     said = refusal(capsys, "train", recipe, "--out", tmp_path / "run", "--resume")
     assert said.startswith(f"checkpoint {file} cannot be read: ")
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_can_be_evaluated_as_of_the_one_before_it(trained, tmp_path, capsys):
+    _, run = trained
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(run / "checkpoints", folder.last.parent)
+    shutil.copy(folder.last, folder.previous)
+    folder.last.write_bytes(b"PK damaged")
+    said = refusal(capsys, "evaluate", folder.path)
+    assert said.startswith(f"checkpoint {folder.last} cannot be read: ")
+    assert said.endswith(f"The one before it can be given in the folder's place: {folder.previous}.")
+    assert run_dalib("evaluate", folder.previous) == 0
 
 
 def test_resuming_a_finished_run_ends_well(trained, capsys):
