@@ -13,7 +13,7 @@ RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 
 # Measured once, so that the demo need not train it: seed 0, 400 steps, last checkpoint, 200 test scenes, by
 # dalib train examples/recipes/demo.yaml 'strategies=[{use: supervised}]' data.source.domain=target
-TARGET_SUPERVISED = 0.4307
+TARGET_SUPERVISED = 0.4292
 
 
 def main() -> None:
