@@ -89,7 +89,7 @@ class RunFolder:
         except Timeout as error:
             raise DalibError(
                 f"{self.path} is in use: another process trains there. Wait for it or end it, or choose another folder "
-                f"with --out."
+                "with --out."
             ) from error
         except OSError as error:
             reason = error.strerror or error
