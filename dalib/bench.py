@@ -112,6 +112,8 @@ def measure(
     """Measure one model, which stays as it is, in one variant; see ``bench``."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     forms = check_variant(variant)
+    if "winograd" in forms and device.type != "cpu":
+        raise DalibError(f"variant {variant!r}: winograd is a form for the CPU, and the device is {device.type}.")
     form = in_form(model, forms).to(device)
     image = torch.rand(1, 3, *size, device=device)
     if "channels-last" in forms:
@@ -147,6 +149,8 @@ def check_variant(variant: str) -> tuple[str, ...]:
                 f"unknown variant {variant!r} of a benchmark: {form!r} is no form."
                 f"{suggest(form, (*FORMS, 'eager'))} Forms are joined by '+', as in fused+bf16."
             )
+    if {"winograd", "bf16"} <= set(forms):
+        raise DalibError(f"variant {variant!r}: winograd computes in float32 and cannot be joined with bf16.")
     return tuple(form for form in FORMS if form in forms)
 
 
@@ -163,9 +167,9 @@ def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel
 def compiled(model: SegmentationModel) -> SegmentationModel:
     """Return ``model`` compiled for one size; on the CPU with its weights frozen into the code."""
     torch.compiler.reset()  # each model is compiled anew, and PyTorch stops compiling a function after eight of them
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    options: dict[str, Any] | None = {"freezing": True} if on_cpu else None
-    return cast(SegmentationModel, torch.compile(model, dynamic=False, options=options))
+    # A global setting and no option of the call, since tracing reads it, too, and that happens at the first forward.
+    torch._inductor.config.freezing = next(model.parameters()).device.type == "cpu"
+    return cast(SegmentationModel, torch.compile(model, dynamic=False))
 
 
 def time_forward(

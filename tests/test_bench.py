@@ -2,14 +2,18 @@
 
 import io
 import json
+import os
+import shlex
+import shutil
 
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from dalib import DalibError, create_model
-from dalib.bench import Row, bench, bench_table, check_variant, cpu_threads, in_form
-from dalib.models import SegmentationModel
+from dalib.bench import Row, bench, bench_table, check_variant, compiled, cpu_threads, in_form, measure
+from dalib.models import SegmentationModel, wrap_model
 
 SIZE = (32, 64)
 
@@ -82,3 +86,29 @@ def test_threads_are_given_back() -> None:
     with cpu_threads(2):
         assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not shutil.which(shlex.split(os.environ.get("CXX", "c++"))[0]), reason="needs a C++ compiler")
+def test_compiled_code_on_the_cpu_has_its_weights_frozen_in() -> None:
+    """Which lets the compiler lay them out beforehand; so a weight that changes later changes nothing."""
+    model = wrap_model(nn.Conv2d(3, 2, 3), 2).eval().requires_grad_(False)
+    image = torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        ready = compiled(model)
+        before = ready(image).clone()
+        model.network.weight.zero_()
+        assert torch.equal(ready(image), before)
+        assert not torch.equal(model(image), before)
+
+
+@pytest.mark.parametrize(
+    ("variant", "device", "told"),
+    [
+        ("winograd+bf16", "cpu", "computes in float32 and cannot be joined with bf16"),
+        ("winograd", "meta", "a form for the CPU, and the device is meta"),
+    ],
+)
+def test_minimal_filtering_is_for_float32_on_a_cpu(variant: str, device: str, told: str) -> None:
+    model = wrap_model(nn.Conv2d(3, 2, 3), 2)
+    with pytest.raises(DalibError, match=told):
+        measure(model, (16, 16), variant, name="tiny", device=device)

@@ -1,26 +1,47 @@
-"""3x3 convolutions by minimal filtering: a quarter of the multiplications, for inference on a CPU."""
+"""3x3 convolutions by minimal filtering: a quarter to a half of the multiplications, for inference on a CPU."""
 
-from collections.abc import Sequence
+import ctypes
+import os
+import shlex
+import subprocess
 from copy import deepcopy
-from typing import TypeVar
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
+
+from dalib.errors import DalibError
 
 Model = TypeVar("Model", bound=nn.Module)
 
-STEP = 4  # a tile of 6x6 inputs gives 4x4 outputs
-FILTERS = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]  # 24 G of F(4, 3)
-FEWEST_CHANNELS = 64  # below, transforming a tile costs more than its multiplications save
+SOURCE = Path(__file__).with_suffix(".cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+STEP = 4  # outputs of a tile, along a side
+POINTS = {1: 6, 2: 9}  # by stride: products that make a tile, along a side
+PANEL = 32  # output channels that are computed together
+LANES = 16  # input channels that are transformed together
+FEWEST_CHANNELS = 32  # below, transforming a tile costs more than its multiplications save
+# By stride: the six filters, times 24, that the three taps along a side become; the source says at which points.
+FILTERS = {
+    1: [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]],
+    2: [[12, 0, 0], [-12, 0, -12], [-4, 0, 4], [4, 0, 8], [0, 0, 24], [0, 24, 0]],
+}
 
 
 def winograd(model: Model) -> Model:
-    """Return a copy of ``model`` whose wide 3x3 convolutions of stride 1 run as ``WinogradConv``; for inference.
+    """Return a copy of ``model`` whose wide 3x3 convolutions run as ``WinogradConv``; for inference.
 
-    Outputs are equal up to rounding, of some 1e-5 of their spread in float32. It pays in compiled code on a CPU, for
-    fused models; a GPU's libraries choose such algorithms by themselves.
+    Outputs are equal up to rounding, of some 1e-5 of their spread in float32. It is for a CPU: a GPU's libraries choose
+    such algorithms by themselves.
+
+    Raises:
+        DalibError: there is no C++ compiler to compile it with, as there has to be for ``torch.compile``.
     """
+    library()
     changed = deepcopy(model).eval().requires_grad_(False)
     for name, module in list(changed.named_modules()):
         if isinstance(module, nn.Conv2d) and _suits(module):
@@ -31,59 +52,82 @@ def winograd(model: Model) -> Model:
 def _suits(conv: nn.Conv2d) -> bool:
     return (
         type(conv) is nn.Conv2d  # a subclass may compute its weight, or its padding, anew
-        and (conv.kernel_size, conv.stride, conv.dilation, conv.groups) == ((3, 3), (1, 1), (1, 1), 1)
-        and conv.padding == (1, 1)
-        and conv.padding_mode == "zeros"
+        and (conv.kernel_size, conv.dilation, conv.groups) == ((3, 3), (1, 1), 1)
+        and conv.stride in ((1, 1), (2, 2))
+        and (conv.padding, conv.padding_mode) == ((1, 1), "zeros")
         and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
+        and conv.in_channels % LANES == conv.out_channels % PANEL == 0
     )
 
 
 class WinogradConv(nn.Module):
-    """A 3x3 convolution of stride 1 and padding 1 as F(4x4, 3x3) of Lavin and Gray (CVPR 2016, section 4.3).
+    """A 3x3 convolution of stride 1 or 2 and padding 1 by minimal filtering (Lavin and Gray, CVPR 2016, section 4.3).
 
     Images and filters go to a domain in which a 4x4 tile of the output takes 36 multiplications per pair of channels
-    instead of 144: 36 products of matrices, one for each place in a tile.
+    instead of 144: 36 products of matrices, one for each place in a tile. That is F(4x4, 3x3). With stride 2 the middle
+    tap sees other inputs than the outer two, along each side; these go by F(4, 2), and a tile takes 81.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        filters = torch.tensor(FILTERS, dtype=torch.float64, device=conv.weight.device) / 24
-        weight = torch.einsum("ia,kcab,jb->jick", filters, conv.weight.detach().double(), filters)
-        self.weight = nn.Parameter(weight.flatten(0, 1).to(conv.weight.dtype), requires_grad=False)
+        self.stride = conv.stride[0]
+        taps = torch.tensor(FILTERS[self.stride], dtype=torch.float64) / 24
+        filters = torch.einsum("ia,kcab,jb->ijck", taps, conv.weight.detach().double(), taps).flatten(0, 1)
+        panels = torch.unflatten(filters, 2, (-1, PANEL)).transpose(1, 2)  # (36, K / PANEL, C, PANEL)
+        # Not of four dimensions, which ``to(memory_format=torch.channels_last)`` would lay out anew.
+        self.weight = nn.Parameter(panels.flatten(0, 1).to(conv.weight.dtype).contiguous(), requires_grad=False)
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, K, H, W), in channels-last memory."""
-        batch, channels, height, width = x.shape
-        down, across = -(-height // STEP), -(-width // STEP)
-        x = F.pad(x, (1, STEP * (across + 1) - width - 1, 1, STEP * (down + 1) - height - 1)).permute(0, 2, 3, 1)
-        # Stacking in between makes the compiler write the half-transformed tiles down instead of computing them anew.
-        rows = torch.stack(_transform_input(_overlapping(x, 1)))
-        tiles = torch.stack(_transform_input(_overlapping(rows, 3)))
-        products = torch.bmm(tiles.view(36, -1, channels), self.weight).view(6, 6, batch, down, across, -1)
-        columns = torch.stack([torch.stack(_transform_output(p.unbind())) for p in products.unbind()])
-        pixels = torch.stack(_transform_output(columns.unbind()))  # (4 across, 4 down, B, tiles down, tiles across, K)
-        image = pixels.permute(2, 3, 1, 4, 0, 5).reshape(batch, STEP * down, STEP * across, -1)[:, :height, :width]
-        return (image if self.bias is None else image + self.bias).permute(0, 3, 1, 2)
+        """Map (B, C, H, W) to (B, K, H / stride, W / stride), sizes rounded up, in channels-last memory."""
+        output: Tensor = convolve(x, self.weight, self.bias, self.stride)
+        return output
 
 
-def _overlapping(x: Tensor, dim: int) -> list[Tensor]:
-    """Return the six elements of every tile along ``dim``, whose 4 (n + 1) elements make n tiles."""
-    blocks = torch.unflatten(x, dim, (-1, STEP))
-    count = blocks.shape[dim] - 1
-    own, following = blocks.narrow(dim, 0, count), blocks.narrow(dim, 1, count)
-    return [*own.unbind(dim + 1), *following.unbind(dim + 1)[:2]]
+@torch.library.custom_op("dalib::winograd", mutates_args=(), device_types="cpu")
+def convolve(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """Convolve (B, C, H, W) with the filters of a ``WinogradConv``, in float32 or float64."""
+    batch, channels, height, width = image.shape
+    if channels != filters.shape[1]:
+        raise ValueError(f"a convolution of {filters.shape[1]} channels got an image of {channels}")
+    output: Tensor = _output(image, filters, bias, stride)
+    pixels = image.permute(0, 2, 3, 1).to(filters.dtype).contiguous()
+    run = getattr(library(), f"convolve_{str(filters.dtype).removeprefix('torch.')}")
+    shape = (ctypes.c_long * 5)(batch, height, width, channels, output.shape[1])
+    tensors = (pixels, filters, bias, output)
+    addresses = [None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    run(*addresses, shape, ctypes.c_long(stride), torch.get_num_threads())
+    return output
 
 
-def _transform_input(d: Sequence[Tensor]) -> list[Tensor]:
-    """Apply B^T of F(4, 3), with the points 0, 1, -1, 2, -2 and infinity, to six elements."""
-    plus, minus = d[4] - 4 * d[2], d[3] - 4 * d[1]
-    far, near = d[4] - d[2], 2 * (d[3] - d[1])
-    return [4 * d[0] - 5 * d[2] + d[4], plus + minus, plus - minus, far + near, far - near, 4 * d[1] - 5 * d[3] + d[5]]
+@convolve.register_fake
+def _output(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """Return what ``convolve`` does, not computed."""
+    batch, _, height, width = image.shape
+    size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
+    return filters.new_empty(batch, *size, filters.shape[0] // 36 * PANEL).permute(0, 3, 1, 2)
 
 
-def _transform_output(m: Sequence[Tensor]) -> list[Tensor]:
-    """Apply A^T of F(4, 3) to six products."""
-    near, far = m[1] + m[2], m[3] + m[4]
-    odd_near, odd_far = m[1] - m[2], m[3] - m[4]
-    return [m[0] + near + far, odd_near + 2 * odd_far, near + 4 * far, odd_near + 8 * odd_far + m[5]]
+@register_flop_formula(torch.ops.dalib.winograd)
+def _count_flops(image: Any, filters: Any, bias: Any, stride: int, *, out_shape: Any, **unused: Any) -> int:
+    batch, outputs, height, width = out_shape
+    tiles = batch * -(-height // STEP) * -(-width // STEP)
+    return int(2 * tiles * POINTS[stride] ** 2 * image[1] * outputs)
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Compile the source for this machine's processor, which takes a second or two, and load it."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    with TemporaryDirectory(prefix="dalib-") as folder:  # a library that is loaded needs its file no longer
+        built = Path(folder) / "winograd.so"
+        try:
+            subprocess.run([*compiler, *FLAGS, SOURCE, "-o", built], check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
+            raise DalibError(
+                f"the winograd form needs a C++ compiler with OpenMP, and {shlex.join(compiler)!r} failed: {said}. "
+                "Install one (Debian's package is g++), name another in the environment variable CXX, or do without "
+                "winograd."
+            ) from error
+        return ctypes.CDLL(str(built))

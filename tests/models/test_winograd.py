@@ -1,31 +1,78 @@
 """Minimal filtering: the same 3x3 convolutions from fewer multiplications."""
 
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dalib import create_model
+from dalib import DalibError, create_model
 from dalib.cost import count_macs
 from dalib.models import fuse, winograd
-from dalib.models.winograd import FEWEST_CHANNELS, WinogradConv
+from dalib.models.winograd import FEWEST_CHANNELS, WinogradConv, convolve, library
+
+COMPILER = os.environ.get("CXX", "c++")
+pytestmark = pytest.mark.skipif(not shutil.which(shlex.split(COMPILER)[0]), reason="needs a C++ compiler")
+
+SIZES = [(8, 12), (1, 1), (5, 3), (4, 7), (33, 17), (1, 250)]
 
 
-@pytest.mark.parametrize("size", [(8, 12), (1, 1), (5, 3), (4, 7), (33, 17)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_convolution_by_minimal_filtering_is_the_convolution(size: tuple[int, int], bias: bool) -> None:
+def difference(conv: nn.Conv2d, image: Tensor) -> float:
+    """The largest between the outputs of both, which are of one size."""
+    with torch.inference_mode():
+        output, expected = WinogradConv(conv)(image), conv(image)
+    assert output.shape == expected.shape
+    return float((output - expected).abs().max())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("channels", "bias"), [((32, 32), True), ((48, 96), False)])
+def test_a_convolution_by_minimal_filtering_is_the_convolution(
+    size: tuple[int, int], stride: int, channels: tuple[int, int], bias: bool
+) -> None:
     """In float64, where rounding leaves room to see anything else."""
     torch.manual_seed(0)
-    conv = nn.Conv2d(3, 5, 3, padding=1, bias=bias).double()
-    image = torch.randn(2, 3, *size, dtype=torch.float64)
-    torch.testing.assert_close(WinogradConv(conv)(image), conv(image), rtol=0, atol=1e-12)
+    conv = nn.Conv2d(*channels, 3, stride, padding=1, bias=bias).double()
+    assert difference(conv, torch.randn(2, channels[0], *size, dtype=torch.float64)) < 1e-12
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_in_float32_it_differs_by_rounding_alone(stride: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(64, 64, 3, stride, padding=1)
+    assert 0 < difference(conv, torch.randn(1, 64, 29, 43)) < 1e-4
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="about registers of x86")
+def test_narrower_registers_give_the_same(tmp_path) -> None:
+    """What a processor without AVX-512 runs."""
+    code = (
+        "import torch\nfrom torch import nn\nfrom dalib.models.winograd import WinogradConv\n"
+        "torch.manual_seed(0)\n"
+        "for stride in (1, 2):\n"
+        "    for dtype, most in ((torch.float32, 1e-4), (torch.float64, 1e-12)):\n"
+        "        conv, image = nn.Conv2d(48, 96, 3, stride, 1).to(dtype), torch.randn(1, 48, 29, 43, dtype=dtype)\n"
+        "        assert (WinogradConv(conv)(image) - conv(image)).abs().max() < most\n"
+    )
+    environment = {**os.environ, "CXX": f"{COMPILER} -mno-avx512f"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("name", ["bisenet", "bisenet_v1", "pidnet_s", "timm", "deeplabv2"])
-def test_a_network_by_minimal_filtering_gives_the_same_logits(name: str) -> None:
+def test_a_network_by_minimal_filtering_gives_the_same_logits(name: str, layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     model = fuse(create_model(name, num_classes=5)).double()
     image = torch.rand(1, 3, 65, 96, dtype=torch.float64)
-    changed = winograd(model)
+    changed = winograd(model).to(memory_format=layout)
     assert any(isinstance(module, WinogradConv) for module in changed.modules())
     assert not any(isinstance(module, WinogradConv) for module in model.modules())
     with torch.inference_mode():
@@ -33,31 +80,60 @@ def test_a_network_by_minimal_filtering_gives_the_same_logits(name: str) -> None
         torch.testing.assert_close(changed(image), expected, rtol=0, atol=1e-9 * float(expected.std()))
 
 
-def test_in_float32_the_logits_move_by_rounding_alone() -> None:
+def test_threads_change_no_bit() -> None:
     torch.manual_seed(0)
-    model = fuse(create_model("bisenet"))
-    image = torch.rand(1, 3, 96, 192)
-    with torch.inference_mode():
-        expected = model(image)
-        torch.testing.assert_close(winograd(model)(image), expected, rtol=0, atol=1e-4 * float(expected.std()))
+    conv, image = WinogradConv(nn.Conv2d(32, 64, 3, padding=1)), torch.randn(2, 32, 37, 41)
+    before = torch.get_num_threads()
+    outputs = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            outputs.append(conv(image))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
 
 
-def test_it_multiplies_a_quarter_as_often() -> None:
-    conv = nn.Conv2d(64, 64, 3, padding=1)
-    assert count_macs(winograd(nn.Sequential(conv)), (1, 64, 32, 64)) == count_macs(conv, (1, 64, 32, 64)) / 4
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_compiler_of_pytorch_can_trace_it(stride: int) -> None:
+    conv = WinogradConv(nn.Conv2d(32, 64, 3, stride, padding=1).requires_grad_(False))
+    torch.library.opcheck(convolve, (torch.randn(1, 32, 9, 10), conv.weight, conv.bias, stride))
+
+
+def test_an_image_of_other_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="a convolution of 32 channels got an image of 16"):
+        WinogradConv(nn.Conv2d(32, 32, 3, padding=1))(torch.rand(1, 16, 8, 8))
+
+
+@pytest.mark.parametrize(("stride", "share"), [(1, 36 / 144), (2, 81 / 144)])
+def test_it_multiplies_less_often(stride: int, share: float) -> None:
+    conv = nn.Conv2d(64, 64, 3, stride, padding=1)
+    shape = (1, 64, 32, 64)
+    assert count_macs(winograd(nn.Sequential(conv)), shape) == share * count_macs(conv, shape)
 
 
 @pytest.mark.parametrize(
     "other",
     [
         nn.Conv2d(64, 64, 1),
-        nn.Conv2d(64, 64, 3, padding=1, stride=2),
+        nn.Conv2d(64, 64, 3, padding=1, stride=3),
+        nn.Conv2d(64, 64, 3, padding=1, stride=(1, 2)),
         nn.Conv2d(64, 64, 3, padding=2, dilation=2),
         nn.Conv2d(64, 64, 3, padding=1, groups=2),
         nn.Conv2d(64, 64, 3),
         nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
-        nn.Conv2d(FEWEST_CHANNELS - 1, 64, 3, padding=1),
+        nn.Conv2d(FEWEST_CHANNELS // 2, 64, 3, padding=1),
+        nn.Conv2d(FEWEST_CHANNELS + 1, 64, 3, padding=1),
+        nn.Conv2d(64, FEWEST_CHANNELS + 16, 3, padding=1),
     ],
 )
 def test_other_convolutions_stay(other: nn.Conv2d) -> None:
     assert isinstance(winograd(nn.Sequential(other))[0], nn.Conv2d)
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", f"{COMPILER} --no-such-option"])
+def test_without_a_compiler_it_says_what_is_needed(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    library.cache_clear()
+    with pytest.raises(DalibError, match=rf"needs a C\+\+ compiler .* '{re.escape(compiler)}' failed: .*no-such-.*CXX"):
+        winograd(nn.Conv2d(64, 64, 3, padding=1))
