@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from dalib.models.winograd import count_flops as count_winograd
+
 aten = torch.ops.aten
 
 Shape = tuple[int, ...]
@@ -25,7 +27,11 @@ def count_macs(module: nn.Module, *shapes: Shape) -> int:
     are computed, on the meta device.
     """
     on_meta = deepcopy(module).to("meta").eval()
-    extra = {aten._native_batch_norm_legit_no_training: _batch_norm, aten.upsample_bilinear2d: _bilinear}
+    extra = {
+        aten._native_batch_norm_legit_no_training: _batch_norm,
+        aten.upsample_bilinear2d: _bilinear,
+        torch.ops.dalib.winograd: count_winograd,
+    }
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=extra) as counter:
         on_meta(*(torch.empty(shape, device="meta") for shape in shapes))
     return int(counter.get_total_flops()) // 2

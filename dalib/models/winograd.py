@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import register_flop_formula
 
 from dalib.errors import DalibError
 
@@ -108,8 +107,8 @@ def _output(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int) ->
     return filters.new_empty(batch, *size, filters.shape[0] // 36 * PANEL).permute(0, 3, 1, 2)
 
 
-@register_flop_formula(torch.ops.dalib.winograd)
-def _count_flops(image: Any, filters: Any, bias: Any, stride: int, *, out_shape: Any, **unused: Any) -> int:
+def count_flops(image: Any, filters: Any, bias: Any, stride: int, *, out_shape: Any, **unused: Any) -> int:
+    """Return twice the multiply-adds of ``convolve``, from shapes, as a formula of a ``FlopCounterMode``."""
     batch, outputs, height, width = out_shape
     tiles = batch * -(-height // STEP) * -(-width // STEP)
     return int(2 * tiles * POINTS[stride] ** 2 * image[1] * outputs)
