@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from torch import Tensor
 
 from dalib.cost import count_macs, peak_memory
 from dalib.create import create_model
@@ -118,7 +119,8 @@ def measure(
     image = torch.rand(1, 3, *size, device=device)
     if "channels-last" in forms:
         image = image.contiguous(memory_format=torch.channels_last)
-    ready = compiled(form) if "compiled" in forms else form
+    torch.compiler.reset()  # each model is compiled anew, and PyTorch stops compiling a function after eight of them
+    ready = compiled(form, image) if "compiled" in forms else form
     with torch.inference_mode():
         times, processor, rate = time_forward(lambda: ready(image), device, seconds)
     return Row(
@@ -164,12 +166,13 @@ def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel
     return model.to(memory_format=torch.channels_last) if "channels-last" in forms else model
 
 
-def compiled(model: SegmentationModel) -> SegmentationModel:
-    """Return ``model`` compiled for one size; on the CPU with its weights frozen into the code."""
-    torch.compiler.reset()  # each model is compiled anew, and PyTorch stops compiling a function after eight of them
-    # A global setting and no option of the call, since tracing reads it, too, and that happens at the first forward.
-    torch._inductor.config.freezing = next(model.parameters()).device.type == "cpu"
-    return cast(SegmentationModel, torch.compile(model, dynamic=False))
+def compiled(model: SegmentationModel, image: Tensor) -> SegmentationModel:
+    """Return ``model`` compiled for images like this one; on the CPU with its weights frozen into the code."""
+    ready = torch.compile(model, dynamic=False)
+    # Not an option of torch.compile, since tracing reads the setting, too, and that happens at the first forward.
+    with torch.inference_mode(), torch._inductor.config.patch(freezing=image.device.type == "cpu"):
+        ready(image)
+    return cast(SegmentationModel, ready)
 
 
 def time_forward(

@@ -104,7 +104,7 @@ def _output(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int) ->
     """Return what ``convolve`` does, not computed."""
     batch, _, height, width = image.shape
     size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
-    return filters.new_empty(batch, *size, filters.shape[0] // 36 * PANEL).permute(0, 3, 1, 2)
+    return filters.new_empty(batch, *size, filters.shape[0] // len(FILTERS[stride]) ** 2 * PANEL).permute(0, 3, 1, 2)
 
 
 def count_flops(image: Any, filters: Any, bias: Any, stride: int, *, out_shape: Any, **unused: Any) -> int:

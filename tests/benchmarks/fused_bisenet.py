@@ -97,7 +97,7 @@ def main() -> None:
         if "compiled" not in parts:
             forms[variant] = in_form(model, parts)
         elif not options.no_compiled:
-            forms[variant] = compiled(in_form(model, parts))
+            forms[variant] = compiled(in_form(model, parts), image)
     with torch.inference_mode():
         classes = {name: form(image).argmax(1) for name, form in forms.items()}
     medians = in_turn(forms, image, options.rounds)

@@ -3,8 +3,6 @@
 import os
 import platform
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 
@@ -16,9 +14,9 @@ from dalib import DalibError, create_model
 from dalib.cost import count_macs
 from dalib.models import fuse, winograd
 from dalib.models.winograd import FEWEST_CHANNELS, WinogradConv, convolve, library
+from tests.compiler import COMPILER, needs_compiler
 
-COMPILER = os.environ.get("CXX", "c++")
-pytestmark = pytest.mark.skipif(not shutil.which(shlex.split(COMPILER)[0]), reason="needs a C++ compiler")
+pytestmark = needs_compiler
 
 SIZES = [(8, 12), (1, 1), (5, 3), (4, 7), (33, 17), (1, 250)]
 
