@@ -119,14 +119,15 @@ class Convolution {
     const T* filters;  // (36, K / PANEL, C, PANEL)
     const T* bias;     // (K), or none
     T* output;         // (B, H / STRIDE, W / STRIDE, K), rounded up
-    long batch, height, width, channels, outputs;
+    long batch, height, width, channels, outputs, dilation;
     long out_height = (height - 1) / S::STRIDE + 1, out_width = (width - 1) / S::STRIDE + 1;
-    long down = (out_height - 1) / STEP + 1, across = (out_width - 1) / STEP + 1;
+    std::vector<long> rows = starts(out_height), columns = starts(out_width);
+    long down = rows.size(), across = columns.size();
 
    public:
-    Convolution(const T* image, const T* filters, const T* bias, T* output, const long* shape)
-        : image(image), filters(filters), bias(bias), output(output),
-          batch(shape[0]), height(shape[1]), width(shape[2]), channels(shape[3]), outputs(shape[4]) {}
+    Convolution(const T* image, const T* filters, const T* bias, T* output, const long* shape, long dilation)
+        : image(image), filters(filters), bias(bias), output(output), batch(shape[0]), height(shape[1]),
+          width(shape[2]), channels(shape[3]), outputs(shape[4]), dilation(dilation) {}
 
     void run(int threads) const {
         const long total = batch * down * across;
@@ -150,6 +151,15 @@ class Convolution {
     }
 
    private:
+    // Where tiles begin along a side of the output. What a dilated convolution makes of every dilation-th pixel is an
+    // ordinary convolution of these, so that a tile takes its pixels that far apart.
+    std::vector<long> starts(long size) const {
+        std::vector<long> found;
+        for (long phase = 0; phase < std::min(dilation, size); phase++)
+            for (long start = phase; start < size; start += STEP * dilation) found.push_back(start);
+        return found;
+    }
+
     static T* elements(std::vector<Lanes>& lanes) { return reinterpret_cast<T*>(lanes.data()); }
 
     // From the matrix of one place to the next: a register more than it takes, lest all fall on one line of the cache.
@@ -158,11 +168,11 @@ class Convolution {
     void read(long first, long count, T* tiles, const T* zeros) const {
         for (long n = 0; n < count; n++) {
             const long index = first + n, b = index / (down * across);
-            const long top = index / across % down * STEP * S::STRIDE - 1;
-            const long left = index % across * STEP * S::STRIDE - 1;
+            const long top = rows[index / across % down] * S::STRIDE - dilation;
+            const long left = columns[index % across] * S::STRIDE - dilation;
             const T* pixels[INPUTS * INPUTS];
             for (long i = 0; i < INPUTS * INPUTS; i++) {
-                const long y = top + i / INPUTS, x = left + i % INPUTS;
+                const long y = top + i / INPUTS * dilation, x = left + i % INPUTS * dilation;
                 const bool inside = 0 <= y && y < height && 0 <= x && x < width;
                 pixels[i] = inside ? image + ((b * height + y) * width + x) * channels : zeros;
             }
@@ -193,10 +203,10 @@ class Convolution {
     void write(long first, long count, const T* products, T* nowhere) const {
         for (long n = 0; n < count; n++) {
             const long index = first + n, b = index / (down * across);
-            const long top = index / across % down * STEP, left = index % across * STEP;
+            const long top = rows[index / across % down], left = columns[index % across];
             T* pixels[AREA];
             for (long i = 0; i < AREA; i++) {
-                const long y = top + i / STEP, x = left + i % STEP;
+                const long y = top + i / STEP * dilation, x = left + i % STEP * dilation;
                 const bool inside = y < out_height && x < out_width;
                 pixels[i] = inside ? output + ((b * out_height + y) * out_width + x) * outputs : nowhere;
             }
@@ -218,25 +228,28 @@ class Convolution {
 };
 
 template <typename T>
-void convolve(const T* image, const T* filters, const T* bias, T* output, const long* shape, long stride, int threads) {
+void convolve(
+    const T* image, const T* filters, const T* bias, T* output, const long* shape, long stride, long dilation,
+    int threads
+) {
     if (stride == 1)
-        Convolution<T, Stride1>(image, filters, bias, output, shape).run(threads);
+        Convolution<T, Stride1>(image, filters, bias, output, shape, dilation).run(threads);
     else
-        Convolution<T, Stride2>(image, filters, bias, output, shape).run(threads);
+        Convolution<T, Stride2>(image, filters, bias, output, shape, dilation).run(threads);
 }
 
 }  // namespace
 
 extern "C" void convolve_float32(
     const float* image, const float* filters, const float* bias, float* output, const long* shape, long stride,
-    int threads
+    long dilation, int threads
 ) {
-    convolve(image, filters, bias, output, shape, stride, threads);
+    convolve(image, filters, bias, output, shape, stride, dilation, threads);
 }
 
 extern "C" void convolve_float64(
     const double* image, const double* filters, const double* bias, double* output, const long* shape, long stride,
-    int threads
+    long dilation, int threads
 ) {
-    convolve(image, filters, bias, output, shape, stride, threads);
+    convolve(image, filters, bias, output, shape, stride, dilation, threads);
 }

@@ -51,16 +51,16 @@ def winograd(model: Model) -> Model:
 def _suits(conv: nn.Conv2d) -> bool:
     return (
         type(conv) is nn.Conv2d  # a subclass may compute its weight, or its padding, anew
-        and (conv.kernel_size, conv.dilation, conv.groups) == ((3, 3), (1, 1), 1)
+        and (conv.kernel_size, conv.groups, conv.padding_mode) == ((3, 3), 1, "zeros")
         and conv.stride in ((1, 1), (2, 2))
-        and (conv.padding, conv.padding_mode) == ((1, 1), "zeros")
+        and conv.padding == conv.dilation == 2 * conv.dilation[:1]
         and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
         and conv.in_channels % LANES == conv.out_channels % PANEL == 0
     )
 
 
 class WinogradConv(nn.Module):
-    """A 3x3 convolution of stride 1 or 2 and padding 1 by minimal filtering (Lavin and Gray, CVPR 2016, section 4.3).
+    """A 3x3 convolution of stride 1 or 2, padded by its dilation, by minimal filtering (Lavin and Gray, CVPR 2016, section 4.3).
 
     Images and filters go to a domain in which a 4x4 tile of the output takes 36 multiplications per pair of channels
     instead of 144: 36 products of matrices, one for each place in a tile. That is F(4x4, 3x3). With stride 2 the middle
@@ -69,7 +69,7 @@ class WinogradConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.stride = conv.stride[0]
+        self.stride, self.dilation = conv.stride[0], conv.dilation[0]
         taps = torch.tensor(FILTERS[self.stride], dtype=torch.float64) / 24
         filters = torch.einsum("ia,kcab,jb->ijck", taps, conv.weight.detach().double(), taps).flatten(0, 1)
         panels = torch.unflatten(filters, 2, (-1, PANEL)).transpose(1, 2)  # (36, K / PANEL, C, PANEL)
@@ -79,38 +79,41 @@ class WinogradConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, K, H / stride, W / stride), sizes rounded up, in channels-last memory."""
-        output: Tensor = convolve(x, self.weight, self.bias, self.stride)
+        output: Tensor = convolve(x, self.weight, self.bias, self.stride, self.dilation)
         return output
 
 
 @torch.library.custom_op("dalib::winograd", mutates_args=(), device_types="cpu")
-def convolve(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+def convolve(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
     """Convolve (B, C, H, W) with the filters of a ``WinogradConv``, in float32 or float64."""
     batch, channels, height, width = image.shape
     if channels != filters.shape[1]:
         raise ValueError(f"a convolution of {filters.shape[1]} channels got an image of {channels}")
-    output: Tensor = _output(image, filters, bias, stride)
+    output: Tensor = _output(image, filters, bias, stride, dilation)
     pixels = image.permute(0, 2, 3, 1).to(filters.dtype).contiguous()
     run = getattr(library(), f"convolve_{str(filters.dtype).removeprefix('torch.')}")
     shape = (ctypes.c_long * 5)(batch, height, width, channels, output.shape[1])
     tensors = (pixels, filters, bias, output)
     addresses = [None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    run(*addresses, shape, ctypes.c_long(stride), torch.get_num_threads())
+    run(*addresses, shape, ctypes.c_long(stride), ctypes.c_long(dilation), torch.get_num_threads())
     return output
 
 
 @convolve.register_fake
-def _output(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+def _output(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
     """Return what ``convolve`` does, not computed."""
     batch, _, height, width = image.shape
     size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
     return filters.new_empty(batch, *size, filters.shape[0] // len(FILTERS[stride]) ** 2 * PANEL).permute(0, 3, 1, 2)
 
 
-def count_flops(image: Any, filters: Any, bias: Any, stride: int, *, out_shape: Any, **unused: Any) -> int:
+def count_flops(
+    image: Any, filters: Any, bias: Any, stride: int, dilation: int, *, out_shape: Any, **unused: Any
+) -> int:
     """Return twice the multiply-adds of ``convolve``, from shapes, as a formula of a ``FlopCounterMode``."""
-    batch, outputs, height, width = out_shape
-    tiles = batch * -(-height // STEP) * -(-width // STEP)
+    batch, outputs, *sides = out_shape
+    down, across = (sum(-(-len(range(i, side, dilation)) // STEP) for i in range(dilation)) for side in sides)
+    tiles = batch * down * across
     return int(2 * tiles * POINTS[stride] ** 2 * image[1] * outputs)
 
 

@@ -41,6 +41,16 @@ def test_a_convolution_by_minimal_filtering_is_the_convolution(
     assert difference(conv, torch.randn(2, channels[0], *size, dtype=torch.float64)) < 1e-12
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 2), (1, 4), (1, 24), (2, 2), (2, 3)])
+def test_a_dilated_convolution_is_one_of_every_so_many_pixels(
+    size: tuple[int, int], stride: int, dilation: int
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(32, 32, 3, stride, padding=dilation, dilation=dilation).double()
+    assert difference(conv, torch.randn(2, 32, *size, dtype=torch.float64)) < 1e-12
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_in_float32_it_differs_by_rounding_alone(stride: int) -> None:
     torch.manual_seed(0)
@@ -94,8 +104,8 @@ def test_threads_change_no_bit() -> None:
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_compiler_of_pytorch_can_trace_it(stride: int) -> None:
-    conv = WinogradConv(nn.Conv2d(32, 64, 3, stride, padding=1).requires_grad_(False))
-    torch.library.opcheck(convolve, (torch.randn(1, 32, 9, 10), conv.weight, conv.bias, stride))
+    conv = WinogradConv(nn.Conv2d(32, 64, 3, stride, padding=2, dilation=2).requires_grad_(False))
+    torch.library.opcheck(convolve, (torch.randn(1, 32, 9, 10), conv.weight, conv.bias, stride, 2))
 
 
 def test_an_image_of_other_channels_is_refused() -> None:
@@ -110,13 +120,20 @@ def test_it_multiplies_less_often(stride: int, share: float) -> None:
     assert count_macs(winograd(nn.Sequential(conv)), shape) == share * count_macs(conv, shape)
 
 
+def test_a_tile_of_a_dilated_convolution_is_counted_where_it_holds_any_pixel() -> None:
+    """Of 9 rows and 17 columns, dilation 2 makes 5 and 4 rows, 9 and 8 columns: 3 times 5 tiles."""
+    conv = nn.Conv2d(32, 32, 3, padding=2, dilation=2)
+    assert count_macs(winograd(nn.Sequential(conv)), (1, 32, 9, 17)) == 3 * 5 * 36 * 32 * 32
+
+
 @pytest.mark.parametrize(
     "other",
     [
         nn.Conv2d(64, 64, 1),
         nn.Conv2d(64, 64, 3, padding=1, stride=3),
         nn.Conv2d(64, 64, 3, padding=1, stride=(1, 2)),
-        nn.Conv2d(64, 64, 3, padding=2, dilation=2),
+        nn.Conv2d(64, 64, 3, padding=1, dilation=2),
+        nn.Conv2d(64, 64, 3, padding=(1, 2), dilation=(1, 2)),
         nn.Conv2d(64, 64, 3, padding=1, groups=2),
         nn.Conv2d(64, 64, 3),
         nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
