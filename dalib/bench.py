@@ -75,7 +75,6 @@ def bench(
     *,
     device: torch.device | str | None = None,
     threads: int | None = None,
-    num_classes: int = 19,
     seconds: float = 5.0,
 ) -> list[Row]:
     """Measure registered models, with random weights, in each of the variants.
@@ -96,7 +95,7 @@ def bench(
     rows = []
     with cpu_threads(threads):
         for name in names:
-            model = cast(SegmentationModel, create_model(name, num_classes)).eval()
+            model = cast(SegmentationModel, create_model(name)).eval()
             rows += [measure(model, size, variant, name=name, device=device, seconds=seconds) for variant in variants]
     return rows
 

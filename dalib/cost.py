@@ -19,8 +19,8 @@ aten = torch.ops.aten
 Shape = tuple[int, ...]
 
 
-def count_macs(module: nn.Module, *shapes: Shape) -> int:
-    """Count the multiply-adds of a forward of ``module`` on inputs of these shapes, by fvcore's convention.
+def count_macs(module: nn.Module, shape: Shape) -> int:
+    """Count the multiply-adds of a forward of ``module`` on an input of this shape, by fvcore's convention.
 
     That is one per product of a convolution, a matrix product or an attention, two per element that a BatchNorm reads,
     and four per element that a bilinear interpolation makes. Activations, sums and pooling count nothing. Shapes alone
@@ -33,26 +33,26 @@ def count_macs(module: nn.Module, *shapes: Shape) -> int:
         torch.ops.dalib.winograd: count_winograd,
     }
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=extra) as counter:
-        on_meta(*(torch.empty(shape, device="meta") for shape in shapes))
+        on_meta(torch.empty(shape, device="meta"))
     return int(counter.get_total_flops()) // 2
 
 
-def peak_memory(module: nn.Module, *inputs: Tensor) -> int:
+def peak_memory(module: nn.Module, x: Tensor) -> int:
     """Return the most bytes that parameters, buffers and the tensors of a forward take at one time.
 
     On a CUDA device as its allocator counts, which includes the operators' workspaces; elsewhere the tensors that
     PyTorch makes, so without what compiled code makes inside itself.
     """
-    device = inputs[0].device
+    device = x.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         with torch.inference_mode():
-            module(*inputs)
+            module(x)
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device))
     weights = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     with torch.no_grad(), _LiveTensors() as live:
-        module(*inputs)
+        module(x)
     return int(weights + live.peak)
 
 

@@ -24,6 +24,11 @@ def create_model(name: str, num_classes: int = 19, *, weights: str | Path | None
         name: a registered model, see ``list_models``.
         weights: a file of weights, a checkpoint or a run folder to start from.
         options: the factory's own.
+
+    Raises:
+        RegistryError: no model has that name.
+        RecipeError: an option is unknown or has a wrong value.
+        WeightsError: the file of weights does not fit.
     """
     return model_from({"use": name, "weights": weights, **options}, num_classes, name)
 
@@ -42,6 +47,8 @@ def model_from(options: Options, num_classes: int, path: str) -> nn.Module:
     """Create the model of ``{use: name, **options}``; ``path`` is where that stands, for messages."""
     from dalib.models import load_weights, wrap_model
 
+    if num_classes < 1:
+        raise RecipeError(f"{path}.num_classes: expected at least 1, got {num_classes}.")
     factory, rest = _factory("model", options)
     weights = rest.pop("weights", None)
     model = wrap_model(factory(**check_options(factory, {"num_classes": num_classes, **rest}, path)), num_classes)

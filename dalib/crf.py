@@ -53,6 +53,12 @@ class DenseCRF:
             logits: (B, K, H, W), whose log-softmax is the unary term.
             images: (B, 3, H, W) in [0, 1].
         """
+        # In the formats of autocast, the differences of squares in the kernel would be noise.
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        with torch.autocast(logits.device.type, enabled=False):
+            return self._mean_field(logits.to(dtype), images.to(dtype))
+
+    def _mean_field(self, logits: Tensor, images: Tensor) -> Tensor:
         unary = logits.log_softmax(1)
         ones = torch.ones_like(unary[:, :1])
         appearance, smoothness = self._appearance(images), self._blur

@@ -83,7 +83,7 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
     return exported
 
 
-def trace(model: nn.Module, size: Size, multiple: int | None = 1) -> ExportedProgram:
+def trace(model: nn.Module, size: Size, multiple: int | None) -> ExportedProgram:
     """Return the program of a model in eval mode for images (1, 3, H, W) of the sizes that ``multiple`` says."""
     images = torch.rand(1, 3, *size)
     free = None if multiple is None else ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
@@ -96,9 +96,9 @@ def trace(model: nn.Module, size: Size, multiple: int | None = 1) -> ExportedPro
 def size_multiple(model: nn.Module, size: Size) -> int | None:
     """Return what H and W of an exported model's images have to be multiples of, if it is traced at ``size``.
 
-    1, but for a model that pads as TensorFlow does, by amounts that timm computes from the size of what it pads and
-    PyTorch's tracer cannot. They are the same at all multiples of the backbone's coarsest stride. None if ``size`` is
-    no such multiple: then the amounts are those of ``size`` alone.
+    1, but for a model that pads as TensorFlow does, by amounts that timm computes from the size of what it pads, which
+    PyTorch's tracer takes minutes to follow and ONNX's longer. They are the same at all multiples of the backbone's
+    coarsest stride. None if ``size`` is no such multiple: then the amounts are those of ``size`` alone.
     """
     if not any(type(module).__name__.endswith("Same") for module in model.modules()):
         return 1

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from dalib.data.labels import IGNORE as IGNORE
+
 if TYPE_CHECKING:
     from dalib.step import Step
 
 SegmentationLossFunction = Callable[["Step", str], Tensor]
 NotNegative = Annotated[float, Field(ge=0)]
-
-IGNORE = 255
 
 
 def cross_entropy(logits: Tensor, label: Tensor, class_weights: Tensor | None = None) -> Tensor:

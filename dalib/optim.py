@@ -70,7 +70,7 @@ def parameters_of(network: nn.Module) -> Any:
     make = getattr(network, "parameter_groups", None)
     if make is None:
         return network.parameters()
-    groups = make()
+    groups = [{**group, "params": _listed(group["params"])} for group in make()]  # which may be iterators
     names = {parameter: name for name, parameter in network.named_parameters()}
     seen: set[nn.Parameter] = set()
     for parameter in (p for group in groups for p in group["params"]):
@@ -81,6 +81,10 @@ def parameters_of(network: nn.Module) -> Any:
             )
         seen.add(parameter)
     return groups
+
+
+def _listed(parameters: nn.Parameter | Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameters] if isinstance(parameters, nn.Parameter) else list(parameters)
 
 
 def _maker(kind: Callable[..., torch.optim.Optimizer], **options: Any) -> MakeOptimizer:

@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
@@ -52,7 +53,11 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: 
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in options:
             raise RecipeError(f"{_at(path, name)}: this option is required.")
-    hints = get_type_hints(target, include_extras=True)  # their bounds
+    # A dataclass is annotated in its body and those of its bases; another class where it takes its options.
+    annotated: Any = (
+        target if is_dataclass(target) or not isinstance(target, type) else inspect.getattr_static(target, "__init__")
+    )
+    hints = get_type_hints(annotated, include_extras=True)  # their bounds
     return {name: _value(hints.get(name, Any), value, _at(path, name)) for name, value in options.items()}
 
 

@@ -2,7 +2,8 @@
 
     python examples/ablation.py examples/recipes/diorama/*.yaml --seeds 0 1 2 --out runs/diorama train.steps=600
 
-Every run is an ordinary ``dalib train``; one that is finished already is not trained again, one cut short goes on.
+Every run is an ordinary ``dalib train --resume``: one that is finished already is not trained again, one cut short goes
+on, and one that was another recipe's is refused.
 """
 
 import argparse
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("--classes", action="store_true", help="print the IoU of each class, too")
     options = parser.parse_intermixed_args()
     recipes = [Path(a) for a in options.arguments if "=" not in a]
+    if len({recipe.stem for recipe in recipes}) < len(recipes):
+        parser.error("two recipes have one file name, which names their runs; rename one.")
     overrides = [a for a in options.arguments if "=" in a]
     jobs = [(recipe, seed, options.out / f"{recipe.stem}-{seed}") for recipe in recipes for seed in options.seeds]
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -37,9 +40,7 @@ def main() -> None:
 
 
 def train(recipe: Path, seed: int, out: Path, overrides: list[str]) -> None:
-    """Train one recipe with one seed, unless it is done."""
-    if (out / "results.json").exists():
-        return
+    """Train one recipe with one seed, or what is left of it."""
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "dalib", "train", str(recipe), *overrides, f"train.seed={seed}"]
     with (out / "log.txt").open("a") as log:

@@ -18,11 +18,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from dalib import Engine, create_dataset, create_model, create_strategy
-from dalib.bench import Row, cpu_threads, measure
-from dalib.optim import SCHEDULES, adamw
+from dalib import DalibError, Engine, create_dataset, create_model, create_strategy
+from dalib.bench import Row, check_variant, cpu_threads, measure
+from dalib.create import check_use
+from dalib.optim import adamw, poly
+from dalib.yaml_text import parse_yaml
 
 NETWORKS = ["bisenet", "bisenet_v1", "pidnet_s", "timm", "deeplabv2"]
 SAVE_EVERY = 50  # steps
@@ -30,6 +32,7 @@ SAVE_EVERY = 50  # steps
 
 def main() -> None:
     options = arguments()
+    check(options)
     options.out.mkdir(parents=True, exist_ok=True)
     keep_settings(options)
     with cpu_threads(options.threads):
@@ -58,6 +61,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="where finished networks are kept")
     return parser.parse_args()
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what would fail after hours."""
+    check_variant(options.variant)
+    for network in options.networks:
+        name, network_options = parse(network)
+        check_use("model", {"use": name, **network_options}, network)
 
 
 def keep_settings(options: argparse.Namespace) -> None:
@@ -99,7 +110,7 @@ def train_and_measure(network: str, options: argparse.Namespace) -> tuple[float,
         model,
         [create_strategy("supervised")],
         optimizer=adamw(lr=1e-3),
-        schedule=SCHEDULES["poly"](steps=options.steps),
+        schedule=poly(steps=options.steps),
         seed=options.seed,
     )
     checkpoint = result_path(network, options).with_suffix(".pt")
@@ -113,14 +124,18 @@ def train_and_measure(network: str, options: argparse.Namespace) -> tuple[float,
     return miou, row
 
 
-def parse(text: str) -> tuple[str, dict[str, str]]:
-    """Split "name key=value ..." into the name and its options."""
+def parse(text: str) -> tuple[str, dict[str, object]]:
+    """Split "name key=value ..." into the name and its options, whose values are YAML."""
     name, *pairs = text.split()
-    return name, dict(pair.split("=", 1) for pair in pairs)
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise DalibError(f"{text!r}: expected a name and options as key=value, got {wrong[0]!r}.")
+    return name, {key: parse_yaml(value) for key, value in (pair.split("=", 1) for pair in pairs)}
 
 
 def as_table(found: dict[str, dict]) -> Table:
-    table = Table("network", "mIoU %", "median ms", "p95 ms", "CPU ms", "G mult.-adds", "M param.")
+    table = Table(
+        Column("network", overflow="fold"), "mIoU %", "median ms", "p95 ms", "CPU ms", "G mult.-adds", "M param."
+    )
     for name, result in found.items():
         row = Row(**result["cost"])
         costs = (row.median_ms, row.p95_ms, row.processor_ms, row.macs / 1e9, row.inference_parameters / 1e6)
@@ -129,4 +144,7 @@ def as_table(found: dict[str, dict]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DalibError as error:
+        raise SystemExit(f"compare_networks: {error}") from None

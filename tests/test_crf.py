@@ -59,6 +59,16 @@ def test_cells_stay_close_to_inference_over_all_pairs() -> None:
     assert accuracy[0] < 0.75 < 0.97 < accuracy[1]
 
 
+def test_autocast_changes_nothing() -> None:
+    image, _, logits = (x.float() for x in scene(20, 33))
+    crf = DenseCRF(cell=4, reach=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = crf(logits[None], image[None])
+    assert torch.equal(found, crf(logits[None], image[None]))
+    half = crf(logits[None].bfloat16(), image[None])
+    assert half.dtype == torch.float32
+
+
 def test_each_image_of_a_batch_is_its_own() -> None:
     scenes = [scene(20, 33, seed) for seed in (0, 1)]
     image, logits = torch.stack([s[0] for s in scenes]), torch.stack([s[2] for s in scenes])

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from dalib import Engine, hookimpl
-from dalib.optim import OPTIMIZERS, SCHEDULES, constant, poly, sgd
-from tests.tiny import Supervised, tiny_batch, tiny_model
+from dalib.optim import OPTIMIZERS, SCHEDULES, constant, parameters_of, poly, sgd
+from tests.tiny import Supervised, TinyModel, tiny_batch, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,34 @@ def test_the_engine_scales_each_groups_own_rate_by_the_step():
         engine.step(tiny_batch(index))
         rates.append([group["lr"] for group in engine.optimizer.param_groups])
     assert rates == [[1.0, 0.1], [0.5, 0.05], [0.25, 0.025]]
+
+
+def test_groups_of_iterators_train():
+    """As torch's own documentation writes them."""
+
+    class Grouped(TinyModel):
+        def parameter_groups(self):
+            yield {"params": self.parameters(), "lr_scale": 2.0}
+
+    model = Grouped()
+    engine = Engine(model, [Supervised()], optimizer=sgd(lr=0.3), device="cpu")
+    before = [p.clone() for p in model.parameters()]
+    engine.step(tiny_batch())
+    assert engine.optimizer.param_groups[0]["lr"] == 0.6
+    assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_a_parameter_that_stands_bare_is_one_of_its_group():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def parameter_groups(self):
+            return [{"params": self.scale}]
+
+    (group,) = parameters_of(network := Bare())
+    assert group["params"] == [network.scale]
 
 
 def test_without_a_schedule_the_rate_stays():

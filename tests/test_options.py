@@ -76,6 +76,19 @@ def test_a_wrong_option_is_named_with_its_path(options, message):
     assert str(caught.value) == message
 
 
+def test_a_class_of_its_own_making_is_checked_by_what_its_constructor_says():
+    """As most networks are."""
+
+    class Network:
+        def __init__(self, num_classes: int, *, kind: Literal["a", "b"] = "a", deep: bool = False) -> None: ...
+
+    assert check_options(Network, {"num_classes": 2, "kind": "b"}, "model") == {"num_classes": 2, "kind": "b"}
+    with pytest.raises(RecipeError, match=r"^model\.kind: input should be 'a' or 'b', got \"c\"\.$"):
+        check_options(Network, {"num_classes": 2, "kind": "c"}, "model")
+    with pytest.raises(RecipeError, match=r"^model\.deep: expected true or false, got \"false\"\.$"):
+        check_options(Network, {"num_classes": 2, "deep": "false"}, "model")
+
+
 def test_a_factory_that_takes_anything_gets_anything():
     def factory(*, size: int = 1, **options: Any) -> None: ...
 

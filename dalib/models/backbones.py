@@ -3,10 +3,12 @@
 import difflib
 import logging
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dalib.errors import RecipeError, RegistryError, WeightsError
@@ -68,7 +70,8 @@ def create_backbone(
 
     Raises:
         RegistryError: timm does not know the name.
-        RecipeError: the backbone lacks a stride, or both ways to start it are asked for.
+        RecipeError: the backbone lacks a stride, cannot have the output stride or takes images of one size only; or
+            both ways to start it are asked for.
         WeightsError: the file does not fit, or timm could not fetch its weights.
     """
     if pretrained and weights is not None:
@@ -81,9 +84,26 @@ def create_backbone(
             f"backbone {name!r} gives features at strides {_listed(backbone.channels)}, not at {_listed(lacking)}; "
             f"choose one with strides {_listed(strides)}, e.g. resnet18."
         )
+    _refuse_fixed_size(name, backbone)
     if weights is not None:
         logger.info("backbone %s: %s", name, load_backbone(backbone.body, weights))
     return backbone
+
+
+def _refuse_fixed_size(name: str, backbone: Backbone) -> None:
+    """Refuse a backbone whose weights hold the size of its images, as learned positions do that nothing resizes."""
+    if not backbone.body.pretrained_cfg.get("fixed_input_size"):
+        return  # where it is set, many take other sizes all the same
+    coarsest = backbone.levels[-1][0]
+    try:
+        with torch.no_grad():
+            deepcopy(backbone).to("meta").eval()(torch.empty(1, 3, 4 * coarsest, 6 * coarsest, device="meta"))
+    except Exception as error:  # each family fails in its own way
+        expected = "x".join(str(side) for side in backbone.body.pretrained_cfg["input_size"][1:])
+        raise RecipeError(
+            f"backbone {name!r} takes images of {expected} only; choose one that takes any size, e.g. convnext_tiny, "
+            f"pvt_v2_b2 or vit_small_patch16_224."
+        ) from error
 
 
 def load_backbone(body: nn.Module, path: str | Path) -> LoadReport:
@@ -106,6 +126,11 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     try:
         body = _for_any_size(partial(timm.create_model, name, features_only=True, pretrained=pretrained, **options))
     except Exception as error:  # a download fails in the ways of whichever client timm uses
+        if not pretrained and "output_stride" in options:
+            raise RecipeError(
+                f"backbone {name!r} cannot have output stride {options['output_stride']}; choose one whose later stages "
+                "can dilate, e.g. resnet101 or convnext_tiny."
+            ) from error
         if not pretrained:
             raise RecipeError(f"timm gives no features of {name!r}: {error}") from error
         reason = str(error).partition("\n")[0].rstrip(".")

@@ -101,12 +101,15 @@ def arrange_as_official(backbone: Backbone, stride_on: Literal["1x1", "3x3"]) ->
     """Change where a timm ResNet of bottlenecks strides, dilates and rounds; another backbone stays as it is."""
     from timm.models.resnet import Bottleneck
 
-    stages = [stage for name, stage in backbone.body.named_children() if name.startswith("layer")]
+    stages = [list(stage) for name, stage in backbone.body.named_children() if name.startswith("layer")]
     if not stages or not all(isinstance(block, Bottleneck) for stage in stages for block in stage):
         return
+    if type(backbone.body.maxpool) is not nn.MaxPool2d:
+        return  # a ResNet that shrinks its images in a way of its own
     backbone.body.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
-    for first, *_, last in stages:
-        first.conv2.dilation = first.conv2.padding = last.conv2.dilation
+    for stage in stages:
+        first = stage[0]
+        first.conv2.dilation = first.conv2.padding = stage[-1].conv2.dilation
         if stride_on == "1x1":
             first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
 

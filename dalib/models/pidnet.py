@@ -103,7 +103,7 @@ class PIDNet(nn.Module):
 
 
 def pidnet_s(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
-    """Return PIDNet-S: 7,720,935 parameters, 7,625,715 of them in inference; ``loss`` by default as published."""
+    """Return PIDNet-S, of 7,720,935 parameters with 19 classes, 7,625,715 in inference; ``loss``: as published."""
     return PIDNet(
         num_classes,
         channels=32,
@@ -116,7 +116,7 @@ def pidnet_s(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
 
 
 def pidnet_m(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
-    """Return PIDNet-M: 28,763,111 parameters, 28,538,515 of them in inference; ``loss`` by default as published."""
+    """Return PIDNet-M, of 28,763,111 parameters with 19 classes, 28,538,515 in inference; ``loss``: as published."""
     return PIDNet(
         num_classes,
         channels=64,
@@ -129,7 +129,7 @@ def pidnet_m(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
 
 
 def pidnet_l(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
-    """Return PIDNet-L: 37,314,311 parameters, 36,939,571 of them in inference; ``loss`` by default as published."""
+    """Return PIDNet-L, of 37,314,311 parameters with 19 classes, 36,939,571 in inference; ``loss``: as published."""
     return PIDNet(
         num_classes,
         channels=64,

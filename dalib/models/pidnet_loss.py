@@ -1,13 +1,14 @@
 """PIDNet's segmentation loss: hard pixels, boundaries, and hard pixels again where the network sees a boundary."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from dalib.losses import IGNORE, cross_entropy, hard_pixels
+from dalib.losses import IGNORE, NotNegative, cross_entropy, hard_pixels
 from dalib.models.layers import resize
 
 if TYPE_CHECKING:
@@ -63,11 +64,13 @@ class PIDNetLoss:
         boundary_threshold: the second hard term counts where the probability of a boundary exceeds this.
     """
 
-    auxiliary: float = 0.4
-    boundary: float = 20.0
-    ohem: float = 0.9
-    min_kept: int = 131_072
-    boundary_threshold: float = 0.8
+    auxiliary: NotNegative = 0.4
+    boundary: NotNegative = 20.0
+    ohem: Annotated[float, Field(gt=0, le=1)] = 0.9
+    min_kept: Annotated[int, Field(ge=0)] = 131_072
+    boundary_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # refuse misspelled options
 
     def __call__(self, step: "Step", stream: str) -> Tensor:
         """Return the loss of ``stream``, a scalar; exactly 0 where no pixel is valid."""

@@ -18,6 +18,7 @@ from dalib.tensor_file import load_tensors
 logger = logging.getLogger("dalib")
 
 CONTAINERS = ("model", "state_dict")  # keys under which checkpoints keep the weights, beside optimisers and counters
+OF_THE_WRAPPER = ("mean", "std")  # a SegmentationModel's buffers, which its network does not have
 WRAPPERS = ("_orig_mod.", "module.", "model.", "network.")  # what compilers and wrappers put before every key
 
 
@@ -134,11 +135,11 @@ def _read_file(path: Path) -> Any:
 
 def _unwrap(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     while not own.keys() & found.keys():
-        keys = [key for key in found if key not in ("mean", "std")]  # buffers of a SegmentationModel
-        prefix = next((w for w in WRAPPERS if keys and all(key.startswith(w) for key in keys)), None)
+        # A wrapper has tensors of its own beside the network's, such as its loss's weights of classes.
+        prefix = next((w for w in WRAPPERS if any(key.startswith(w) for key in found)), None)
         if prefix is None:
             break
-        found = {key.removeprefix(prefix): found[key] for key in keys}
+        found = {key.removeprefix(prefix): tensor for key, tensor in found.items() if key not in OF_THE_WRAPPER}
     return found
 
 

@@ -1,4 +1,4 @@
-"""3x3 convolutions by minimal filtering: a quarter to a half of the multiplications, for inference on a CPU."""
+"""3x3 convolutions by minimal filtering: 36 or, with stride 2, 81 multiplications instead of 144, on a CPU."""
 
 import ctypes
 import os
@@ -43,15 +43,15 @@ def winograd(model: Model) -> Model:
     library()
     changed = deepcopy(model).eval().requires_grad_(False)
     for name, module in list(changed.named_modules()):
-        if isinstance(module, nn.Conv2d) and _suits(module):
+        # A subclass may compute its weight, or its padding, anew.
+        if type(module) is nn.Conv2d and _suits(module):
             changed.set_submodule(name, WinogradConv(module))
     return changed
 
 
 def _suits(conv: nn.Conv2d) -> bool:
     return (
-        type(conv) is nn.Conv2d  # a subclass may compute its weight, or its padding, anew
-        and (conv.kernel_size, conv.groups, conv.padding_mode) == ((3, 3), 1, "zeros")
+        (conv.kernel_size, conv.groups, conv.padding_mode) == ((3, 3), 1, "zeros")
         and conv.stride in ((1, 1), (2, 2))
         and conv.padding == conv.dilation == 2 * conv.dilation[:1]
         and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
@@ -60,9 +60,9 @@ def _suits(conv: nn.Conv2d) -> bool:
 
 
 class WinogradConv(nn.Module):
-    """A 3x3 convolution of stride 1 or 2, padded by its dilation, by minimal filtering (Lavin and Gray, CVPR 2016, section 4.3).
+    """A 3x3 convolution of stride 1 or 2 by minimal filtering (Lavin and Gray, CVPR 2016, section 4.3).
 
-    Images and filters go to a domain in which a 4x4 tile of the output takes 36 multiplications per pair of channels
+    Its padding is its dilation, so that outputs have the size of the image, or half of it. Images and filters go to a domain in which a 4x4 tile of the output takes 36 multiplications per pair of channels
     instead of 144: 36 products of matrices, one for each place in a tile. That is F(4x4, 3x3). With stride 2 the middle
     tap sees other inputs than the outer two, along each side; these go by F(4, 2), and a tile takes 81.
     """
@@ -85,7 +85,11 @@ class WinogradConv(nn.Module):
 
 @torch.library.custom_op("dalib::winograd", mutates_args=(), device_types="cpu")
 def convolve(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
-    """Convolve (B, C, H, W) with the filters of a ``WinogradConv``, in float32 or float64."""
+    """Convolve (B, C, H, W) with the filters of a ``WinogradConv``, in float32 or float64.
+
+    Raises:
+        ValueError: the image has other channels than the filters.
+    """
     batch, channels, height, width = image.shape
     if channels != filters.shape[1]:
         raise ValueError(f"a convolution of {filters.shape[1]} channels got an image of {channels}")
@@ -119,7 +123,11 @@ def count_flops(
 
 @cache
 def library() -> ctypes.CDLL:
-    """Compile the source for this machine's processor, which takes a second or two, and load it."""
+    """Compile the source for this machine's processor, which takes a second or two, and load it.
+
+    Raises:
+        DalibError: the compiler is missing, or fails.
+    """
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     with TemporaryDirectory(prefix="dalib-") as folder:  # a library that is loaded needs its file no longer
         built = Path(folder) / "winograd.so"

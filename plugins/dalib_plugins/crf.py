@@ -14,21 +14,21 @@ class Crf(Strategy):
     Training does not see it.
     """
 
-    iterations: Count = 5
-    appearance_weight: NotNegative = 4.0
-    appearance_position: Positive = 67.0
-    appearance_color: Positive = 3.0
-    smoothness_weight: NotNegative = 3.0
-    smoothness_position: Positive = 3.0
-    cell: Count = 8
-    reach: Whole = 12
-    heard: Count | None = 256
+    iterations: Count = DenseCRF.iterations
+    appearance_weight: NotNegative = DenseCRF.appearance_weight
+    appearance_position: Positive = DenseCRF.appearance_position
+    appearance_color: Positive = DenseCRF.appearance_color
+    smoothness_weight: NotNegative = DenseCRF.smoothness_weight
+    smoothness_position: Positive = DenseCRF.smoothness_position
+    cell: Count = DenseCRF.cell
+    reach: Whole = DenseCRF.reach
+    heard: Count | None = DenseCRF.heard
 
     @hookimpl
     def predictor(self, model: nn.Module, predict: Predict) -> Predict:
         crf = DenseCRF(**{field.name: getattr(self, field.name) for field in fields(DenseCRF)})
 
         def refined(images: Tensor) -> Tensor:
-            return crf(predict(images).float(), images)
+            return crf(predict(images), images)
 
         return refined

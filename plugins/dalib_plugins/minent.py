@@ -9,7 +9,7 @@ from dalib import Step, Strategy, hookimpl
 
 
 def self_information(logits: Tensor) -> Tensor:
-    """Return -p log p / log K of each class, (B, K, H, W) in float32, each in 0..1/(e ln 2 log2 K) (ADVENT, eq. 4).
+    """Return -p log p / log K of each class, (B, K, H, W) in float32, each in 0..1/(e ln K) (ADVENT, eq. 4).
 
     From ``log_softmax`` in float32: the published ``p log(p + 1e-30)`` is NaN in half precision, where 1e-30 is 0.
 

@@ -9,13 +9,46 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "compare_networks.py"
 NETWORKS = ["bisenet", "timm backbone=mobilenetv3_small_100"]
-SIZES = ["--steps", "2", "--size", "64", "64", "--latency-size", "64", "128", "--batch-size", "2", "--images", "1"]
+SIZES = [
+    "--steps",
+    "2",
+    "--size",
+    "64",
+    "64",
+    "--latency-size",
+    "64",
+    "128",
+    "--batch-size",
+    "2",
+    "--images",
+    "1",
+    "--data",
+    "diorama domain=target length=8",
+]
 
 
 def compare(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     arguments = [*NETWORKS, *SIZES, "--seconds", "0", "--threads", "1", "--out", str(out), *options]
     monkeypatch.setattr(sys, "argv", ["compare_networks.py", *arguments])
     runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bisenett"], "no model named 'bisenett'. Did you mean 'bisenet'"),
+        (["timm backbone"], "expected a name and options as key=value, got 'backbone'"),
+        (["deeplabv2 multi_level=maybe"], r'multi_level: expected true or false, got "maybe"'),
+        (["--variant", "fast"], "fast"),
+        (["--data", "diorama length=ten"], r'length: expected a whole number, got "ten"'),
+    ],
+)
+def test_what_would_fail_is_one_message(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare_networks.py", *arguments, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=message):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
 def test_prints_score_latency_multiply_adds_and_parameters_of_each_network_and_keeps_them(

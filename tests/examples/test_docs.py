@@ -7,9 +7,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import yaml
 
-from dalib import Engine, create_dataset, load_recipe, make_recipe
+from dalib import Engine, create_dataset, make_recipe
 from dalib.cli import main, make_parser
 from dalib.data.label_map import read_label_map
 from dalib.hookspecs import HOOKS
@@ -156,8 +155,3 @@ def test_tables_of_methods_name_every_option_of_every_strategy():
     for name, text in sections.items():
         options = inspect.signature(registry.get("strategy", name)).parameters.keys() - {"name", "weight"}
         assert [option for option in options if f"`{option}`" not in text] == []
-
-
-def test_yaml_of_the_docs_is_yaml():
-    assert all(yaml.safe_load(text) for page in PAGES for text in blocks(page, "yaml"))
-    assert load_recipe(ROOT / "examples" / "recipes" / "demo.yaml").strategies

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dalib import DalibError, load_recipe, run
+from dalib import DalibError, list_models, load_recipe, run
 from dalib.cli import main
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").rglob("*.yaml"))
@@ -27,6 +27,11 @@ def test_the_two_shifts_have_a_recipe_for_each_method():
 def test_every_recipe_plans_without_its_data(recipe, capsys):
     assert main(["plan", str(recipe), *([OFFLINE] if "pretrained: true" in recipe.read_text() else [])]) == 0
     assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("network", list_models())
+def test_one_word_changes_the_network(network, capsys):
+    assert main(["plan", str(recipe_path("diorama/stack.yaml")), f"model.use={network}"]) == 0
 
 
 @pytest.mark.parametrize("shift", SHIFTS)

@@ -67,6 +67,11 @@ def test_a_backbone_without_the_strides_is_refused() -> None:
         create_backbone("vit_tiny_patch16_224", strides=(16, 32))
 
 
+def test_a_backbone_of_one_size_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"'levit_128s' takes images of 224x224 only; choose one .* convnext_tiny"):
+        create_backbone("levit_128s")
+
+
 def test_two_starting_points_are_refused() -> None:
     with pytest.raises(RecipeError, match="pretrained and backbone_weights both say where the backbone starts"):
         create_backbone("resnet18", strides=(16, 32), pretrained=True, weights="file.pth")

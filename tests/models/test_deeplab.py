@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from dalib.errors import RecipeError
 from dalib.models import DeepLabV2, load_weights, wrap_model
+from dalib.models.backbones import create_backbone
 from tests.golden import Golden
 
 
@@ -104,7 +105,14 @@ def test_every_parameter_is_in_one_group_and_the_heads_learn_ten_times_as_fast()
     assert {name.split(".")[0]: scale for name, scale in grouped} == {"backbone": 1, "head": 10, "auxiliary": 10}
 
 
-@pytest.mark.parametrize("backbone", ["resnet26", "mobilenetv3_small_050", "convnext_atto"])
+def test_a_resnet_with_a_learned_stem_keeps_it() -> None:
+    body = create_backbone("resnetrs50", output_stride=8).body
+    kept = DeepLabV2(5, backbone="resnetrs50").backbone.body
+    assert kept.state_dict().keys() == body.state_dict().keys()
+    assert kept.layer2[0].conv1.stride == (1, 1)
+
+
+@pytest.mark.parametrize("backbone", ["resnet26", "resnet14t", "mobilenetv3_small_050", "convnext_atto"])
 def test_a_batch_of_one_of_an_odd_size_trains_every_parameter(backbone: str) -> None:
     model = wrap_model(DeepLabV2(5, backbone=backbone, multi_level=True), 5).train()
     outputs: dict[str, Tensor] = model(torch.rand(1, 3, 47, 65), outputs=True)
@@ -114,5 +122,5 @@ def test_a_batch_of_one_of_an_odd_size_trains_every_parameter(backbone: str) -> 
 
 
 def test_a_backbone_that_cannot_dilate_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"timm gives no features of 'pvt_v2_b0'.*output_stride"):
+    with pytest.raises(RecipeError, match=r"'pvt_v2_b0' cannot have output stride 8; .* e\.g\. resnet101"):
         DeepLabV2(5, backbone="pvt_v2_b0")

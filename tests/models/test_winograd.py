@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from timm.layers import StdConv2d
 from torch import Tensor, nn
 
 from dalib import DalibError, create_model
@@ -129,6 +130,7 @@ def test_a_tile_of_a_dilated_convolution_is_counted_where_it_holds_any_pixel() -
 @pytest.mark.parametrize(
     "other",
     [
+        StdConv2d(64, 64, 3, padding=1),  # computes its weight from another
         nn.Conv2d(64, 64, 1),
         nn.Conv2d(64, 64, 3, padding=1, stride=3),
         nn.Conv2d(64, 64, 3, padding=1, stride=(1, 2)),

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from dalib import Predict, SetupContext, Step, Strategy, Stream, hookimpl
-
-IGNORE = 255
+from dalib import IGNORE, Predict, SetupContext, Step, Strategy, Stream, hookimpl
 
 
 class FlipConsistency(Strategy):
