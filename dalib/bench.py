@@ -19,9 +19,11 @@ from torch import Tensor
 
 from dalib.cost import count_macs, peak_memory
 from dalib.create import create_model
+from dalib.device import choose_device
 from dalib.errors import DalibError, suggest
 from dalib.models import SegmentationModel, fuse, winograd
 from dalib.models.bfloat16 import in_bfloat16
+from dalib.registry import default_registry
 
 Size = tuple[int, int]
 
@@ -76,8 +78,8 @@ def bench(
     device: torch.device | str | None = None,
     threads: int | None = None,
     seconds: float = 5.0,
-) -> list[Row]:
-    """Measure registered models, with random weights, in each of the variants.
+) -> Iterator[Row]:
+    """Measure registered models, with random weights, in each of the variants, and yield a row as soon as it is known.
 
     Args:
         names: of models, see ``dalib.list_models``.
@@ -88,16 +90,23 @@ def bench(
         seconds: for how long latency is measured, and throughput again; at least five forwards.
 
     Raises:
-        DalibError: an unknown variant, or a name that no model is registered under.
+        DalibError: an unknown variant or device, or a name that no model is registered under, before any work; or a
+            variant that this machine cannot run, when its turn comes.
     """
+    chosen = choose_device(device)
     for variant in variants:
         check_variant(variant)
-    rows = []
-    with cpu_threads(threads):
-        for name in names:
-            model = cast(SegmentationModel, create_model(name)).eval()
-            rows += [measure(model, size, variant, name=name, device=device, seconds=seconds) for variant in variants]
-    return rows
+    for name in names:
+        default_registry().get("model", name)
+
+    def rows() -> Iterator[Row]:
+        with cpu_threads(threads):
+            for name in names:
+                model = cast(SegmentationModel, create_model(name)).eval()
+                for variant in variants:
+                    yield measure(model, size, variant, name=name, device=chosen, seconds=seconds)
+
+    return rows()
 
 
 def measure(
@@ -110,12 +119,12 @@ def measure(
     seconds: float = 5.0,
 ) -> Row:
     """Measure one model, which stays as it is, in one variant; see ``bench``."""
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(device)
     forms = check_variant(variant)
     if "winograd" in forms and device.type != "cpu":
         raise DalibError(f"variant {variant!r}: winograd is a form for the CPU, and the device is {device.type}.")
     form = in_form(model, forms).to(device)
-    image = torch.rand(1, 3, *size, device=device)
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     if "channels-last" in forms:
         image = image.contiguous(memory_format=torch.channels_last)
     torch.compiler.reset()  # each model is compiled anew, and PyTorch stops compiling a function after eight of them
@@ -166,11 +175,23 @@ def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel
 
 
 def compiled(model: SegmentationModel, image: Tensor) -> SegmentationModel:
-    """Return ``model`` compiled for images like this one; on the CPU with its weights frozen into the code."""
+    """Return ``model`` compiled for images like this one; on the CPU with its weights frozen into the code.
+
+    Raises:
+        DalibError: compiling fails.
+    """
     ready = torch.compile(model, dynamic=False)
     # Not an option of torch.compile, since tracing reads the setting, too, and that happens at the first forward.
     with torch.inference_mode(), torch._inductor.config.patch(freezing=image.device.type == "cpu"):
-        ready(image)
+        try:
+            ready(image)
+        except Exception as error:  # a missing compiler and one that does not work fail in ways of their own
+            reason = str(error).strip().partition("\n")[0]
+            raise DalibError(
+                f"the compiled form needs what torch.compile needs, on a CPU a C++ compiler, and that failed: {reason} "
+                "Install one (Debian's package is g++), name another in the environment variable CXX, or do without "
+                "compiled."
+            ) from error
     return cast(SegmentationModel, ready)
 
 

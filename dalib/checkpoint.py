@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist.")
     try:
-        _check_sum(path)
+        check_sum(path)
         state = load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -83,7 +83,7 @@ def _trailer(digest: str) -> bytes:
     return len(comment).to_bytes(2, "little") + comment
 
 
-def _check_sum(path: Path) -> None:
+def check_sum(path: Path) -> None:
     """Raise ValueError where a byte differs from what was written; what torch alone has saved has no sum to compare."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)

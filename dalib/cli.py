@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _take_overrides(parser, options, rest)
     # Before torch is loaded: threads that spin while they wait made a step eight times as slow on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.getLogger("dalib").setLevel(logging.INFO)
     from dalib import commands
     from dalib.registry import allow_bundled_only
 
@@ -105,26 +107,42 @@ def make_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure networks: parameters, multiply-adds, latency, memory")
     bench.add_argument("models", nargs="+", metavar="MODEL", help="registered models, see `dalib plugins`")
-    bench.add_argument("--size", nargs=2, type=int, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
+    bench.add_argument(
+        "--size", nargs=2, type=_count, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024"
+    )
     bench.add_argument(
         "--variants", nargs="+", metavar="V", help="eager, channels-last, fused, winograd, bf16, compiled, joined by +"
     )
     bench.add_argument("--device", metavar="D", help="cpu or cuda (default: the GPU where there is one)")
-    bench.add_argument("--threads", type=int, metavar="N", help="threads of the CPU")
-    bench.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long each is measured (default: 5)")
+    bench.add_argument("--threads", type=_count, metavar="N", help="threads of the CPU")
+    bench.add_argument(
+        "--seconds", type=_seconds, default=5.0, metavar="S", help="how long each is measured (default: 5)"
+    )
     bench.add_argument("--json", metavar="FILE", help="write the rows here, too")
 
     export = commands.add_parser("export", help="write a run's model as ONNX or torch.export, checked by running it")
     _add_run(export)
     export.add_argument("--out", metavar="FILE", required=True, help="a path ending in .onnx or .pt2")
     export.add_argument(
-        "--size", nargs=2, type=int, default=(512, 1024), metavar=("H", "W"), help="traced at this size"
+        "--size", nargs=2, type=_count, default=(512, 1024), metavar=("H", "W"), help="traced at this size"
     )
     export.add_argument("--image", metavar="FILE", help="a picture to compare on (default: a made-up street)")
     export.add_argument("--teacher", action="store_true", help="export the teacher instead of the student")
     for command in commands.choices.values():
         command.add_argument("--safe", action="store_true", help="import no plugins but dalib's own")
     return parser
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    if not 0 <= (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text}")
+    return value
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -142,17 +142,22 @@ def doctor(options: Namespace) -> int:
 
 def bench(options: Namespace) -> None:
     """Measure networks."""
-    rows = run_bench(
-        options.models,
-        tuple(options.size),
-        options.variants or VARIANTS,
-        device=options.device,
-        threads=options.threads,
-        seconds=options.seconds,
-    )
-    Console().print(bench_table(rows))
-    if options.json:
-        write_json(Path(options.json), {"rows": [row.to_dict() for row in rows]})
+    rows = []
+    try:
+        for row in run_bench(
+            options.models,
+            tuple(options.size),
+            options.variants or VARIANTS,
+            device=options.device,
+            threads=options.threads,
+            seconds=options.seconds,
+        ):
+            rows.append(row)
+    finally:  # what is measured is kept when the next one fails
+        if rows:
+            Console().print(bench_table(rows))
+            if options.json:
+                write_json(Path(options.json), {"rows": [row.to_dict() for row in rows]})
 
 
 def export(options: Namespace) -> None:

@@ -53,7 +53,7 @@ def model_from(options: Options, num_classes: int, path: str) -> nn.Module:
     weights = rest.pop("weights", None)
     model = wrap_model(factory(**check_options(factory, {"num_classes": num_classes, **rest}, path)), num_classes)
     if weights is not None:
-        load_weights(model, weights_file(Path(weights)))
+        load_weights(model, weights)
     return model
 
 
@@ -114,8 +114,3 @@ def list_datasets() -> list[str]:
 def list_strategies() -> list[str]:
     """Return the names of the registered strategies."""
     return default_registry().names("strategy")
-
-
-def weights_file(path: Path) -> Path:
-    """Return the file of weights that a path means: the file itself, or the last checkpoint of a run folder."""
-    return path / "checkpoints" / "last.pt" if path.is_dir() else path

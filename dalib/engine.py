@@ -367,9 +367,14 @@ class Engine:
         return Teacher(self.model, settings.decay, settings.batch_norm) if settings.asked else None
 
     def _plan(self, batch: Batch) -> None:
-        """Check the stack against the streams that really come, whenever these change."""
+        """Check the model, and the stack against the streams that really come, whenever these change."""
         sizes = {name: stream.size for name, stream in batch.items()}
         if sizes != self._planned:
+            if not any(p.requires_grad for p in self.model.parameters()):
+                raise StackError(
+                    "no parameter of the model requires a gradient, so nothing would be trained; what fuse() and "
+                    "winograd() return is for inference."
+                )
             for message in make_plan(self.stack, sizes).warnings:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes

@@ -1,25 +1,30 @@
 """Export of a model to a file that runs without dalib, as ONNX or as torch.export, checked against the model itself."""
 
+import errno
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as tracing
 
 from dalib.errors import DalibError
 from dalib.evaluation import inference, model_device
 from dalib.models import fuse
 from dalib.models.backbones import Backbone
+from dalib.models.winograd import WinogradConv
 
 OPSET = 20
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 REQUIRED_AGREEMENT = 0.999
-NARROWER = 0.75  # the second size of the check, beside the one asked for
+SHORTER, LONGER = 0.75, 1.25  # sides of the other sizes of the check, beside the one asked for
 
 Size = tuple[int, int]
 Run = Callable[[Tensor], Tensor]
@@ -54,14 +59,16 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
     The file's input ``images`` is (1, 3, H, W) float32 RGB in [0, 1] for any H and W, its output ``logits`` is
     (1, K, H, W); normalisation and the interpolation of the logits are inside. What is written is ``fuse(model)``. A
     network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for the multiples of its coarsest stride,
-    or, where ``size`` is none, for ``size`` alone; see ``size_multiple``.
+    or, where ``size`` is none, for ``size`` alone, as is a Swin transformer; see ``size_multiple``.
 
     Args:
-        size: (H, W) that it is traced at and compared at, and, where it takes others, at about three quarters again.
+        size: (H, W) that it is traced at and compared at; where it takes others, at a lower and wider one, too, and at
+            a higher and narrower one.
         image: (3, h, w) in [0, 1] to compare on; by default a procedural street scene.
 
     Raises:
-        DalibError: another suffix, the packages for ONNX are absent, or fewer than 99.9 % of the pixels agree.
+        DalibError: another suffix, a place that cannot be written, the packages for ONNX are absent, the model is one
+            of ``winograd``, or fewer than 99.9 % of the pixels agree. A file that was there before stays.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
@@ -69,25 +76,43 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
     as_onnx = path.suffix == ".onnx"
     if as_onnx:
         check_packages()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    multiple = size_multiple(model, size)
-    program = trace(fuse(model).cpu(), size, multiple)
-    run = write_onnx(program, path) if as_onnx else write_program(program, path)
-    exported = Export(
-        path=path,
-        format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
-        multiple=multiple,
-        agreement=agreement(model, run, _street(size) if image is None else image, _checked(size, multiple)),
-    )
-    _refuse_disagreement(exported)
+    if any(isinstance(module, WinogradConv) for module in model.modules()):
+        raise DalibError("a model of winograd() runs where dalib is; export the one that it was made from.")
+    with _beside(path) as written:
+        multiple = size_multiple(model, size)
+        program = trace(fuse(model).cpu(), size, multiple)
+        run = write_onnx(program, written) if as_onnx else write_program(program, written)
+        exported = Export(
+            path=path,
+            format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
+            multiple=multiple,
+            agreement=agreement(model, run, _street(size) if image is None else image, _checked(size, multiple)),
+        )
+        _refuse_disagreement(exported)
     return exported
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give a path in a temporary folder beside ``path``, to which the file goes when the body ends without an error."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise DalibError(f"{path} cannot be written: {error.strerror}.") from error
+    with folder:
+        yield Path(folder.name) / path.name
+        (Path(folder.name) / path.name).replace(path)
 
 
 def trace(model: nn.Module, size: Size, multiple: int | None) -> ExportedProgram:
     """Return the program of a model in eval mode for images (1, 3, H, W) of the sizes that ``multiple`` says."""
-    images = torch.rand(1, 3, *size)
+    images = torch.zeros(1, 3, *size)
     free = None if multiple is None else ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
-    with torch.no_grad():
+    # Sizes of 1, as a pyramid's pools have them for small images, are like any other and make no condition.
+    with torch.no_grad(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             model if multiple in (1, None) else Whole(model, multiple), (images,), dynamic_shapes=free
         )
@@ -98,8 +123,11 @@ def size_multiple(model: nn.Module, size: Size) -> int | None:
 
     1, but for a model that pads as TensorFlow does, by amounts that timm computes from the size of what it pads, which
     PyTorch's tracer takes minutes to follow and ONNX's longer. They are the same at all multiples of the backbone's
-    coarsest stride. None if ``size`` is no such multiple: then the amounts are those of ``size`` alone.
+    coarsest stride. None if ``size`` is no such multiple: then the amounts are those of ``size`` alone. None, too, for
+    a transformer of windows, such as Swin, whose padding to whole windows is another at every size.
     """
+    if any("Window" in type(module).__name__ for module in model.modules()):
+        return None
     if not any(type(module).__name__.endswith("Same") for module in model.modules()):
         return 1
     strides = [module.levels[-1][0] for module in model.modules() if isinstance(module, Backbone)]
@@ -193,8 +221,10 @@ def check_packages() -> None:
 def _checked(size: Size, multiple: int | None) -> list[Size]:
     if multiple is None:
         return [size]
-    height, width = (max(int(NARROWER * side) // multiple, 1) * multiple for side in size)
-    return [size, (height, width)]
+    (lower, narrower), (higher, wider) = (
+        [max(int(share * side) // multiple, 1) * multiple for side in size] for share in (SHORTER, LONGER)
+    )
+    return [size, (lower, wider), (higher, narrower)]
 
 
 def _street(size: Size) -> Tensor:
@@ -209,5 +239,5 @@ def _refuse_disagreement(exported: Export) -> None:
         if share < REQUIRED_AGREEMENT:
             raise DalibError(
                 f"{exported.path} ({exported.format}) gives the model's class to {100 * share:.2f} % of the pixels at "
-                f"{height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. Do not use the file."
+                f"{height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. It was not kept."
             )

@@ -53,12 +53,13 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: 
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in options:
             raise RecipeError(f"{_at(path, name)}: this option is required.")
-    # A dataclass is annotated in its body and those of its bases; another class where it takes its options.
-    annotated: Any = (
-        target if is_dataclass(target) or not isinstance(target, type) else inspect.getattr_static(target, "__init__")
-    )
-    hints = get_type_hints(annotated, include_extras=True)  # their bounds
+    hints = get_type_hints(_annotated(target), include_extras=True)  # their bounds
     return {name: _value(hints.get(name, Any), value, _at(path, name)) for name, value in options.items()}
+
+
+def _annotated(target: Any) -> Any:
+    """Return what holds the annotations of the options: a dataclass itself, the constructor of another class."""
+    return target.__init__ if isinstance(target, type) and not is_dataclass(target) else target  # type: ignore[misc]
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:

@@ -23,6 +23,7 @@ from rich.table import Column, Table
 from dalib import DalibError, Engine, create_dataset, create_model, create_strategy
 from dalib.bench import Row, check_variant, cpu_threads, measure
 from dalib.create import check_use
+from dalib.files import write_text
 from dalib.optim import adamw, poly
 from dalib.yaml_text import parse_yaml
 
@@ -33,14 +34,13 @@ SAVE_EVERY = 50  # steps
 def main() -> None:
     options = arguments()
     check(options)
-    options.out.mkdir(parents=True, exist_ok=True)
     keep_settings(options)
     with cpu_threads(options.threads):
         found = {name: result(name, options) for name in options.networks}
     row = Row(**next(iter(found.values()))["cost"])
     size = f"{row.size[0]}x{row.size[1]}"
     print(f"latency: {size} (HxW), {row.variant}, {row.hardware}, {row.threads} CPU thread(s); CPU: processor time")
-    print(f"mIoU: {options.data}, {options.steps} steps of batch {options.batch_size}, random weights at the start")
+    print(f"mIoU: {options.data}, {options.steps} steps of batch {options.batch_size}, from random weights if not said")
     Console().print(as_table(found))
 
 
@@ -68,7 +68,7 @@ def check(options: argparse.Namespace) -> None:
     check_variant(options.variant)
     for network in options.networks:
         name, network_options = parse(network)
-        check_use("model", {"use": name, **network_options}, network)
+        check_use("model", {"use": name, **network_options}, "model")
 
 
 def keep_settings(options: argparse.Namespace) -> None:
@@ -77,7 +77,7 @@ def keep_settings(options: argparse.Namespace) -> None:
     path = options.out / "settings.json"
     if path.exists() and json.loads(path.read_text()) != settings:
         raise SystemExit(f"{options.out} holds a comparison with other settings ({path}); give another --out.")
-    path.write_text(json.dumps(settings))
+    write_text(path, json.dumps(settings))
 
 
 def result(network: str, options: argparse.Namespace) -> dict:
@@ -85,8 +85,8 @@ def result(network: str, options: argparse.Namespace) -> dict:
     path = result_path(network, options)
     if not path.exists():
         miou, row = train_and_measure(network, options)
-        path.write_text(json.dumps({"miou": miou, "cost": row.to_dict()}))
-        path.with_suffix(".pt").unlink()
+        write_text(path, json.dumps({"miou": miou, "cost": row.to_dict()}))
+        path.with_suffix(".pt").unlink(missing_ok=True)
     found: dict = json.loads(path.read_text())
     return found
 

@@ -17,7 +17,7 @@ SIZE = (32, 64)
 
 
 def test_every_row_says_what_was_measured_on_what() -> None:
-    rows = bench(["bisenet"], SIZE, ["eager", "fused+bf16+channels-last"], device="cpu", threads=1, seconds=0.0)
+    rows = [*bench(["bisenet"], SIZE, ["eager", "fused+bf16+channels-last"], device="cpu", threads=1, seconds=0.0)]
     eager, fused = rows
     assert (eager.variant, fused.variant) == ("eager", "fused+bf16+channels-last")
     assert (eager.parameters, eager.inference_parameters) == (12_068_672, 12_054_042)
@@ -77,6 +77,23 @@ def test_forms_compute_the_same_classes_and_leave_the_model() -> None:
 def test_an_unknown_variant_is_refused_before_any_work() -> None:
     with pytest.raises(DalibError, match=r"'fused\+bfloat16'.*'bfloat16' is no form\..*fused\+bf16"):
         bench(["no such network"], SIZE, ["fused+bfloat16"])
+
+
+def test_an_unknown_model_or_device_is_refused_before_any_work() -> None:
+    with pytest.raises(DalibError, match=r"there is no model 'bisenett'\. Did you mean 'bisenet'"):
+        bench(["bisenet", "bisenett"], SIZE)
+    with pytest.raises(DalibError, match="there is no device 'gpu'; say cpu or cuda"):
+        bench(["bisenet"], SIZE, device="gpu")
+
+
+def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    with pytest.raises(DalibError, match=r"compiled form needs .* a C\+\+ compiler, and that failed: no compiler Inst"):
+        compiled(Broken(), torch.rand(1, 3, 8, 8))
 
 
 def test_threads_are_given_back() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from dalib import Batch, DalibError, Engine, Strategy, Stream, hookimpl
 from dalib.data.workers import ItemError
-from dalib.errors import DataError, StrategyError
+from dalib.errors import DataError, StackError, StrategyError
 from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
 
 
@@ -470,3 +470,9 @@ def test_a_parameter_in_two_groups_is_refused_by_name():
 
 def test_the_model_may_give_a_plain_module_without_wrapper():
     assert isinstance(engine([Supervised()]).model, TinyModel)
+
+
+def test_a_model_of_which_nothing_would_be_trained_is_refused():
+    engine = Engine(tiny_model().requires_grad_(False), [Supervised()], device="cpu")
+    with pytest.raises(StackError, match=r"no parameter of the model requires a gradient, .* fuse\(\)"):
+        engine.step(tiny_batch())

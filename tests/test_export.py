@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dalib import DalibError, create_model
 from dalib.data.decode import read_image
 from dalib.export import Export, _checked, _refuse_disagreement, export, size_multiple
-from dalib.models import SegmentationModel
+from dalib.models import SegmentationModel, fuse
+from dalib.models.winograd import WinogradConv
 
 CAMVID = Path("data/native/camvid")
 
@@ -36,7 +38,7 @@ def test_onnx_runtime_gives_the_models_classes_at_two_sizes(
 ) -> None:
     onnx = pytest.importorskip("onnx")
     written = export(model, tmp_path / "net.onnx", (96, 128), image=photograph)
-    assert set(written.agreement) == {(96, 128), (72, 96)}
+    assert set(written.agreement) == {(96, 128), (72, 160), (120, 96)}
     assert min(written.agreement.values()) >= 0.999
     assert written.format == "ONNX, opset 20"
     file = onnx.load(tmp_path / "net.onnx")
@@ -56,6 +58,52 @@ def test_torch_export_runs_at_sizes_that_it_was_not_traced_at(model: Segmentatio
         torch.testing.assert_close(run(image), model.eval()(image), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_a_pyramid_whose_pools_are_one_pixel_where_it_is_traced_runs_at_any_size(suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("pidnet_s", num_classes=5).eval()
+    path = export(model, tmp_path / f"net.{suffix}", (64, 96)).path
+    if suffix == "onnx":
+        session = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(image: torch.Tensor) -> torch.Tensor:
+        if suffix == "pt2":
+            return torch.export.load(path).module()(image)
+        return torch.from_numpy(session.run(None, {"images": image.numpy()})[0])
+
+    for size in ((160, 320), (31, 200), (600, 33), (1, 1)):
+        image = torch.rand(1, 3, *size)
+        with torch.inference_mode():
+            same = run(image).argmax(1) == model(image).argmax(1)
+        assert same.shape[1:] == size and same.float().mean() > 0.999
+
+
+def test_a_refused_export_leaves_the_file_that_was_there(
+    model: SegmentationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.pt2"
+    path.write_bytes(b"good")
+    monkeypatch.setattr("dalib.export.REQUIRED_AGREEMENT", 1.1)
+    with pytest.raises(DalibError, match="It was not kept"):
+        export(model, path, (64, 96))
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("net.pt2", b"good")]
+
+
+def test_a_place_that_cannot_be_written_is_said(model: SegmentationModel, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "net.pt2").mkdir()
+    for path in (tmp_path / "file" / "net.pt2", tmp_path / "net.pt2"):
+        with pytest.raises(DalibError, match=r"net\.pt2 cannot be written"):
+            export(model, path, (64, 96))
+
+
+def test_a_fused_model_is_exported_and_one_of_winograd_is_not(model: SegmentationModel, tmp_path: Path) -> None:
+    assert min(export(fuse(model), tmp_path / "net.pt2", (64, 96)).agreement.values()) >= 0.999
+    own = nn.Sequential(WinogradConv(nn.Conv2d(32, 32, 3, padding=1)))
+    with pytest.raises(DalibError, match="export the one that it was made from"):
+        export(own, tmp_path / "other.pt2", (64, 96))
+
+
 @pytest.mark.parametrize("suffix", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_a_network_with_tensorflows_padding_is_written_for_multiples_of_its_stride(suffix: str, tmp_path: Path) -> None:
     if suffix == "onnx":
@@ -64,7 +112,7 @@ def test_a_network_with_tensorflows_padding_is_written_for_multiples_of_its_stri
     model = create_model("bisenet", num_classes=5, backbone="tf_efficientnet_lite0")
     written = export(model, tmp_path / f"net.{suffix}", (96, 128))
     assert "for H and W that are multiples of 32;" in str(written)
-    assert list(written.agreement) == [(96, 128), (64, 96)]
+    assert list(written.agreement) == [(96, 128), (64, 160), (96, 96)]
     assert min(written.agreement.values()) >= 0.999
     if suffix == "pt2":
         with pytest.raises(AssertionError, match=r"Guard failed|multiples of 32"):

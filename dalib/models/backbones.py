@@ -123,13 +123,16 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
         hint = f"Did you mean {close}?" if close else "timm.list_models() names them all."
         raise RegistryError(f"timm has no backbone {name!r}. {hint}")
+    create = partial(timm.create_model, name, features_only=True, **options)
     try:
-        body = _for_any_size(partial(timm.create_model, name, features_only=True, pretrained=pretrained, **options))
+        with torch.random.fork_rng(devices=[]):
+            untrained = _for_any_size(create) if pretrained else None
+        body = _for_any_size(partial(create, pretrained=pretrained))
     except Exception as error:  # a download fails in the ways of whichever client timm uses
         if not pretrained and "output_stride" in options:
             raise RecipeError(
-                f"backbone {name!r} cannot have output stride {options['output_stride']}; choose one whose later stages "
-                "can dilate, e.g. resnet101 or convnext_tiny."
+                f"backbone {name!r} cannot have output stride {options['output_stride']}; choose one whose later "
+                "stages can dilate, e.g. resnet101 or convnext_tiny."
             ) from error
         if not pretrained:
             raise RecipeError(f"timm gives no features of {name!r}: {error}") from error
@@ -138,9 +141,25 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
             f"timm could not fetch its weights of {name!r} ({reason}). Without a network, download the file elsewhere "
             f"and name it with `backbone_weights: FILE`, or start from random weights with `pretrained: false`."
         ) from error
-    if pretrained:
-        logger.info("backbone %s: all %d tensors from timm's published weights", name, len(body.state_dict()))
+    if untrained is not None:
+        _count_published(name, body, untrained)
     return body
+
+
+def _count_published(name: str, body: nn.Module, untrained: nn.Module) -> None:
+    """Say how many tensors timm has loaded: those that differ from what the same draws gave without its weights.
+
+    timm loads what fits and goes on, so that a file of other keys would leave a network as it was drawn.
+    """
+    drawn = untrained.state_dict()
+    weights = {key: t for key, t in body.state_dict().items() if t.is_floating_point()}
+    loaded = sum(not torch.equal(tensor, drawn[key]) for key, tensor in weights.items())
+    if 2 * loaded < len(weights):
+        raise WeightsError(
+            f"timm's published weights of {name!r} gave {loaded} of the backbone's {len(weights)} tensors; bring a "
+            "file that fits with `backbone_weights: FILE`, or start from random weights with `pretrained: false`."
+        )
+    logger.info("backbone %s: %d of %d tensors from timm's published weights", name, loaded, len(weights))
 
 
 def _for_any_size(create: Callable[..., Any]) -> Any:

@@ -33,8 +33,9 @@ def fuse(model: Model) -> Model:
     for head in getattr(network, "training_heads", ()):
         setattr(network, head, None)
     fold_batch_norm(fused)
-    if callable(reorder := getattr(network, "reorder", None)):
+    if callable(reorder := getattr(network, "reorder", None)) and not getattr(network, "is_fused", False):
         reorder()
+    network.is_fused = True  # type: ignore[assignment]
     return fused.requires_grad_(False)
 
 
@@ -46,7 +47,7 @@ def fold_batch_norm(model: nn.Module) -> None:
     trace = _Trace(model)
     reference = next(model.parameters())
     with torch.no_grad(), trace:
-        model(torch.rand(PROBE, device=reference.device, dtype=reference.dtype))
+        trace.output = model(torch.zeros(PROBE, device=reference.device, dtype=reference.dtype))
     names = {module: name for name, module in model.named_modules()}
     for conv, norm in trace.pairs():
         conv.weight, conv.bias = fuse_conv_bn_weights(
@@ -74,6 +75,7 @@ class _Trace(TorchDispatchMode):
         self._made: dict[int, nn.Conv2d] = {}
         self._normed: list[tuple[int, Any]] = []
         self._reads: Counter[int] = Counter()
+        self.output: Any = None  # what a caller reads, too
         self._alive: list[Any] = []  # an id names a tensor only for as long as that lives
 
     def __torch_dispatch__(
@@ -92,6 +94,7 @@ class _Trace(TorchDispatchMode):
 
     def pairs(self) -> list[tuple[nn.Conv2d, Any]]:
         """Return each convolution and the BatchNorm to fold into it."""
+        self._reads.update(id(leaf) for leaf in tree_leaves(self.output))
         found = [(made, self._made[made], norm) for made, norm in self._normed if made in self._made]
         return [(conv, norm) for made, conv, norm in found if self._once(made, conv.weight, norm.running_mean)]
 

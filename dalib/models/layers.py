@@ -1,12 +1,14 @@
 """Pieces that several networks are made of."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (B, C, h, w) to ``size`` (H, W), bilinear with ``align_corners=False``; unchanged if it has that size."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    # In a program that is exported for any size, what the comparison gives at one size would become a condition.
+    if not torch.compiler.is_exporting() and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 

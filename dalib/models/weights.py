@@ -1,6 +1,7 @@
 """Loading trained weights: from dalib's own checkpoints and from official layouts, all checked before any is copied."""
 
 import logging
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dalib.checkpoint import check_sum
 from dalib.errors import WeightsError, suggest
 from dalib.models.layouts import LAYOUTS
 from dalib.models.pairing import likeliest_layout, pair
@@ -17,7 +19,8 @@ from dalib.tensor_file import load_tensors
 
 logger = logging.getLogger("dalib")
 
-CONTAINERS = ("model", "state_dict")  # keys under which checkpoints keep the weights, beside optimisers and counters
+# Keys under which checkpoints keep the weights, beside optimisers and counters.
+CONTAINERS = ("model", "state_dict", "model_state_dict")
 OF_THE_WRAPPER = ("mean", "std")  # a SegmentationModel's buffers, which its network does not have
 WRAPPERS = ("_orig_mod.", "module.", "model.", "network.")  # what compilers and wrappers put before every key
 
@@ -54,14 +57,15 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
 
     Args:
         model: its tensors are changed in place: all that match or, on an error, none.
-        source: a file (``.pt``, ``.pth``, ``.safetensors``) or a state dict. Either may hold the weights under the key
-            ``model`` or ``state_dict``, and carry the prefixes of wrappers.
+        source: a file (``.pt``, ``.pth``, ``.safetensors``), a run folder, whose last checkpoint is taken, or a state
+            dict. Either may hold the weights under the key ``model``, ``state_dict`` or ``model_state_dict``, and carry
+            the prefixes of wrappers.
         layout: a name in ``dalib.models.layouts.LAYOUTS``, or "auto" for the one under which most keys match.
 
     Raises:
         WeightsError: the source is no file of weights, fits less than half of the backbone, or has other shapes.
     """
-    network = model.network if isinstance(model, SegmentationModel) else model
+    network = _inside(model)
     own = network.state_dict()
     found = _unwrap(read_weights(source), own)
     layout = likeliest_layout(own, found) if layout == "auto" else layout
@@ -70,7 +74,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
     found = {key: tensor for key, tensor in found.items() if LAYOUTS[layout](key) is not None}
     origin = "state dict" if isinstance(source, Mapping) else str(source)
     report = load_pairs(network, found, pair(own, found, layout), origin=origin, layout=layout)
-    logger.info("%s", report)
+    logger.log(logging.WARNING if report.missing else logging.INFO, "%s", report)
     return report
 
 
@@ -93,6 +97,8 @@ def load_pairs(
         unexpected=tuple(key for key in found if key not in used),
         heads=tuple(key for key in absent if key.startswith(training_heads)),
     )
+    if getattr(module, "is_fused", False) and any(key.endswith("running_mean") for key in report.unexpected):
+        raise WeightsError(f"{origin} has BatchNorms, and this model's are fused; load the weights first, then fuse.")
     _refuse_poor_match(report, own, found)
     _refuse_other_shapes(own, {key: found[source] for key, source in pairs.items()}, module, origin)
     with torch.no_grad():
@@ -117,7 +123,21 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
+def _inside(model: nn.Module) -> nn.Module:
+    """Return the network in the wrappers of dalib, ``torch.compile`` and ``DataParallel``."""
+    for name in ("module", "_orig_mod"):
+        if isinstance(inner := getattr(model, name, None), nn.Module):
+            return _inside(inner)
+    return model.network if isinstance(model, SegmentationModel) else model
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file of weights that a path means: the file itself, or the last checkpoint of a run folder."""
+    return path / "checkpoints" / "last.pt" if path.is_dir() else path
+
+
 def _read_file(path: Path) -> Any:
+    path = weights_file(path)
     if not path.is_file():
         raise WeightsError(f"{path} is not a file; give the path of a file of weights (.pt, .pth or .safetensors).")
     try:
@@ -125,6 +145,8 @@ def _read_file(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if zipfile.is_zipfile(path):
+            check_sum(path)
         return load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in the readers
         raise WeightsError(

@@ -62,9 +62,10 @@ def _suits(conv: nn.Conv2d) -> bool:
 class WinogradConv(nn.Module):
     """A 3x3 convolution of stride 1 or 2 by minimal filtering (Lavin and Gray, CVPR 2016, section 4.3).
 
-    Its padding is its dilation, so that outputs have the size of the image, or half of it. Images and filters go to a domain in which a 4x4 tile of the output takes 36 multiplications per pair of channels
-    instead of 144: 36 products of matrices, one for each place in a tile. That is F(4x4, 3x3). With stride 2 the middle
-    tap sees other inputs than the outer two, along each side; these go by F(4, 2), and a tile takes 81.
+    Its padding is its dilation. Images and filters go to a domain in which a 4x4 tile of the output takes 36
+    multiplications per pair of channels instead of 144: 36 products of matrices, one for each place in a tile. That is
+    F(4x4, 3x3). With stride 2 the middle tap sees other inputs than the outer two, along each side; these go by
+    F(4, 2), and a tile takes 81.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -88,12 +89,16 @@ def convolve(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int, d
     """Convolve (B, C, H, W) with the filters of a ``WinogradConv``, in float32 or float64.
 
     Raises:
-        ValueError: the image has other channels than the filters.
+        ValueError: the image has other channels than the filters, or these are of another type.
     """
     batch, channels, height, width = image.shape
     if channels != filters.shape[1]:
         raise ValueError(f"a convolution of {filters.shape[1]} channels got an image of {channels}")
+    if filters.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"minimal filtering computes in float32 or float64, and these filters are {filters.dtype}")
     output: Tensor = _output(image, filters, bias, stride, dilation)
+    if output.numel() == 0:
+        return output
     pixels = image.permute(0, 2, 3, 1).to(filters.dtype).contiguous()
     run = getattr(library(), f"convolve_{str(filters.dtype).removeprefix('torch.')}")
     shape = (ctypes.c_long * 5)(batch, height, width, channels, output.shape[1])
@@ -128,16 +133,17 @@ def library() -> ctypes.CDLL:
     Raises:
         DalibError: the compiler is missing, or fails.
     """
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    compiler = os.environ.get("CXX", "c++")
     with TemporaryDirectory(prefix="dalib-") as folder:  # a library that is loaded needs its file no longer
         built = Path(folder) / "winograd.so"
         try:
-            subprocess.run([*compiler, *FLAGS, SOURCE, "-o", built], check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
+            command = [*shlex.split(compiler), *FLAGS, str(SOURCE), "-o", str(built)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            return ctypes.CDLL(str(built))
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:
             said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
             raise DalibError(
-                f"the winograd form needs a C++ compiler with OpenMP, and {shlex.join(compiler)!r} failed: {said}. "
+                f"the winograd form needs a C++ compiler with OpenMP, and {compiler!r} failed: {said}. "
                 "Install one (Debian's package is g++), name another in the environment variable CXX, or do without "
                 "winograd."
             ) from error
-        return ctypes.CDLL(str(built))

@@ -9,26 +9,12 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "compare_networks.py"
 NETWORKS = ["bisenet", "timm backbone=mobilenetv3_small_100"]
-SIZES = [
-    "--steps",
-    "2",
-    "--size",
-    "64",
-    "64",
-    "--latency-size",
-    "64",
-    "128",
-    "--batch-size",
-    "2",
-    "--images",
-    "1",
-    "--data",
-    "diorama domain=target length=8",
-]
+SIZES = ["--steps", "2", "--size", "64", "64", "--latency-size", "64", "128", "--batch-size", "2", "--images", "1"]
+DATA = ["--data", "diorama domain=target length=8"]
 
 
 def compare(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
-    arguments = [*NETWORKS, *SIZES, "--seconds", "0", "--threads", "1", "--out", str(out), *options]
+    arguments = [*NETWORKS, *SIZES, *DATA, "--seconds", "0", "--threads", "1", "--out", str(out), *options]
     monkeypatch.setattr(sys, "argv", ["compare_networks.py", *arguments])
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
@@ -36,7 +22,7 @@ def compare(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bisenett"], "no model named 'bisenett'. Did you mean 'bisenet'"),
+        (["bisenett"], "there is no model 'bisenett'. Did you mean 'bisenet'"),
         (["timm backbone"], "expected a name and options as key=value, got 'backbone'"),
         (["deeplabv2 multi_level=maybe"], r'multi_level: expected true or false, got "maybe"'),
         (["--variant", "fast"], "fast"),

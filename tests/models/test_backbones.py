@@ -1,5 +1,6 @@
 """Backbones: where they start from, and what is said when they cannot."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,24 @@ def test_a_backbone_of_one_size_is_refused() -> None:
 def test_two_starting_points_are_refused() -> None:
     with pytest.raises(RecipeError, match="pretrained and backbone_weights both say where the backbone starts"):
         create_backbone("resnet18", strides=(16, 32), pretrained=True, weights="file.pth")
+
+
+@pytest.mark.parametrize(("kept", "told"), [(122, "all"), (100, "most"), (10, "few")])
+def test_the_tensors_that_timm_has_loaded_are_counted(
+    kept: int, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """timm loads what fits of the file it fetches, and says nothing of the rest."""
+    published = {key: tensor + 1 for key, tensor in timm.create_model("resnet18").state_dict().items()}
+    state = dict([*published.items()][:kept])
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: state)
+    caplog.set_level(logging.INFO, logger="dalib")
+    if told == "few":
+        with pytest.raises(WeightsError, match=r"of 'resnet18' gave 9 of the backbone's 100 tensors"):
+            create_backbone("resnet18", pretrained=True)
+    else:
+        create_backbone("resnet18", pretrained=True)
+        count = {"all": 100, "most": sum(t.is_floating_point() for t in state.values())}[told]
+        assert f"backbone resnet18: {count} of 100 tensors from timm's published weights" in caplog.text
 
 
 def test_without_a_network_the_message_says_how_to_bring_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,34 @@ def test_fusing_changes_no_network_but_by_rounding(name: str, left: int) -> None
         torch.testing.assert_close(fused(image), expected, rtol=0, atol=1e-9 * float(expected.std()))
 
 
+@pytest.mark.parametrize("name", ["bisenet", "bisenet_v1", "pidnet_s"])
+def test_fusing_twice_is_fusing_once(name: str) -> None:
+    model = fuse(create_model(name, num_classes=5))
+    assert torch.equal(logits(fuse(model), (65, 96)), logits(model, (65, 96)))
+
+
+def test_fusing_draws_no_random_number() -> None:
+    model = wrap_model(BiSeNet(5), 5)
+    before = torch.get_rng_state()
+    fuse(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_convolution_whose_output_is_an_output_of_the_network_stays() -> None:
+    class Shown(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            features = self.conv(x)
+            return {"features": features, "logits": self.bn(features)}
+
+    network, image = with_random_statistics(Shown()), torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(fuse(network)(image), network(image))
+
+
 def test_the_original_is_left_as_it_was() -> None:
     model = wrap_model(BiSeNet(5), 5)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -13,8 +13,9 @@ import torchvision
 from torch import Tensor, nn
 
 from dalib import create_model
+from dalib.checkpoint import write as write_checkpoint
 from dalib.errors import WeightsError
-from dalib.models import load_weights, wrap_model
+from dalib.models import fuse, load_weights, wrap_model
 
 
 class Net(nn.Module):
@@ -90,6 +91,32 @@ def test_a_file_that_matches_under_half_of_the_backbone_is_refused() -> None:
     with pytest.raises(WeightsError, match=r"state dict matches 1 of the backbone's 9 tensors.*backbone\.0\.weight"):
         load_weights(net, few)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_weights_with_batch_norm_are_refused_by_a_fused_network() -> None:
+    """Its convolutions alone would be half of the backbone, and then lack what the BatchNorms do."""
+    model = create_model("pidnet_s", num_classes=5)
+    fused = fuse(model)
+    with pytest.raises(WeightsError, match="load the weights first, then fuse"):
+        load_weights(fused, model.state_dict())
+    load_weights(fused, fuse(model).state_dict())
+
+
+def test_weights_go_through_what_wraps_the_model() -> None:
+    donor, net = Net(), Net()
+    load_weights(nn.DataParallel(wrap_model(net, 4)), donor.state_dict())
+    assert same(net, donor)
+
+
+def test_a_damaged_checkpoint_of_dalib_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    write_checkpoint({"model": Net().state_dict(), "step": 1}, path)
+    load_weights(Net(), path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="is damaged"):
+        load_weights(Net(), path)
 
 
 def test_another_class_count_is_said_as_such() -> None:

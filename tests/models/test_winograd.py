@@ -109,6 +109,16 @@ def test_the_compiler_of_pytorch_can_trace_it(stride: int) -> None:
     torch.library.opcheck(convolve, (torch.randn(1, 32, 9, 10), conv.weight, conv.bias, stride, 2))
 
 
+@pytest.mark.parametrize(("shape", "stride"), [((0, 32, 8, 8), 1), ((1, 32, 0, 8), 2)])
+def test_nothing_makes_nothing(shape: tuple[int, ...], stride: int) -> None:
+    assert WinogradConv(nn.Conv2d(32, 32, 3, stride, padding=1))(torch.rand(shape)).numel() == 0
+
+
+def test_other_types_of_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"float32 or float64, and these filters are torch\.bfloat16"):
+        WinogradConv(nn.Conv2d(32, 32, 3, padding=1)).bfloat16()(torch.rand(1, 32, 8, 8).bfloat16())
+
+
 def test_an_image_of_other_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="a convolution of 32 channels got an image of 16"):
         WinogradConv(nn.Conv2d(32, 32, 3, padding=1))(torch.rand(1, 16, 8, 8))
@@ -146,6 +156,13 @@ def test_a_tile_of_a_dilated_convolution_is_counted_where_it_holds_any_pixel() -
 )
 def test_other_convolutions_stay(other: nn.Conv2d) -> None:
     assert isinstance(winograd(nn.Sequential(other))[0], nn.Conv2d)
+
+
+def test_a_compiler_that_writes_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "true")
+    library.cache_clear()
+    with pytest.raises(DalibError, match=r"needs a C\+\+ compiler .* 'true' failed: .*winograd\.so"):
+        winograd(nn.Conv2d(64, 64, 3, padding=1))
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", f"{COMPILER} --no-such-option"])
