@@ -12,6 +12,7 @@ from dalib import __version__
 from dalib.cli import main
 from dalib.data.diorama import Diorama
 from dalib.errors import DalibError
+from dalib.models.winograd import library
 from dalib.run_folder import RunFolder
 from tests.command import RECIPE, TINY, refusal, run_dalib
 
@@ -209,7 +210,27 @@ def test_wrong_usage_ends_with_status_2(arguments, capsys):
     assert status == 2 and capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "plan", "plugins", "doctor"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--size", "0", "8"], ["--size", "8", "x"], ["--threads", "0"], ["--seconds", "nan"], ["--seconds", "-1"]],
+)
+def test_a_benchmark_of_nothing_is_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "bisenet", *arguments])
+    assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+def test_what_a_benchmark_has_measured_is_kept_when_the_next_form_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    library.cache_clear()
+    size = ["--size", "32", "64", "--seconds", "0", "--device", "cpu"]
+    assert main(["bench", "bisenet", *size, "--variants", "eager", "winograd", "--json", str(tmp_path / "b.json")]) == 2
+    printed = capsys.readouterr()
+    assert "12.1, 12.1" in printed.out and "'no-such-compiler' failed" in printed.err
+    assert [row["variant"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]] == ["eager"]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "plan", "plugins", "doctor", "bench", "export"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

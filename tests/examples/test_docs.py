@@ -1,5 +1,6 @@
 """What the pages show is what there is: code runs, recipes load, commands parse, and quoted source is the source."""
 
+import dataclasses
 import inspect
 import re
 import shlex
@@ -12,13 +13,14 @@ from dalib import Engine, create_dataset, make_recipe
 from dalib.cli import main, make_parser
 from dalib.data.label_map import read_label_map
 from dalib.hookspecs import HOOKS
+from dalib.models import PIDNetLoss
 from dalib.panels import write_png
 from dalib.registry import default_registry
 from dalib.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "examples" / "third_party"
-PAGES = ("quickstart", "plugins", "methods")
+PAGES = ("quickstart", "plugins", "methods", "models")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -155,3 +157,13 @@ def test_tables_of_methods_name_every_option_of_every_strategy():
     for name, text in sections.items():
         options = inspect.signature(registry.get("strategy", name)).parameters.keys() - {"name", "weight"}
         assert [option for option in options if f"`{option}`" not in text] == []
+
+
+def test_the_page_of_models_names_every_option_of_every_model():
+    page = (ROOT / "docs" / "models.md").read_text()
+    registry = default_registry()
+    for name in registry.names("model"):
+        assert re.search(rf"^## .*\b{name}\b", page, flags=re.MULTILINE), name
+        options = inspect.signature(registry.get("model", name)).parameters.keys() - {"num_classes"}
+        assert [option for option in options if not re.search(rf"`{option}\b", page)] == []
+    assert [f.name for f in dataclasses.fields(PIDNetLoss) if f"`loss.{f.name}`" not in page] == []

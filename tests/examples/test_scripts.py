@@ -1,4 +1,4 @@
-"""Each script of the examples runs as its help says, on diorama and on folders."""
+"""The scripts of the examples run as their help says, on diorama and on folders."""
 
 import os
 import runpy
@@ -66,3 +66,26 @@ def test_a_script_adapts_to_folders_of_ones_own(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert list(reached(done.stdout)) == ["source only", "FDA"]
+
+
+def test_an_ablation_trains_each_recipe_once_and_refuses_what_another_recipe_left(tmp_path, monkeypatch, capfd):
+    def ablate(*more: str) -> str:
+        overrides = ["train.steps=1", "data.batch_size=1", "evaluate.limit=1", "train.device=cpu"]
+        sizes = [f"data.{stream}.size=[64, 64]" for stream in ("source", "target")]
+        recipe = str(EXAMPLES / "recipes" / "diorama" / "source_only.yaml")
+        arguments = [recipe, "--seeds", "3", "--out", str(tmp_path), *overrides, *sizes, *more]
+        monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments])
+        runpy.run_path(str(EXAMPLES / "ablation.py"), run_name="__main__")
+        return capfd.readouterr().out
+
+    first = ablate()
+    assert "| system | seed 3 | mean |" in first and "| source_only |" in first
+    trained = (tmp_path / "source_only-3" / "metrics.jsonl").read_text()
+    assert ablate().splitlines()[-1] == first.splitlines()[-1]
+    assert (tmp_path / "source_only-3" / "metrics.jsonl").read_text() == trained
+    with pytest.raises(SystemExit, match=r"failed with status 2; see .*log\.txt"):
+        ablate("optimizer.lr=1e-5")
+    assert "optimizer.lr" in (tmp_path / "source_only-3" / "log.txt").read_text()
+    with pytest.raises(SystemExit):
+        ablate(str(EXAMPLES / "recipes" / "gta5_to_cityscapes" / "source_only.yaml"))
+    assert "two recipes have one file name" in capfd.readouterr().err
