@@ -124,26 +124,29 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         hint = f"Did you mean {close}?" if close else "timm.list_models() names them all."
         raise RegistryError(f"timm has no backbone {name!r}. {hint}")
     create = partial(timm.create_model, name, features_only=True, **options)
+    drawn_from = torch.get_rng_state()
     try:
-        with torch.random.fork_rng(devices=[]):
-            untrained = _for_any_size(create) if pretrained else None
-        body = _for_any_size(partial(create, pretrained=pretrained))
-    except Exception as error:  # a download fails in the ways of whichever client timm uses
-        if not pretrained and "output_stride" in options:
+        body = _for_any_size(create)
+    except Exception as error:  # timm refuses in the words of each family
+        if "output_stride" in options:
             raise RecipeError(
                 f"backbone {name!r} cannot have output stride {options['output_stride']}; choose one whose later "
                 "stages can dilate, e.g. resnet101 or convnext_tiny."
             ) from error
-        if not pretrained:
-            raise RecipeError(f"timm gives no features of {name!r}: {error}") from error
+        raise RecipeError(f"timm gives no features of {name!r}: {error}") from error
+    if not pretrained:
+        return body
+    torch.set_rng_state(drawn_from)
+    try:
+        published = _for_any_size(partial(create, pretrained=True))
+    except Exception as error:  # a download fails in the ways of whichever client timm uses
         reason = str(error).partition("\n")[0].rstrip(".")
         raise WeightsError(
             f"timm could not fetch its weights of {name!r} ({reason}). Without a network, download the file elsewhere "
             f"and name it with `backbone_weights: FILE`, or start from random weights with `pretrained: false`."
         ) from error
-    if untrained is not None:
-        _count_published(name, body, untrained)
-    return body
+    _count_published(name, published, body)
+    return published
 
 
 def _count_published(name: str, body: nn.Module, untrained: nn.Module) -> None:

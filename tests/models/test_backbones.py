@@ -100,6 +100,6 @@ def test_without_a_network_the_message_says_how_to_bring_a_file(monkeypatch: pyt
     def unreachable(*args: object, **kwargs: object) -> None:
         raise OSError("no route to host.\nmore")
 
-    monkeypatch.setattr(timm, "create_model", unreachable)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", unreachable)
     with pytest.raises(WeightsError, match=r"of 'resnet18' \(no route to host\)\. .*`backbone_weights: FILE`"):
         create_backbone("resnet18", strides=(16, 32), pretrained=True)
