@@ -2,9 +2,10 @@
 
 import errno
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,8 @@ from dalib.evaluation import inference, model_device
 from dalib.models import fuse
 from dalib.models.backbones import Backbone
 from dalib.models.winograd import WinogradConv
+
+logger = logging.getLogger("dalib")
 
 OPSET = 20
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -59,7 +62,8 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
     The file's input ``images`` is (1, 3, H, W) float32 RGB in [0, 1] for any H and W, its output ``logits`` is
     (1, K, H, W); normalisation and the interpolation of the logits are inside. What is written is ``fuse(model)``. A
     network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for the multiples of its coarsest stride,
-    or, where ``size`` is none, for ``size`` alone, as is a Swin transformer; see ``size_multiple``.
+    or, where ``size`` is none, for ``size`` alone, as is a Swin transformer; see ``size_multiple``. So is a network
+    that the tracer follows for no other sizes.
 
     Args:
         size: (H, W) that it is traced at and compared at; where it takes others, at a lower and wider one, too, and at
@@ -68,28 +72,45 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
 
     Raises:
         DalibError: another suffix, a place that cannot be written, the packages for ONNX are absent, the model is one
-            of ``winograd``, or fewer than 99.9 % of the pixels agree. A file that was there before stays.
+            of ``winograd`` or cannot be traced, or fewer than 99.9 % of the pixels agree. A file that was there before
+            stays.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
         raise DalibError(f"{path}: the suffix says the format; expected .onnx (ONNX) or .pt2 (torch.export).")
-    as_onnx = path.suffix == ".onnx"
-    if as_onnx:
+    if path.suffix == ".onnx":
         check_packages()
     if any(isinstance(module, WinogradConv) for module in model.modules()):
         raise DalibError("a model of winograd() runs where dalib is; export the one that it was made from.")
+    image = _street(size) if image is None else image
     with _beside(path) as written:
-        multiple = size_multiple(model, size)
-        program = trace(fuse(model).cpu(), size, multiple)
-        run = write_onnx(program, written) if as_onnx else write_program(program, written)
-        exported = Export(
-            path=path,
-            format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
-            multiple=multiple,
-            agreement=agreement(model, run, _street(size) if image is None else image, _checked(size, multiple)),
-        )
+        try:
+            exported = _write(model, written, size, size_multiple(model, size), image)
+        except Exception as error:  # the tracer, the writer and what runs the file fail in many ways
+            logger.info("%s cannot take images of other sizes: %s", path, str(error).partition("\n")[0])
+            exported = _write_for_one_size(model, written, size, image)
+        exported = replace(exported, path=path)
         _refuse_disagreement(exported)
     return exported
+
+
+def _write(model: nn.Module, path: Path, size: Size, multiple: int | None, image: Tensor) -> Export:
+    as_onnx = path.suffix == ".onnx"
+    program = trace(fuse(model).cpu(), size, multiple)
+    run = write_onnx(program, path) if as_onnx else write_program(program, path)
+    return Export(
+        path=path,
+        format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
+        multiple=multiple,
+        agreement=agreement(model, run, image, _checked(size, multiple)),
+    )
+
+
+def _write_for_one_size(model: nn.Module, path: Path, size: Size, image: Tensor) -> Export:
+    try:
+        return _write(model, path, size, None, image)
+    except Exception as error:
+        raise DalibError(f"the model cannot be exported: {error}") from error
 
 
 @contextmanager

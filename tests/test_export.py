@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dalib import DalibError, create_model
+from dalib import DalibError, create_model, wrap_model
 from dalib.data.decode import read_image
 from dalib.export import Export, _checked, _refuse_disagreement, export, size_multiple
 from dalib.models import SegmentationModel, fuse
@@ -123,6 +123,33 @@ def test_a_network_with_tensorflows_padding_is_written_for_one_size_that_is_no_s
     model = create_model("bisenet", num_classes=5, backbone="tf_efficientnet_lite0")
     assert (size_multiple(model, (64, 96)), size_multiple(model, (64, 90))) == (32, None)
     assert _checked((64, 90), None) == [(64, 90)]
+
+
+class Branching(nn.Module):
+    """A network whose classes come otherwise from wide images than from others, or whose code asks for a pixel."""
+
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self, asks: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 1)
+        self.asks = asks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        asked = x.shape[-1] > 100 if self.asks == "width" else x[0, 0, 0, 0].item() > 0
+        logits: torch.Tensor = self.conv(-x if asked else x)
+        return logits
+
+
+def test_a_network_that_branches_on_the_size_is_written_for_one(tmp_path: Path) -> None:
+    written = export(wrap_model(Branching("width"), 5), tmp_path / "net.pt2", (64, 96))
+    assert "for this size alone" in str(written) and list(written.agreement) == [(64, 96)]
+
+
+def test_a_network_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DalibError, match=r"the model cannot be exported: .*guard"):
+        export(wrap_model(Branching("pixel"), 5), tmp_path / "net.pt2", (64, 96))
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_file_that_disagrees_is_refused() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dalib.errors import RecipeError, RegistryError, WeightsError
 from dalib.models.pairing import pair_backbone
+from dalib.models.tiles import Size, cut, join
 from dalib.models.weights import LoadReport, load_pairs, read_weights
 
 logger = logging.getLogger("dalib")
@@ -25,15 +26,20 @@ ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_im
 class Backbone(nn.Module):
     """A timm ``features_only`` network as a map from images to the deepest feature of each stride.
 
+    Args:
+        tile: the only size (H, W) of images that ``body`` takes; others are then cut into tiles of that size, each seen
+            by itself.
+
     Attributes:
         levels: (stride, channels) of every feature, from the first to the deepest.
         channels: of the deepest feature at each stride.
         mean, std: of the RGB channels that its published weights expect.
     """
 
-    def __init__(self, body: Any) -> None:
+    def __init__(self, body: Any, tile: Size | None = None) -> None:
         super().__init__()
         self.body = body
+        self.tile = tile
         info = body.feature_info
         self.levels = tuple(zip(info.reduction(), info.channels(), strict=True))
         self.channels = dict(self.levels)
@@ -48,8 +54,12 @@ class Backbone(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Map normalised images (B, 3, H, W) to (B, channels, about H/stride, about W/stride) for every level."""
-        features: list[Tensor] = self.body(x)
-        return features if self.channels_first else [f.permute(0, 3, 1, 2) for f in features]
+        features: list[Tensor] = self.body(x if self.tile is None else cut(x, self.tile))
+        if not self.channels_first:
+            features = [f.permute(0, 3, 1, 2) for f in features]
+        if self.tile is None:
+            return features
+        return [join(f, (x.shape[-2], x.shape[-1]), self.tile) for f in features]
 
 
 def create_backbone(
@@ -70,40 +80,53 @@ def create_backbone(
 
     Raises:
         RegistryError: timm does not know the name.
-        RecipeError: the backbone lacks a stride, cannot have the output stride or takes images of one size only; or
-            both ways to start it are asked for.
+        RecipeError: the backbone lacks a stride, cannot have the output stride, or takes no images; or both ways to
+            start it are asked for.
         WeightsError: the file does not fit, or timm could not fetch its weights.
     """
     if pretrained and weights is not None:
         raise RecipeError("pretrained and backbone_weights both say where the backbone starts; give one of them.")
     options = {} if output_stride is None else {"output_stride": output_stride}
-    backbone = Backbone(_features(name, pretrained, options))
+    body = _features(name, pretrained, options)
+    backbone = Backbone(body, _only_size(name, body))
     lacking = [s for s in strides if s not in backbone.channels]
     if lacking:
         raise RecipeError(
             f"backbone {name!r} gives features at strides {_listed(backbone.channels)}, not at {_listed(lacking)}; "
             f"choose one with strides {_listed(strides)}, e.g. resnet18."
         )
-    _refuse_fixed_size(name, backbone)
     if weights is not None:
         logger.info("backbone %s: %s", name, load_backbone(backbone.body, weights))
     return backbone
 
 
-def _refuse_fixed_size(name: str, backbone: Backbone) -> None:
-    """Refuse a backbone whose weights hold the size of its images, as learned positions do that nothing resizes."""
-    if not backbone.body.pretrained_cfg.get("fixed_input_size"):
-        return  # where it is set, many take other sizes all the same
-    coarsest = backbone.levels[-1][0]
+def _only_size(name: str, body: Any) -> Size | None:
+    """Return the size (H, W) of images that is the only one a backbone takes, as where it learned their positions.
+
+    Raises:
+        RecipeError: it does not take that one either.
+    """
+    coarsest, native = body.feature_info.reduction()[-1], tuple(body.pretrained_cfg["input_size"][1:])
+    for device in ("meta", "cpu"):  # nothing is computed on the first, which a few cannot do without
+        if _fault(body, (5 * coarsest, 7 * coarsest), device) is None:  # odd numbers of cells, without halves
+            return None
+        if (fault := _fault(body, native, device)) is None:
+            height, width = native
+            logger.info("backbone %s takes images of %dx%d (HxW) only: others are cut into tiles", name, height, width)
+            return native
+    raise RecipeError(f"backbone {name!r} gives no features of images: {fault}") from fault
+
+
+def _fault(body: nn.Module, size: Size, device: str) -> Exception | None:
+    """Return what a backbone raises for images of a size, if anything."""
+    moved = {id(tensor): tensor.to(device) for tensor in (*body.parameters(), *body.buffers())}
+    probe = deepcopy(body, moved).eval()  # some keep something of what they have seen
     try:
         with torch.no_grad():
-            deepcopy(backbone).to("meta").eval()(torch.empty(1, 3, 4 * coarsest, 6 * coarsest, device="meta"))
+            probe(torch.zeros(1, 3, *size, device=device))
     except Exception as error:  # each family fails in its own way
-        expected = "x".join(str(side) for side in backbone.body.pretrained_cfg["input_size"][1:])
-        raise RecipeError(
-            f"backbone {name!r} takes images of {expected} only; choose one that takes any size, e.g. convnext_tiny, "
-            f"pvt_v2_b2 or vit_small_patch16_224."
-        ) from error
+        return error
+    return None
 
 
 def load_backbone(body: nn.Module, path: str | Path) -> LoadReport:

@@ -1,11 +1,13 @@
 """Backbones: where they start from, and what is said when they cannot."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from torch import Tensor, nn
 
 from dalib.errors import RecipeError, RegistryError, WeightsError
 from dalib.models.backbones import create_backbone, load_backbone
@@ -68,9 +70,51 @@ def test_a_backbone_without_the_strides_is_refused() -> None:
         create_backbone("vit_tiny_patch16_224", strides=(16, 32))
 
 
-def test_a_backbone_of_one_size_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"'levit_128s' takes images of 224x224 only; choose one .* convnext_tiny"):
-        create_backbone("levit_128s")
+def test_a_backbone_of_one_size_gets_others_in_tiles(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "dalib"):
+        backbone = create_backbone("levit_128s").eval()
+    assert "backbone levit_128s takes images of 224x224 (HxW) only: others are cut into tiles" in caplog.text
+    left, right = torch.rand(2, 1, 3, 224, 224)
+    with torch.inference_mode():
+        both = backbone(torch.cat([left, right], dim=3))
+        for stride, channels in backbone.levels:
+            assert both[stride].shape == (1, channels, -(-224 // stride), 2 * -(-224 // stride))
+            halves = [backbone(half)[stride] for half in (left, right)]
+            torch.testing.assert_close(both[stride], torch.cat(halves, dim=3), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "xcit_nano_12_p8_224"]
+)
+def test_a_backbone_of_any_size_sees_images_whole(name: str) -> None:
+    assert create_backbone(name).tile is None
+
+
+class Stem(nn.Module):
+    """A network of one level, of stride 2, for images of 8x8."""
+
+    feature_info = timm.models.FeatureInfo([{"num_chs": 4, "reduction": 2, "module": ""}], (0,))
+    pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 8, 8)}  # noqa: RUF012
+
+    def __init__(self, takes: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 2, stride=2)
+        self.takes = takes
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        assert self.takes(x), "no image of mine"
+        return [self.conv(x)]
+
+
+def test_what_computes_with_the_values_of_an_image_is_tried_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dalib.models.backbones._features", lambda *_: Stem(lambda x: x.sum().item() == 0))
+    assert create_backbone("stem").tile is None
+
+
+def test_a_backbone_that_takes_no_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dalib.models.backbones._features", lambda *_: Stem(lambda _: False))
+    with pytest.raises(RecipeError, match="backbone 'stem' gives no features of images: no image of mine"):
+        create_backbone("stem")
 
 
 def test_two_starting_points_are_refused() -> None:

@@ -17,6 +17,7 @@ BACKBONES = {  # -> stride of the finest level
     "swin_tiny_patch4_window7_224": 4,
     "vit_tiny_patch16_224": 16,
     "vit_small_patch14_dinov2": 14,
+    "levit_128s": 16,  # images of 224x224 only
 }
 
 
