@@ -107,17 +107,20 @@ def _only_size(name: str, body: Any) -> Size | None:
         RecipeError: it does not take that one either.
     """
     coarsest, native = body.feature_info.reduction()[-1], tuple(body.pretrained_cfg["input_size"][1:])
-    for device in ("meta", "cpu"):  # nothing is computed on the first, which a few cannot do without
+    own = next(body.parameters()).device
+    for device in (torch.device("meta"), own):  # nothing is computed on the first, which a few cannot do without
         if _fault(body, (5 * coarsest, 7 * coarsest), device) is None:  # odd numbers of cells, without halves
             return None
         if (fault := _fault(body, native, device)) is None:
             height, width = native
             logger.info("backbone %s takes images of %dx%d (HxW) only: others are cut into tiles", name, height, width)
             return native
+    if own.type == "meta":
+        return None  # it is only planned, and may work where it is made
     raise RecipeError(f"backbone {name!r} gives no features of images: {fault}") from fault
 
 
-def _fault(body: nn.Module, size: Size, device: str) -> Exception | None:
+def _fault(body: nn.Module, size: Size, device: torch.device) -> Exception | None:
     """Return what a backbone raises for images of a size, if anything."""
     moved = {id(tensor): tensor.to(device) for tensor in (*body.parameters(), *body.buffers())}
     probe = deepcopy(body, moved).eval()  # some keep something of what they have seen

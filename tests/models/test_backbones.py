@@ -106,9 +106,13 @@ class Stem(nn.Module):
         return [self.conv(x)]
 
 
-def test_what_computes_with_the_values_of_an_image_is_tried_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_computes_with_the_values_of_an_image_is_tried_where_it_has_any(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dalib.models.backbones._features", lambda *_: Stem(lambda x: x.sum().item() == 0))
-    assert create_backbone("stem").tile is None
+    with torch.device(device):
+        assert create_backbone("stem").tile is None
 
 
 def test_a_backbone_that_takes_no_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
