@@ -63,7 +63,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
         layout: a name in ``dalib.models.layouts.LAYOUTS``, or "auto" for the one under which most keys match.
 
     Raises:
-        WeightsError: the source is no file of weights, fits less than half of the backbone, or has other shapes.
+        WeightsError: the source is no file of weights, fits less than half of the backbone, has other shapes, or has
+            numbers that are not finite.
     """
     network = _inside(model)
     own = network.state_dict()
@@ -84,7 +85,7 @@ def load_pairs(
     """Copy ``found[pairs[key]]`` into each tensor ``key`` of ``module``, after all of them were checked.
 
     Raises:
-        WeightsError: ``pairs`` cover less than half of the backbone, or shapes differ.
+        WeightsError: ``pairs`` cover less than half of the backbone, shapes differ, or numbers are not finite.
     """
     own, used = module.state_dict(), set(pairs.values())
     absent = [key for key in own if key not in pairs and not key.endswith("num_batches_tracked")]
@@ -100,10 +101,12 @@ def load_pairs(
     if getattr(module, "is_fused", False) and any(key.endswith("running_mean") for key in report.unexpected):
         raise WeightsError(f"{origin} has BatchNorms, and this model's are fused; load the weights first, then fuse.")
     _refuse_poor_match(report, own, found)
-    _refuse_other_shapes(own, {key: found[source] for key, source in pairs.items()}, module, origin)
+    fitting = {key: found[source] for key, source in pairs.items()}
+    _refuse_other_shapes(own, fitting, module, origin)
+    _refuse_infinite(fitting, origin)
     with torch.no_grad():
-        for key, source in pairs.items():
-            own[key].copy_(found[source])
+        for key, tensor in fitting.items():
+            own[key].copy_(tensor)
     return report
 
 
@@ -194,6 +197,15 @@ def _refuse_other_shapes(
         f"{origin} has tensors of another shape, {len(wrong)} in all; the first is {key}: "
         f"expected {tuple(expected)}, found {tuple(shape)}. Nothing was loaded."
     )
+
+
+def _refuse_infinite(found: Mapping[str, Tensor], origin: str) -> None:
+    wrong = [key for key, tensor in found.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise WeightsError(
+            f"{origin} has numbers that are not finite in {len(wrong)} of {len(found)} tensors, the first in "
+            f"{wrong[0]}, as training that diverged leaves them; take an earlier checkpoint. Nothing was loaded."
+        )
 
 
 def _differences(expected: torch.Size, shape: torch.Size) -> set[tuple[int, int]]:

@@ -134,6 +134,16 @@ def test_another_shape_names_the_tensor_and_copies_nothing() -> None:
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_named_and_nothing_is_copied(number: float) -> None:
+    donor, net = Net(), Net()
+    donor.backbone[1].running_var[3] = number  # type: ignore[index]
+    before = net.backbone[0].weight.clone()
+    with pytest.raises(WeightsError, match=r"not finite in 1 of 13 tensors, the first in backbone\.1\.running_var"):
+        load_weights(net, donor.state_dict())
+    assert torch.equal(net.backbone[0].weight, before)
+
+
 def test_an_unknown_layout_is_named_with_the_nearest() -> None:
     with pytest.raises(WeightsError, match=r"unknown layout 'dalb'\. Did you mean 'dalib'\?"):
         load_weights(Net(), Net().state_dict(), layout="dalb")
