@@ -7,14 +7,16 @@ namespace {
 
 constexpr long STEP = 4;     // outputs of a tile, along a side
 constexpr long FILTERS = 6;  // filters that three taps become, along a side
-constexpr long PANEL = 32;   // values of a row of a product that are summed in registers
 constexpr long LINE = 64;    // bytes of a line of the cache
+// What is summed in registers: ROWS of WIDE values of a product, which is squarer and takes fewer loads than as many
+// values in NARROW rows; these are for panels that are no wider.
+constexpr long NARROW = 32;
 #ifdef __AVX512F__
 constexpr long REGISTER = 64;  // bytes
-constexpr long ROWS = 12;      // of a product, that are summed at a time
+constexpr long WIDE = 64, ROWS = 6;
 #else
 constexpr long REGISTER = 32;
-constexpr long ROWS = 3;
+constexpr long WIDE = 32, ROWS = 3;
 #endif
 
 template <typename T>
@@ -81,15 +83,16 @@ struct Stride2 {  // F(4, 2) of the outer taps, with the points 0, 1, -1, 2 and 
     }
 };
 
-// c (R, PANEL) = a (R, depth) b (depth, PANEL); rows of c lie `width` apart. A line of `ahead` is fetched for each row
-// of b: the deepest layers wait for their filters.
-template <typename T, long R>
-void multiply(const T* a, const T* b, T* c, long depth, long width, const T* ahead) {
+// c (R, N) = a (R, depth) b (depth, N); rows of b lie `panel` apart, those of c `width`. For each row of b a line of
+// `ahead` is fetched, since the deepest layers wait for their filters; not into the nearest cache, which a and b fill.
+template <typename T, long N, long R>
+void multiply(const T* a, const T* b, T* c, long depth, long panel, long width, const T* ahead) {
     using V = Vector<T>;
-    constexpr long COLUMNS = PANEL / V::LANES;
+    constexpr long COLUMNS = N / V::LANES;
     typename V::Type sums[R][COLUMNS] = {};
-    for (long d = 0; d < depth; d++, b += PANEL, ahead += LINE / sizeof(T)) {
-        __builtin_prefetch(ahead);
+#pragma GCC unroll 2
+    for (long d = 0; d < depth; d++, b += panel, ahead += LINE / sizeof(T)) {
+        __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 16
         for (long r = 0; r < R; r++)
 #pragma GCC unroll 16
@@ -102,11 +105,18 @@ void multiply(const T* a, const T* b, T* c, long depth, long width, const T* ahe
 }
 
 // The same for any number of rows.
-template <typename T, long R = ROWS>
-void multiply_rows(long rows, const T* a, const T* b, T* c, long depth, long width, const T* ahead) {
+template <typename T, long N, long R = ROWS * WIDE / N>
+void multiply_rows(long rows, const T* a, const T* b, T* c, long depth, long panel, long width, const T* ahead) {
     for (; rows >= R; rows -= R, a += R * depth, c += R * width, ahead += depth * LINE / long(sizeof(T)))
-        multiply<T, R>(a, b, c, depth, width, ahead);
-    if constexpr (R > 1) multiply_rows<T, R - 1>(rows, a, b, c, depth, width, ahead);
+        multiply<T, N, R>(a, b, c, depth, panel, width, ahead);
+    if constexpr (R > 1) multiply_rows<T, N, R - 1>(rows, a, b, c, depth, panel, width, ahead);
+}
+
+// The same for a whole panel.
+template <typename T, long N>
+void multiply_panel(long rows, const T* a, const T* b, T* c, long depth, long panel, long width) {
+    const T* next = b + depth * panel;
+    for (long i = 0; i < panel; i += N) multiply_rows<T, N>(rows, a, b + i, c + i, depth, panel, width, next);
 }
 
 template <typename T, typename S>
@@ -116,10 +126,10 @@ class Convolution {
     static constexpr long INPUTS = S::INPUTS, POINTS = S::POINTS, PLACES = POINTS * POINTS, AREA = STEP * STEP;
 
     const T* image;    // (B, H, W, C)
-    const T* filters;  // (36, K / PANEL, C, PANEL)
+    const T* filters;  // (36, K / panel, C, panel)
     const T* bias;     // (K), or none
     T* output;         // (B, H / STRIDE, W / STRIDE, K), rounded up
-    long batch, height, width, channels, outputs, dilation;
+    long batch, height, width, channels, outputs, panel, dilation;
     long out_height = (height - 1) / S::STRIDE + 1, out_width = (width - 1) / S::STRIDE + 1;
     std::vector<long> rows = starts(out_height), columns = starts(out_width);
     long down = rows.size(), across = columns.size();
@@ -127,7 +137,7 @@ class Convolution {
    public:
     Convolution(const T* image, const T* filters, const T* bias, T* output, const long* shape, long dilation)
         : image(image), filters(filters), bias(bias), output(output), batch(shape[0]), height(shape[1]),
-          width(shape[2]), channels(shape[3]), outputs(shape[4]), dilation(dilation) {}
+          width(shape[2]), channels(shape[3]), outputs(shape[4]), panel(shape[5]), dilation(dilation) {}
 
     void run(int threads) const {
         const long total = batch * down * across;
@@ -191,12 +201,13 @@ class Convolution {
     }
 
     void product(long count, const T* tiles, T* products) const {
+        const auto multiply_by = panel % WIDE ? multiply_panel<T, NARROW> : multiply_panel<T, WIDE>;
         for (long i = 0; i < PLACES; i++) {
             const T* filter = filters + (S::filter(i / POINTS) * FILTERS + S::filter(i % POINTS)) * outputs * channels;
             const T* a = tiles + i * apart(count, channels);
             T* c = products + i * apart(count, outputs);
-            for (long k = 0; k < outputs; k += PANEL, filter += channels * PANEL)
-                multiply_rows<T>(count, a, filter, c + k, channels, outputs, filter + channels * PANEL);
+            for (long k = 0; k < outputs; k += panel, filter += channels * panel)
+                multiply_by(count, a, filter, c + k, channels, panel, outputs);
         }
     }
 

@@ -21,7 +21,7 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
 STEP = 4  # outputs of a tile, along a side
 POINTS = {1: 6, 2: 9}  # by stride: products that make a tile, along a side
-PANEL = 32  # output channels that are computed together
+PANELS = (64, 32)  # output channels that are computed together: the first of these that divides all
 LANES = 16  # input channels that are transformed together
 FEWEST_CHANNELS = 32  # below, transforming a tile costs more than its multiplications save
 # By stride: the six filters, times 24, that the three taps along a side become; the source says at which points.
@@ -55,7 +55,7 @@ def _suits(conv: nn.Conv2d) -> bool:
         and conv.stride in ((1, 1), (2, 2))
         and conv.padding == conv.dilation == 2 * conv.dilation[:1]
         and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
-        and conv.in_channels % LANES == conv.out_channels % PANEL == 0
+        and conv.in_channels % LANES == conv.out_channels % PANELS[-1] == 0
     )
 
 
@@ -73,7 +73,8 @@ class WinogradConv(nn.Module):
         self.stride, self.dilation = conv.stride[0], conv.dilation[0]
         taps = torch.tensor(FILTERS[self.stride], dtype=torch.float64) / 24
         filters = torch.einsum("ia,kcab,jb->ijck", taps, conv.weight.detach().double(), taps).flatten(0, 1)
-        panels = torch.unflatten(filters, 2, (-1, PANEL)).transpose(1, 2)  # (36, K / PANEL, C, PANEL)
+        panel = next(width for width in PANELS if conv.out_channels % width == 0)
+        panels = torch.unflatten(filters, 2, (-1, panel)).transpose(1, 2)  # (36, K / panel, C, panel)
         # Not of four dimensions, which ``to(memory_format=torch.channels_last)`` would lay out anew.
         self.weight = nn.Parameter(panels.flatten(0, 1).to(conv.weight.dtype).contiguous(), requires_grad=False)
         self.bias = conv.bias
@@ -101,7 +102,7 @@ def convolve(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int, d
         return output
     pixels = image.permute(0, 2, 3, 1).to(filters.dtype).contiguous()
     run = getattr(library(), f"convolve_{str(filters.dtype).removeprefix('torch.')}")
-    shape = (ctypes.c_long * 5)(batch, height, width, channels, output.shape[1])
+    shape = (ctypes.c_long * 6)(batch, height, width, channels, output.shape[1], filters.shape[2])
     tensors = (pixels, filters, bias, output)
     addresses = [None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
     run(*addresses, shape, ctypes.c_long(stride), ctypes.c_long(dilation), torch.get_num_threads())
@@ -113,7 +114,8 @@ def _output(image: Tensor, filters: Tensor, bias: Tensor | None, stride: int, di
     """Return what ``convolve`` does, not computed."""
     batch, _, height, width = image.shape
     size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
-    return filters.new_empty(batch, *size, filters.shape[0] // len(FILTERS[stride]) ** 2 * PANEL).permute(0, 3, 1, 2)
+    outputs = filters.shape[0] // len(FILTERS[stride]) ** 2 * filters.shape[2]
+    return filters.new_empty(batch, *size, outputs).permute(0, 3, 1, 2)
 
 
 def count_flops(

@@ -32,7 +32,7 @@ def difference(conv: nn.Conv2d, image: Tensor) -> float:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("channels", "bias"), [((32, 32), True), ((48, 96), False)])
+@pytest.mark.parametrize(("channels", "bias"), [((32, 32), True), ((48, 96), False), ((32, 128), True)])
 def test_a_convolution_by_minimal_filtering_is_the_convolution(
     size: tuple[int, int], stride: int, channels: tuple[int, int], bias: bool
 ) -> None:
@@ -66,9 +66,11 @@ def test_narrower_registers_give_the_same(tmp_path) -> None:
         "import torch\nfrom torch import nn\nfrom dalib.models.winograd import WinogradConv\n"
         "torch.manual_seed(0)\n"
         "for stride in (1, 2):\n"
-        "    for dtype, most in ((torch.float32, 1e-4), (torch.float64, 1e-12)):\n"
-        "        conv, image = nn.Conv2d(48, 96, 3, stride, 1).to(dtype), torch.randn(1, 48, 29, 43, dtype=dtype)\n"
-        "        assert (WinogradConv(conv)(image) - conv(image)).abs().max() < most\n"
+        "    for outputs in (96, 128):\n"
+        "        for dtype, most in ((torch.float32, 1e-4), (torch.float64, 1e-12)):\n"
+        "            conv = nn.Conv2d(48, outputs, 3, stride, 1).to(dtype)\n"
+        "            image = torch.randn(1, 48, 29, 43, dtype=dtype)\n"
+        "            assert (WinogradConv(conv)(image) - conv(image)).abs().max() < most\n"
     )
     environment = {**os.environ, "CXX": f"{COMPILER} -mno-avx512f"}
     ended = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
