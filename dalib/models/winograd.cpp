@@ -8,15 +8,15 @@ namespace {
 constexpr long STEP = 4;     // outputs of a tile, along a side
 constexpr long FILTERS = 6;  // filters that three taps become, along a side
 constexpr long LINE = 64;    // bytes of a line of the cache
-// What is summed in registers: ROWS of WIDE values of a product, which is squarer and takes fewer loads than as many
-// values in NARROW rows; these are for panels that are no wider.
-constexpr long NARROW = 32;
+constexpr long NARROW = 32, WIDE = 64;  // output channels that are computed together; which, winograd.py says
 #ifdef __AVX512F__
 constexpr long REGISTER = 64;  // bytes
-constexpr long WIDE = 64, ROWS = 6;
+constexpr long SUMS = 384;     // values of a product that registers hold at a time
+constexpr long UNROLLED = 2;   // steps in depth; twice the addresses are too many for fewer registers
 #else
 constexpr long REGISTER = 32;
-constexpr long WIDE = 32, ROWS = 3;
+constexpr long SUMS = 96;
+constexpr long UNROLLED = 1;
 #endif
 
 template <typename T>
@@ -32,11 +32,11 @@ struct Vector {
     static void store(T* to, Type value) { std::memcpy(to, &value, REGISTER); }
 };
 
-// How INPUTS values along a side become POINTS, and the products there STEP outputs; results lie `apart`.
-// BLOCK tiles go through the three stages together, in the processor's cache.
+// How INPUTS values along a side become TERMS, and what their products sum to at POINTS becomes STEP outputs; results
+// lie `apart`. BLOCK tiles go through the three stages together, in the processor's cache.
 struct Stride1 {  // F(4, 3), with the points 0, 1, -1, 2, -2 and infinity
-    static constexpr long STRIDE = 1, INPUTS = 6, POINTS = 6, BLOCK = 48;
-    static constexpr long filter(long point) { return point; }
+    static constexpr long STRIDE = 1, INPUTS = 6, TERMS = 6, POINTS = 6, BLOCK = 48;
+    static constexpr long filter(long term) { return term; }
 
     template <typename V>
     static void transform_input(const V* d, V* t, long apart) {
@@ -59,9 +59,11 @@ struct Stride1 {  // F(4, 3), with the points 0, 1, -1, 2, -2 and infinity
     }
 };
 
-struct Stride2 {  // F(4, 2) of the outer taps, with the points 0, 1, -1, 2 and infinity; the middle tap as it is
-    static constexpr long STRIDE = 2, INPUTS = 9, POINTS = 9, BLOCK = 24;
-    static constexpr long filter(long point) { return std::min(point, FILTERS - 1); }
+// F(4, 2) of the outer taps, with the points 0, 1, -1, 2 and infinity. The middle tap only scales its four inputs; they
+// become what transform_output makes them from, so that their products are summed at the first four points, too.
+struct Stride2 {
+    static constexpr long STRIDE = 2, INPUTS = 9, TERMS = 9, POINTS = 5, BLOCK = 24;
+    static constexpr long filter(long term) { return std::min(term, FILTERS - 1); }
 
     template <typename V>
     static void transform_input(const V* d, V* t, long apart) {
@@ -70,28 +72,37 @@ struct Stride2 {  // F(4, 2) of the outer taps, with the points 0, 1, -1, 2 and 
         t[2 * apart] = d[6] - 3 * d[4] + 2 * d[2];
         t[3 * apart] = d[6] - d[2];
         t[4 * apart] = 2 * (d[2] - d[6]) - d[4] + d[8];
-        for (long i = 0; i < STEP; i++) t[(5 + i) * apart] = d[1 + 2 * i];
+        const V sixth = (d[7] - d[3]) / 6;
+        t[5 * apart] = d[1] - d[5] + 3 * sixth;
+        t[6 * apart] = d[3] + (d[5] - d[7]) / 2;
+        t[7 * apart] = (d[5] - d[3]) / 2 - sixth;
+        t[8 * apart] = sixth;
     }
 
     template <typename V>
     static void transform_output(const V* m, V* y, long apart) {
         const V near = m[1] + m[2], odd = m[1] - m[2];
-        y[0] = m[0] + near + m[3] + m[5];
-        y[apart] = odd + 2 * m[3] + m[6];
-        y[2 * apart] = near + 4 * m[3] + m[7];
-        y[3 * apart] = odd + 8 * m[3] + m[4] + m[8];
+        y[0] = m[0] + near + m[3];
+        y[apart] = odd + 2 * m[3];
+        y[2 * apart] = near + 4 * m[3];
+        y[3 * apart] = odd + 8 * m[3] + m[4];
     }
 };
 
-// c (R, N) = a (R, depth) b (depth, N); rows of b lie `panel` apart, those of c `width`. For each row of b a line of
+// c (R, N) = a (R, depth) b (depth, N), or c += to `add`; rows of c lie `width` apart. For each row of b a line of
 // `ahead` is fetched, since the deepest layers wait for their filters; not into the nearest cache, which a and b fill.
 template <typename T, long N, long R>
-void multiply(const T* a, const T* b, T* c, long depth, long panel, long width, const T* ahead) {
+void multiply(const T* a, const T* b, T* c, long depth, long width, bool add, const T* ahead) {
     using V = Vector<T>;
     constexpr long COLUMNS = N / V::LANES;
     typename V::Type sums[R][COLUMNS] = {};
-#pragma GCC unroll 2
-    for (long d = 0; d < depth; d++, b += panel, ahead += LINE / sizeof(T)) {
+    if (add)
+#pragma GCC unroll 16
+        for (long r = 0; r < R; r++)
+#pragma GCC unroll 16
+            for (long i = 0; i < COLUMNS; i++) sums[r][i] = V::load(c + r * width + i * V::LANES);
+#pragma GCC unroll UNROLLED
+    for (long d = 0; d < depth; d++, b += N, ahead += LINE / sizeof(T)) {
         __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 16
         for (long r = 0; r < R; r++)
@@ -105,25 +116,19 @@ void multiply(const T* a, const T* b, T* c, long depth, long panel, long width, 
 }
 
 // The same for any number of rows.
-template <typename T, long N, long R = ROWS * WIDE / N>
-void multiply_rows(long rows, const T* a, const T* b, T* c, long depth, long panel, long width, const T* ahead) {
+template <typename T, long N, long R = SUMS / N>
+void multiply_rows(long rows, const T* a, const T* b, T* c, long depth, long width, bool add, const T* ahead) {
     for (; rows >= R; rows -= R, a += R * depth, c += R * width, ahead += depth * LINE / long(sizeof(T)))
-        multiply<T, N, R>(a, b, c, depth, panel, width, ahead);
-    if constexpr (R > 1) multiply_rows<T, N, R - 1>(rows, a, b, c, depth, panel, width, ahead);
-}
-
-// The same for a whole panel.
-template <typename T, long N>
-void multiply_panel(long rows, const T* a, const T* b, T* c, long depth, long panel, long width) {
-    const T* next = b + depth * panel;
-    for (long i = 0; i < panel; i += N) multiply_rows<T, N>(rows, a, b + i, c + i, depth, panel, width, next);
+        multiply<T, N, R>(a, b, c, depth, width, add, ahead);
+    if constexpr (R > 1) multiply_rows<T, N, R - 1>(rows, a, b, c, depth, width, add, ahead);
 }
 
 template <typename T, typename S>
 class Convolution {
     using V = Vector<T>;
     using Lanes = typename V::Type;
-    static constexpr long INPUTS = S::INPUTS, POINTS = S::POINTS, PLACES = POINTS * POINTS, AREA = STEP * STEP;
+    static constexpr long INPUTS = S::INPUTS, TERMS = S::TERMS, POINTS = S::POINTS;
+    static constexpr long FACTORS = TERMS * TERMS, PLACES = POINTS * POINTS, AREA = STEP * STEP;  // of a tile
 
     const T* image;    // (B, H, W, C)
     const T* filters;  // (36, K / panel, C, panel)
@@ -146,7 +151,7 @@ class Convolution {
         {
             // Kept, since mapping memory costs as much as using it; of whole registers, which keeps it aligned.
             static thread_local std::vector<Lanes> tiles, products;
-            tiles.resize(PLACES * apart(size, channels) / V::LANES);
+            tiles.resize(FACTORS * apart(size, channels) / V::LANES);
             products.resize(PLACES * apart(size, outputs) / V::LANES);
             const std::vector<T> zeros(channels);
             std::vector<T> nowhere(outputs);
@@ -172,7 +177,7 @@ class Convolution {
 
     static T* elements(std::vector<Lanes>& lanes) { return reinterpret_cast<T*>(lanes.data()); }
 
-    // From the matrix of one place to the next: a register more than it takes, lest all fall on one line of the cache.
+    // From one matrix of a block to the next: a register more than it takes, lest all fall on one line of the cache.
     static long apart(long count, long width) { return count * width + V::LANES; }
 
     void read(long first, long count, T* tiles, const T* zeros) const {
@@ -187,27 +192,29 @@ class Convolution {
                 pixels[i] = inside ? image + ((b * height + y) * width + x) * channels : zeros;
             }
             for (long c = 0; c < channels; c += V::LANES) {
-                Lanes columns[POINTS * INPUTS], values[PLACES];
+                Lanes columns[TERMS * INPUTS], values[FACTORS];
                 for (long x = 0; x < INPUTS; x++) {
                     Lanes column[INPUTS];
                     for (long y = 0; y < INPUTS; y++) column[y] = V::load(pixels[y * INPUTS + x] + c);
                     S::transform_input(column, columns + x, INPUTS);
                 }
-                for (long y = 0; y < POINTS; y++) S::transform_input(columns + y * INPUTS, values + y * POINTS, 1);
+                for (long y = 0; y < TERMS; y++) S::transform_input(columns + y * INPUTS, values + y * TERMS, 1);
                 T* to = tiles + n * channels + c;
-                for (long i = 0; i < PLACES; i++) V::store(to + i * apart(count, channels), values[i]);
+                for (long i = 0; i < FACTORS; i++) V::store(to + i * apart(count, channels), values[i]);
             }
         }
     }
 
     void product(long count, const T* tiles, T* products) const {
-        const auto multiply_by = panel % WIDE ? multiply_panel<T, NARROW> : multiply_panel<T, WIDE>;
-        for (long i = 0; i < PLACES; i++) {
-            const T* filter = filters + (S::filter(i / POINTS) * FILTERS + S::filter(i % POINTS)) * outputs * channels;
+        const auto multiply_panel = panel == WIDE ? multiply_rows<T, WIDE> : multiply_rows<T, NARROW>;
+        for (long i = 0; i < FACTORS; i++) {
+            const long y = i / TERMS, x = i % TERMS;
+            const bool add = y >= POINTS || x >= POINTS;  // more terms than points go on at the first of these
+            const T* filter = filters + (S::filter(y) * FILTERS + S::filter(x)) * outputs * channels;
             const T* a = tiles + i * apart(count, channels);
-            T* c = products + i * apart(count, outputs);
+            T* c = products + (y % POINTS * POINTS + x % POINTS) * apart(count, outputs);
             for (long k = 0; k < outputs; k += panel, filter += channels * panel)
-                multiply_by(count, a, filter, c + k, channels, panel, outputs);
+                multiply_panel(count, a, filter, c + k, channels, outputs, add, filter + channels * panel);
         }
     }
 

@@ -21,7 +21,7 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
 STEP = 4  # outputs of a tile, along a side
 POINTS = {1: 6, 2: 9}  # by stride: products that make a tile, along a side
-PANELS = (64, 32)  # output channels that are computed together: the first of these that divides all
+NARROW, WIDE = 32, 64  # output channels that are computed together
 LANES = 16  # input channels that are transformed together
 FEWEST_CHANNELS = 32  # below, transforming a tile costs more than its multiplications save
 # By stride: the six filters, times 24, that the three taps along a side become; the source says at which points.
@@ -55,7 +55,7 @@ def _suits(conv: nn.Conv2d) -> bool:
         and conv.stride in ((1, 1), (2, 2))
         and conv.padding == conv.dilation == 2 * conv.dilation[:1]
         and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
-        and conv.in_channels % LANES == conv.out_channels % PANELS[-1] == 0
+        and conv.in_channels % LANES == conv.out_channels % NARROW == 0
     )
 
 
@@ -65,7 +65,7 @@ class WinogradConv(nn.Module):
     Its padding is its dilation. Images and filters go to a domain in which a 4x4 tile of the output takes 36
     multiplications per pair of channels instead of 144: 36 products of matrices, one for each place in a tile. That is
     F(4x4, 3x3). With stride 2 the middle tap sees other inputs than the outer two, along each side; these go by
-    F(4, 2), and a tile takes 81.
+    F(4, 2), and a tile takes 81, which are summed in 25 places.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -73,7 +73,7 @@ class WinogradConv(nn.Module):
         self.stride, self.dilation = conv.stride[0], conv.dilation[0]
         taps = torch.tensor(FILTERS[self.stride], dtype=torch.float64) / 24
         filters = torch.einsum("ia,kcab,jb->ijck", taps, conv.weight.detach().double(), taps).flatten(0, 1)
-        panel = next(width for width in PANELS if conv.out_channels % width == 0)
+        panel = _panel(conv.out_channels)
         panels = torch.unflatten(filters, 2, (-1, panel)).transpose(1, 2)  # (36, K / panel, C, panel)
         # Not of four dimensions, which ``to(memory_format=torch.channels_last)`` would lay out anew.
         self.weight = nn.Parameter(panels.flatten(0, 1).to(conv.weight.dtype).contiguous(), requires_grad=False)
@@ -83,6 +83,11 @@ class WinogradConv(nn.Module):
         """Map (B, C, H, W) to (B, K, H / stride, W / stride), sizes rounded up, in channels-last memory."""
         output: Tensor = convolve(x, self.weight, self.bias, self.stride, self.dilation)
         return output
+
+
+def _panel(outputs: int) -> int:
+    """Return how many output channels are computed together: with registers for more, these take fewer loads."""
+    return WIDE if outputs % WIDE == 0 and torch.backends.cpu.get_cpu_capability() == "AVX512" else NARROW
 
 
 @torch.library.custom_op("dalib::winograd", mutates_args=(), device_types="cpu")
