@@ -135,7 +135,7 @@ def count_flops(
 
 @cache
 def library() -> ctypes.CDLL:
-    """Compile the source for this machine's processor, which takes a second or two, and load it.
+    """Compile the source for this machine's processor, which takes a few seconds, and load it.
 
     Raises:
         DalibError: the compiler is missing, or fails.
