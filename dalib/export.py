@@ -96,7 +96,9 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
 
 def _write(model: nn.Module, path: Path, size: Size, multiple: int | None, image: Tensor) -> Export:
     as_onnx = path.suffix == ".onnx"
-    program = trace(fuse(model).cpu(), size, multiple)
+    # Tracing channels-last memory, which training uses, would bind the program to sizes at which that differs.
+    plain = fuse(model).cpu().to(memory_format=torch.contiguous_format)
+    program = trace(plain, size, multiple)
     run = write_onnx(program, path) if as_onnx else write_program(program, path)
     return Export(
         path=path,

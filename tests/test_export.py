@@ -61,7 +61,7 @@ def test_torch_export_runs_at_sizes_that_it_was_not_traced_at(model: Segmentatio
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 def test_a_pyramid_whose_pools_are_one_pixel_where_it_is_traced_runs_at_any_size(suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = create_model("pidnet_s", num_classes=5).eval()
+    model = create_model("pidnet_s", num_classes=5).eval().to(memory_format=torch.channels_last)  # as training has it
     path = export(model, tmp_path / f"net.{suffix}", (64, 96)).path
     if suffix == "onnx":
         session = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dalib.errors import RecipeError, RegistryError, WeightsError
+from dalib.models.layers import extend
 from dalib.models.pairing import pair_backbone
 from dalib.models.tiles import Size, cut, join
 from dalib.models.weights import LoadReport, load_pairs, read_weights
@@ -26,20 +27,20 @@ ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_im
 class Backbone(nn.Module):
     """A timm ``features_only`` network as a map from images to the deepest feature of each stride.
 
-    Args:
-        tile: the only size (H, W) of images that ``body`` takes; others are then cut into tiles of that size, each seen
-            by itself.
-
     Attributes:
+        cell: images are extended to sides that are multiples of this; 1 where features round sizes up by themselves.
+        tile: the only size (H, W) of images that ``body`` takes, or None; others are cut into tiles of that size, each
+            seen by itself.
         levels: (stride, channels) of every feature, from the first to the deepest.
         channels: of the deepest feature at each stride.
         mean, std: of the RGB channels that its published weights expect.
     """
 
-    def __init__(self, body: Any, tile: Size | None = None) -> None:
+    def __init__(self, body: Any) -> None:
         super().__init__()
         self.body = body
-        self.tile = tile
+        self.cell: int = 1
+        self.tile: Size | None = None
         info = body.feature_info
         self.levels = tuple(zip(info.reduction(), info.channels(), strict=True))
         self.channels = dict(self.levels)
@@ -48,18 +49,27 @@ class Backbone(nn.Module):
         self.channels_first = str(getattr(body, "output_fmt", "NCHW")).endswith("NCHW")
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
-        """Map normalised images (B, 3, H, W) to (B, channels[s], about H/s, about W/s) for every stride s."""
+        """Map normalised images (B, 3, H, W) to (B, channels[s], H/s, W/s) for every stride s; sizes round up."""
         strides = (stride for stride, _ in self.levels)
         return dict(zip(strides, self.features(x), strict=True))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Map normalised images (B, 3, H, W) to (B, channels, about H/stride, about W/stride) for every level."""
-        features: list[Tensor] = self.body(x if self.tile is None else cut(x, self.tile))
+        """Map normalised images (B, 3, H, W) to (B, channels, H/stride, W/stride) for every level; sizes round up.
+
+        A few, such as Inception without padding, give a little less.
+        """
+        size = (x.shape[-2], x.shape[-1])
+        whole = extend(x, self.cell) if self.tile is None else cut(x, self.tile)
+        features: list[Tensor] = self.body(whole)
         if not self.channels_first:
             features = [f.permute(0, 3, 1, 2) for f in features]
-        if self.tile is None:
-            return features
-        return [join(f, (x.shape[-2], x.shape[-1]), self.tile) for f in features]
+        if self.tile is not None:
+            return [join(f, size, self.tile) for f in features]
+        if self.cell > 1:
+            return [
+                f[..., : -(-size[0] // s), : -(-size[1] // s)] for f, (s, _) in zip(features, self.levels, strict=True)
+            ]
+        return features
 
 
 def create_backbone(
@@ -87,8 +97,8 @@ def create_backbone(
     if pretrained and weights is not None:
         raise RecipeError("pretrained and backbone_weights both say where the backbone starts; give one of them.")
     options = {} if output_stride is None else {"output_stride": output_stride}
-    body = _features(name, pretrained, options)
-    backbone = Backbone(body, _only_size(name, body))
+    backbone = Backbone(_features(name, pretrained, options))
+    backbone.cell, backbone.tile = _sizes_taken(name, backbone)
     lacking = [s for s in strides if s not in backbone.channels]
     if lacking:
         raise RecipeError(
@@ -100,36 +110,50 @@ def create_backbone(
     return backbone
 
 
-def _only_size(name: str, body: Any) -> Size | None:
-    """Return the size (H, W) of images that is the only one a backbone takes, as where it learned their positions.
+def _sizes_taken(name: str, backbone: Backbone) -> tuple[int, Size | None]:
+    """Return ``cell`` and ``tile`` of a new backbone, found by trying.
 
     Raises:
-        RecipeError: it does not take that one either.
+        RecipeError: it takes no images.
     """
-    coarsest, native = body.feature_info.reduction()[-1], tuple(body.pretrained_cfg["input_size"][1:])
-    own = next(body.parameters()).device
+    coarsest, (height, width) = backbone.levels[-1][0], backbone.body.pretrained_cfg["input_size"][1:]
+    cells = (5 * coarsest, 7 * coarsest)  # odd numbers, without halves
+    odd = (cells[0] + 1, 1)
+    own = next(backbone.parameters()).device
     for device in (torch.device("meta"), own):  # nothing is computed on the first, which a few cannot do without
-        if _fault(body, (5 * coarsest, 7 * coarsest), device) is None:  # odd numbers of cells, without halves
-            return None
-        if (fault := _fault(body, native, device)) is None:
-            height, width = native
+        if _tried(backbone, odd, device) == _rounded_up(backbone, odd):
+            return 1, None
+        found = _tried(backbone, cells, device)
+        # Some resize every image to the one size they take, and then give more than the image's share.
+        if isinstance(found, list) and all(map(_within, found, _rounded_up(backbone, cells))):
+            return coarsest, None
+        found = _tried(backbone, (height, width), device)
+        if isinstance(found, list):
             logger.info("backbone %s takes images of %dx%d (HxW) only: others are cut into tiles", name, height, width)
-            return native
+            return 1, (height, width)
     if own.type == "meta":
-        return None  # it is only planned, and may work where it is made
-    raise RecipeError(f"backbone {name!r} gives no features of images: {fault}") from fault
+        return 1, None  # it is only planned, and may work where it is made
+    assert isinstance(found, Exception)
+    raise RecipeError(f"backbone {name!r} gives no features of images: {found}") from found
 
 
-def _fault(body: nn.Module, size: Size, device: torch.device) -> Exception | None:
-    """Return what a backbone raises for images of a size, if anything."""
-    moved = {id(tensor): tensor.to(device) for tensor in (*body.parameters(), *body.buffers())}
-    probe = deepcopy(body, moved).eval()  # some keep something of what they have seen
+def _rounded_up(backbone: Backbone, size: Size) -> list[Size]:
+    return [(-(-size[0] // stride), -(-size[1] // stride)) for stride, _ in backbone.levels]
+
+
+def _within(size: Size, most: Size) -> bool:
+    return size[0] <= most[0] and size[1] <= most[1]
+
+
+def _tried(backbone: Backbone, size: Size, device: torch.device) -> list[Size] | Exception:
+    """Return the sizes of a backbone's features of an image, or what it raises."""
+    moved = {id(tensor): tensor.to(device) for tensor in (*backbone.parameters(), *backbone.buffers())}
+    probe = deepcopy(backbone, moved).eval()  # some keep something of what they have seen
     try:
         with torch.no_grad():
-            probe(torch.zeros(1, 3, *size, device=device))
+            return [(f.shape[-2], f.shape[-1]) for f in probe.features(torch.zeros(1, 3, *size, device=device))]
     except Exception as error:  # each family fails in its own way
         return error
-    return None
 
 
 def load_backbone(body: nn.Module, path: str | Path) -> LoadReport:

@@ -24,3 +24,8 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, ceil(H / stride), ceil(W / stride))."""
         return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+def extend(x: Tensor, multiple: int) -> Tensor:
+    """Extend images (B, C, H, W) with zeros at the right and below, to sides that are multiples of a number."""
+    return x if multiple == 1 else F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple))

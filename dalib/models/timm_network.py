@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib.models.backbones import create_backbone
-from dalib.models.layers import ConvBlock, resize
+from dalib.models.layers import ConvBlock, extend, resize
 
 FINEST = 4  # the stride that heads fuse at; a level that is finer costs more than it tells
 DILATIONS = (1, 6, 12, 18)
@@ -112,7 +112,7 @@ class TimmNetwork(nn.Module):
             and their logits, at the stride s of the finest level, 4 in most backbones. Sizes round up.
         """
         height, width = x.shape[-2:]
-        whole = F.pad(x, (0, -width % self.coarsest, 0, -height % self.coarsest))
+        whole = extend(x, self.coarsest)
         features = self.head(self.backbone.features(whole)[self.skipped :])
         low_res = self.classifier(features)
         logits = resize(low_res, (whole.shape[-2], whole.shape[-1]))

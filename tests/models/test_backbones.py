@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dalib.errors import RecipeError, RegistryError, WeightsError
 from dalib.models.backbones import create_backbone, load_backbone
+from dalib.models.tiles import Size
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,27 @@ def test_a_backbone_of_one_size_gets_others_in_tiles(caplog: pytest.LogCaptureFi
 )
 def test_a_backbone_of_any_size_sees_images_whole(name: str) -> None:
     assert create_backbone(name).tile is None
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "hrnet_w18_small", "pvt_v2_b0", "vgg11"])
+@pytest.mark.parametrize("size", [(65, 97), (96, 33), (1, 1)])
+def test_a_backbone_of_whole_cells_gets_images_extended_to_them(name: str, size: Size) -> None:
+    backbone = create_backbone(name).eval()
+    image = torch.randn(2, 3, *size)
+    extended = nn.functional.pad(image, (0, -size[1] % 32, 0, -size[0] % 32))
+    with torch.inference_mode():
+        features, expected = backbone.features(image), backbone.body(extended)
+    for (stride, channels), found, whole in zip(backbone.levels, features, expected, strict=True):
+        rows, columns = -(-size[0] // stride), -(-size[1] // stride)
+        assert found.shape == (2, channels, rows, columns)
+        assert torch.equal(found, whole[..., :rows, :columns])
+
+
+def test_a_backbone_that_rounds_sizes_up_gets_images_as_they_are() -> None:
+    backbone = create_backbone("resnet18").eval()
+    image = torch.randn(1, 3, 65, 97)
+    with torch.inference_mode():
+        assert all(map(torch.equal, backbone.features(image), backbone.body(image)))
 
 
 class Stem(nn.Module):
