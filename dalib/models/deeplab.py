@@ -1,11 +1,15 @@
 """DeepLabV2: a residual network of output stride 8 under parallel dilated classifiers."""
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from dalib.errors import RecipeError
 from dalib.models.backbones import Backbone, create_backbone
+
+logger = logging.getLogger("dalib")
 
 ASPP = {"four-branch": (6, 12, 18, 24), "two-branch": (6, 12)}
 HEAD_LR_SCALE = 10.0
@@ -47,6 +51,9 @@ class DeepLabV2(nn.Module):
         stride_on: the convolution of a ResNet's bottleneck that strides: the 1x1 as official, or the 3x3, which is what
             torchvision's and timm's weights were trained with.
         frozen_affine: leave the scales and shifts of the backbone's BatchNorm as they are; statistics still move.
+
+    Raises:
+        RecipeError: the backbone has no bottlenecks to stride on, or no BatchNorm to freeze.
     """
 
     training_heads = ("auxiliary",)
@@ -70,9 +77,17 @@ class DeepLabV2(nn.Module):
         (_, middle), (_, deepest) = self.backbone.levels[-2:]
         self.head = AtrousPyramid(deepest, num_classes, ASPP[aspp])
         self.auxiliary = AtrousPyramid(middle, num_classes, ASPP[aspp]) if multi_level else None
-        arrange_as_official(self.backbone, stride_on)
-        if frozen_affine:
-            freeze_affine(self.backbone)
+        arranged = arrange_as_official(self.backbone, stride_on)
+        if stride_on == "3x3" and not arranged:
+            raise RecipeError(f"stride_on: backbone {backbone!r} has no bottlenecks that stride; leave the option out.")
+        if stride_on == "1x1" and arranged and (pretrained or backbone_weights is not None):
+            logger.warning(
+                "timm's and torchvision's weights of %s were trained with stride_on: 3x3, and this network has 1x1, as "
+                "the official one; say stride_on: 3x3, unless the weights are others.",
+                backbone,
+            )
+        if frozen_affine and not freeze_affine(self.backbone):
+            raise RecipeError(f"frozen_affine: backbone {backbone!r} has no BatchNorm to freeze; leave the option out.")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, 3, H, W) of any size to named outputs.
@@ -97,25 +112,27 @@ class DeepLabV2(nn.Module):
         ]
 
 
-def arrange_as_official(backbone: Backbone, stride_on: Literal["1x1", "3x3"]) -> None:
-    """Change where a timm ResNet of bottlenecks strides, dilates and rounds; another backbone stays as it is."""
+def arrange_as_official(backbone: Backbone, stride_on: Literal["1x1", "3x3"]) -> bool:
+    """Change where a timm ResNet of bottlenecks strides, dilates and rounds; return whether ``backbone`` is one."""
     from timm.models.resnet import Bottleneck
 
     stages = [list(stage) for name, stage in backbone.body.named_children() if name.startswith("layer")]
     if not stages or not all(isinstance(block, Bottleneck) for stage in stages for block in stage):
-        return
-    if type(backbone.body.maxpool) is not nn.MaxPool2d:
-        return  # a ResNet that shrinks its images in a way of its own
+        return False
+    firsts = [stage[0] for stage in stages]
+    if type(backbone.body.maxpool) is not nn.MaxPool2d or all(first.conv2.stride == (1, 1) for first in firsts):
+        return False  # a ResNet that shrinks its images in a way of its own
     backbone.body.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
-    for stage in stages:
-        first = stage[0]
+    for first, stage in zip(firsts, stages, strict=True):
         first.conv2.dilation = first.conv2.padding = stage[-1].conv2.dilation
         if stride_on == "1x1":
             first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+    return True
 
 
-def freeze_affine(module: nn.Module) -> None:
-    """Stop the training of the scale and shift of every BatchNorm."""
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.requires_grad_(False)
+def freeze_affine(module: nn.Module) -> bool:
+    """Stop the training of the scale and shift of every BatchNorm; return whether there is one."""
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.requires_grad_(False)
+    return bool(norms)

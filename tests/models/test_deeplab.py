@@ -1,5 +1,8 @@
 """DeepLabV2: the reference numbers, its forms, and its two learning rates."""
 
+from pathlib import Path
+from typing import Any, Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -84,6 +87,29 @@ def test_the_stride_stands_where_asked() -> None:
     assert strides(small(stride_on="3x3")) == ((1, 1), (2, 2))
 
 
+@pytest.mark.parametrize(("stride_on", "warned"), [("1x1", True), ("3x3", False)])
+def test_imagenet_weights_on_the_official_stride_are_warned_of(
+    stride_on: Literal["1x1", "3x3"], warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(create_backbone("resnet26").body.state_dict(), tmp_path / "imagenet.pth")
+    DeepLabV2(5, backbone="resnet26", backbone_weights=tmp_path / "imagenet.pth", stride_on=stride_on)
+    assert ("say stride_on: 3x3" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("convnext_atto", {"stride_on": "3x3"}),
+        ("resnet18", {"stride_on": "3x3"}),
+        ("resnetaa50", {"stride_on": "3x3"}),
+        ("convnext_atto", {"frozen_affine": True}),
+    ],
+)
+def test_an_option_that_a_backbone_gives_no_effect_is_refused(backbone: str, options: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=rf"backbone '{backbone}' has no .*; leave the option out"):
+        DeepLabV2(5, backbone=backbone, **options)
+
+
 def test_frozen_affine_trains_everything_but_the_backbones_scales_and_shifts() -> None:
     network = small(frozen_affine=True)
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
@@ -117,6 +143,7 @@ def test_a_batch_of_one_of_an_odd_size_trains_every_parameter(backbone: str) -> 
     model = wrap_model(DeepLabV2(5, backbone=backbone, multi_level=True), 5).train()
     outputs: dict[str, Tensor] = model(torch.rand(1, 3, 47, 65), outputs=True)
     assert outputs["logits"].shape == (1, 5, 47, 65)
+    assert outputs["low_res"].shape == (1, 5, 6 + ("resnet" in backbone), 9)  # the official pool gives a row more
     (outputs["logits"].square().mean() + outputs["aux.middle"].square().mean()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
