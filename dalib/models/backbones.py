@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dalib.announce import announce
 from dalib.errors import RecipeError, RegistryError, WeightsError
 from dalib.models.layers import extend
 from dalib.models.pairing import pair_backbone
@@ -106,7 +107,7 @@ def create_backbone(
             f"choose one with strides {_listed(strides)}, e.g. resnet18."
         )
     if weights is not None:
-        logger.info("backbone %s: %s", name, load_backbone(backbone.body, weights))
+        announce(f"backbone {name}: {load_backbone(backbone.body, weights)}")
     return backbone
 
 
@@ -212,7 +213,7 @@ def _count_published(name: str, body: nn.Module, untrained: nn.Module) -> None:
             f"timm's published weights of {name!r} gave {loaded} of the backbone's {len(weights)} tensors; bring a "
             "file that fits with `backbone_weights: FILE`, or start from random weights with `pretrained: false`."
         )
-    logger.info("backbone %s: %d of %d tensors from timm's published weights", name, loaded, len(weights))
+    announce(f"backbone {name}: {loaded} of {len(weights)} tensors from timm's published weights")
 
 
 def _for_any_size(create: Callable[..., Any]) -> Any:

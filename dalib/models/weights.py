@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dalib.announce import announce
 from dalib.checkpoint import check_sum
 from dalib.errors import WeightsError, suggest
 from dalib.models.layouts import LAYOUTS
@@ -75,7 +76,10 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
     found = {key: tensor for key, tensor in found.items() if LAYOUTS[layout](key) is not None}
     origin = "state dict" if isinstance(source, Mapping) else str(source)
     report = load_pairs(network, found, pair(own, found, layout), origin=origin, layout=layout)
-    logger.log(logging.WARNING if report.missing else logging.INFO, "%s", report)
+    if report.missing:
+        logger.warning("%s", report)
+    else:
+        announce(str(report))
     return report
 
 

@@ -1,5 +1,6 @@
 """Loading weights: every container, all or nothing, and messages for people."""
 
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -82,6 +83,24 @@ def test_the_report_counts_what_is_absent_and_what_is_too_much() -> None:
     assert str(report) == (
         "10 of 12 tensors loaded from state dict (layout: dalib), 1 missing, 1 of training heads absent, 1 unexpected"
     )
+
+
+def test_how_much_was_loaded_is_printed_where_logging_was_not_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dalib"), "propagate", False)  # away from the handlers of pytest
+    torch.save(Net().state_dict(), tmp_path / "w.pt")
+    load_weights(Net(), tmp_path / "w.pt")
+    assert capsys.readouterr().err == f"13 of 13 tensors loaded from {tmp_path / 'w.pt'} (layout: dalib)\n"
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    create_model("bisenet", 4, backbone_weights=str(tmp_path / "resnet18.pth"))
+    assert capsys.readouterr().err.startswith("backbone resnet18: 120 of 120 tensors loaded from ")
+
+
+def test_an_incomplete_load_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    load_weights(Net(), {key: tensor for key, tensor in Net().state_dict().items() if key != "classifier.bias"})
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "1 missing" in caplog.text
 
 
 def test_a_file_that_matches_under_half_of_the_backbone_is_refused() -> None:
