@@ -1,6 +1,6 @@
 """Which tensor of a file belongs to which of a network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -26,8 +26,9 @@ def likeliest_layout(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 def pair_backbone(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Pairs:
     """Pair a timm backbone's tensors by name or, where names of another library pair less than half, in order.
 
-    In order means that every tensor of the backbone has the shape and the kind (``weight``, ``running_mean`` ...) of
-    the file's tensor at the same place.
+    In order means that every tensor of the backbone has the shape, but for sides of 1, and the kind (``weight``,
+    ``running_mean`` ...) of the file's tensor at the same place. Kinds of different names are the same where each is
+    known to one side only, as timm's ``gamma`` and torchvision's ``layer_scale`` are.
     """
     pairs = _by_name(own, found)
     return pairs if 2 * len(pairs) >= len(own) else _by_order(own, found) or pairs
@@ -40,9 +41,21 @@ def _by_name(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Pairs:
     return {key: plain[name] for key, name in names.items() if name in plain}
 
 
+def same_but_ones(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Tell whether two shapes differ in sides of 1 alone, so that a reshape turns one into the other."""
+    return [side for side in a if side != 1] == [side for side in b if side != 1]
+
+
 def _by_order(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Pairs:
+    kinds, their_kinds = set(map(_kind, own)), set(map(_kind, found))
+
     def alike(a: str, b: str) -> bool:
-        return own[a].shape == found[b].shape and a.rpartition(".")[2] == b.rpartition(".")[2]
+        same = _kind(a) == _kind(b) or (_kind(a) not in their_kinds and _kind(b) not in kinds)
+        return same and same_but_ones(own[a].shape, found[b].shape)
 
     pairs = dict(zip(own, found, strict=False))
     return pairs if len(pairs) == len(own) and all(alike(a, b) for a, b in pairs.items()) else {}
+
+
+def _kind(key: str) -> str:
+    return key.rpartition(".")[2]

@@ -14,7 +14,7 @@ from dalib.announce import announce
 from dalib.checkpoint import check_sum
 from dalib.errors import WeightsError, suggest
 from dalib.models.layouts import LAYOUTS
-from dalib.models.pairing import likeliest_layout, pair
+from dalib.models.pairing import likeliest_layout, pair, same_but_ones
 from dalib.models.wrapper import SegmentationModel
 from dalib.tensor_file import load_tensors
 
@@ -102,10 +102,9 @@ def load_pairs(
         unexpected=tuple(key for key in found if key not in used),
         heads=tuple(key for key in absent if key.startswith(training_heads)),
     )
-    if getattr(module, "is_fused", False) and any(key.endswith("running_mean") for key in report.unexpected):
-        raise WeightsError(f"{origin} has BatchNorms, and this model's are fused; load the weights first, then fuse.")
+    _refuse_other_form(report, used, fused=getattr(module, "is_fused", False))
     _refuse_poor_match(report, own, found)
-    fitting = {key: found[source] for key, source in pairs.items()}
+    fitting = {key: _shaped(found[source], own[key].shape) for key, source in pairs.items()}
     _refuse_other_shapes(own, fitting, module, origin)
     _refuse_infinite(fitting, origin)
     with torch.no_grad():
@@ -172,13 +171,32 @@ def _unwrap(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Te
     return found
 
 
+def _shaped(tensor: Tensor, shape: torch.Size) -> Tensor:
+    return tensor.reshape(shape) if same_but_ones(tensor.shape, shape) else tensor
+
+
+def _refuse_other_form(report: LoadReport, used: set[str], *, fused: bool) -> None:
+    """Refuse BatchNorms for a fused model, and a fused model's convolutions, with their biases, for BatchNorms."""
+    if fused and any(key.endswith("running_mean") for key in report.unexpected):
+        raise WeightsError(
+            f"{report.origin} has BatchNorms, and this model's are fused; load the weights first, then fuse."
+        )
+    biases = [key for key in report.unexpected if key.endswith(".bias") and f"{key[:-4]}weight" in used]
+    if biases and any(key.endswith("running_mean") for key in report.missing):
+        raise WeightsError(
+            f"{report.origin} is of a fused model, whose convolutions hold what this model's BatchNorms do, "
+            f"such as {biases[0]}; load it into `fuse(model)`, or bring the weights from before fusing."
+        )
+
+
 def _refuse_poor_match(report: LoadReport, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     backbone = [key for key in own if key.startswith("backbone.")] or list(own)
     matched = len(set(report.matched).intersection(backbone))
     if 2 * matched < len(backbone):
         raise WeightsError(
             f"{report.origin} matches {matched} of the backbone's {len(backbone)} tensors, so it belongs to another "
-            f"network. Its keys look like {_sample(found)}; the network's like {_sample(backbone)}. "
+            "network, or names and orders its tensors otherwise. "
+            f"Its keys look like {_sample(found)}; the network's like {_sample(backbone)}. "
             f"Known layouts: {', '.join(LAYOUTS)}."
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from dalib.errors import RecipeError, RegistryError, WeightsError
@@ -40,11 +41,31 @@ def test_names_are_tried_before_order(tmp_path: Path) -> None:
     assert torch.equal(body.stages_3.blocks[1].conv_dw.weight, donor.stages[3].blocks[1].conv_dw.weight)
 
 
+def test_a_file_of_torchvision_whose_tensors_have_other_names_and_sides_of_1_gives_equal_features(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    donor = torchvision.models.convnext_tiny().eval()
+    for key, tensor in donor.named_parameters():
+        if tensor.ndim == 1 or key.endswith("layer_scale"):  # as made they are 0, 1 or next to nothing
+            nn.init.uniform_(tensor, 0.2, 1)
+    torch.save(donor.state_dict(), tmp_path / "convnext.pth")
+    body = timm.create_model("convnext_tiny", features_only=True).eval()
+    report = load_backbone(body, tmp_path / "convnext.pth")
+    assert (len(report.matched), report.missing) == (178, ())
+    x = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        for i, found in enumerate(body(x)):
+            x = donor.features[2 * i : 2 * i + 2](x)
+            torch.testing.assert_close(found, x, rtol=0, atol=1e-5 * float(x.std()))
+
+
 def test_a_file_of_another_backbone_is_refused_and_nothing_changes(imagenet_file: Path) -> None:
     body = timm.create_model("resnet18", features_only=True)
     before = body.conv1.weight.clone()
     with pytest.raises(
-        WeightsError, match=r"matches 0 of the backbone's 120 tensors, so it belongs to another network"
+        WeightsError,
+        match=r"matches 0 of the backbone's 120 tensors, so it belongs to another network, or names and orders its",
     ):
         load_backbone(body, imagenet_file)
     assert torch.equal(body.conv1.weight, before)

@@ -121,6 +121,14 @@ def test_weights_with_batch_norm_are_refused_by_a_fused_network() -> None:
     load_weights(fused, fuse(model).state_dict())
 
 
+@pytest.mark.parametrize("name", ["pidnet_s", "timm"])
+def test_weights_of_a_fused_network_are_refused_as_such_by_one_with_batch_norm(name: str) -> None:
+    options = {"backbone": "convnext_atto"} if name == "timm" else {}  # where all that is fused is in the head
+    model = create_model(name, num_classes=5, **options)
+    with pytest.raises(WeightsError, match=r"state dict is of a fused model, .*bias; load it into `fuse\(model\)`"):
+        load_weights(model, fuse(model).state_dict())
+
+
 def test_weights_go_through_what_wraps_the_model() -> None:
     donor, net = Net(), Net()
     load_weights(nn.DataParallel(wrap_model(net, 4)), donor.state_dict())
