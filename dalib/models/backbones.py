@@ -93,7 +93,7 @@ def create_backbone(
         RegistryError: timm does not know the name.
         RecipeError: the backbone lacks a stride, cannot have the output stride, or takes no images; or both ways to
             start it are asked for.
-        WeightsError: the file does not fit, or timm could not fetch its weights.
+        WeightsError: the file does not fit, or timm has no published weights or could not fetch them.
     """
     if pretrained and weights is not None:
         raise RecipeError("pretrained and backbone_weights both say where the backbone starts; give one of them.")
@@ -187,6 +187,11 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         raise RecipeError(f"timm gives no features of {name!r}: {error}") from error
     if not pretrained:
         return body
+    if not timm.is_model_pretrained(name):
+        raise WeightsError(
+            f"timm has no published weights of {name!r}; choose one of timm.list_pretrained(), bring a file with "
+            "`backbone_weights: FILE`, or start from random weights with `pretrained: false`."
+        )
     torch.set_rng_state(drawn_from)
     try:
         published = _for_any_size(partial(create, pretrained=True))

@@ -187,6 +187,12 @@ def test_the_tensors_that_timm_has_loaded_are_counted(
         assert f"backbone resnet18: {count} of 100 tensors from timm's published weights" in caplog.text
 
 
+def test_a_backbone_without_published_weights_is_refused_before_any_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: pytest.fail("it was fetched"))
+    with pytest.raises(WeightsError, match=r"timm has no published weights of 'seresnet18'; .*timm\.list_pretrained"):
+        create_backbone("seresnet18", pretrained=True)
+
+
 def test_without_a_network_the_message_says_how_to_bring_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: object, **kwargs: object) -> None:
         raise OSError("no route to host.\nmore")
