@@ -21,6 +21,7 @@ from dalib.errors import CheckpointError, StackError
 from dalib.finite import Guard, NonFinitePolicy
 from dalib.hookspecs import Predict
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.models.wrapper import network_of
 from dalib.optim import parameters_of, sgd
 from dalib.plan import make_plan
 from dalib.precision import Precision, PrecisionName
@@ -383,10 +384,3 @@ class Engine:
 def default_classes(num_classes: int) -> tuple[str, ...]:
     """Return Cityscapes' names for its 19 classes, numbers for any other count."""
     return CITYSCAPES_CLASSES if num_classes == len(CITYSCAPES_CLASSES) else tuple(map(str, range(num_classes)))
-
-
-def network_of(model: nn.Module) -> nn.Module:
-    """Return the network inside a wrapped model, whose keys a checkpoint holds; else the model itself."""
-    network = getattr(model, "network", model)
-    assert isinstance(network, nn.Module)
-    return network

@@ -12,6 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dalib.models.wrapper import network_of
+
 Model = TypeVar("Model", bound=nn.Module)
 
 PROBE = (1, 3, 64, 64)  # an image that is only there to see which layer feeds which
@@ -28,11 +30,10 @@ def fuse(model: Model) -> Model:
         model: wrapped or bare; maps images (B, 3, H, W) to logits.
     """
     fused = deepcopy(model).eval()
-    network = fused.network if isinstance(getattr(fused, "network", None), nn.Module) else fused
-    assert isinstance(network, nn.Module)
+    network = network_of(fused)
     for head in getattr(network, "training_heads", ()):
         setattr(network, head, None)
-    fold_batch_norm(fused)
+    fold_batch_norm(network)
     if callable(reorder := getattr(network, "reorder", None)) and not getattr(network, "is_fused", False):
         reorder()
     network.is_fused = True  # type: ignore[assignment]

@@ -4,6 +4,7 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dalib.checkpoint import check_sum
 from dalib.errors import WeightsError, suggest
 from dalib.models.layouts import LAYOUTS
 from dalib.models.pairing import likeliest_layout, pair, same_but_ones
-from dalib.models.wrapper import SegmentationModel
+from dalib.models.wrapper import network_of
 from dalib.tensor_file import load_tensors
 
 logger = logging.getLogger("dalib")
@@ -67,7 +68,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
         WeightsError: the source is no file of weights, fits less than half of the backbone, has other shapes, or has
             numbers that are not finite.
     """
-    network = _inside(model)
+    network = network_of(model)
     own = network.state_dict()
     found = _unwrap(read_weights(source), own)
     layout = likeliest_layout(own, found) if layout == "auto" else layout
@@ -117,8 +118,13 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of a file or state dict by key; a file's objects other than tensors are never run.
 
     Raises:
-        WeightsError: there is no such file, or it holds no weights.
+        WeightsError: there is no such file, it holds no weights, or the source is neither a path nor a dict.
     """
+    if not isinstance(source, str | PathLike | Mapping):
+        raise WeightsError(
+            f"weights: expected a file, a run folder or a state dict, found {type(source).__name__}; "
+            "of a module, give its state_dict()."
+        )
     state: Any = source if isinstance(source, Mapping) else _read_file(Path(source))
     while isinstance(state, Mapping) and (inner := [c for c in CONTAINERS if isinstance(state.get(c), Mapping)]):
         state = state[inner[0]]
@@ -127,14 +133,6 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
         name = "the state dict" if isinstance(source, Mapping) else str(source)
         raise WeightsError(f"{name} holds no weights: expected a dict of tensors, or one under {_either(CONTAINERS)}.")
     return tensors
-
-
-def _inside(model: nn.Module) -> nn.Module:
-    """Return the network in the wrappers of dalib, ``torch.compile`` and ``DataParallel``."""
-    for name in ("module", "_orig_mod"):
-        if isinstance(inner := getattr(model, name, None), nn.Module):
-            return _inside(inner)
-    return model.network if isinstance(model, SegmentationModel) else model
 
 
 def weights_file(path: Path) -> Path:

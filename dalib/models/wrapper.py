@@ -1,7 +1,7 @@
 """The wrapper that every network trains and predicts in: images in [0, 1] in, logits of their size out."""
 
-from collections.abc import Sequence
-from typing import Literal, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class SegmentationModel(nn.Module):
         In the dict only ``logits`` has the input's size; the others keep their own.
         """
         found = self.network((x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1))
-        named = {"logits": found} if isinstance(found, Tensor) else dict(found)
+        named = {"logits": found} if isinstance(found, Tensor) else _named(found)
         named["logits"] = resize(named["logits"], (x.shape[-2], x.shape[-1]))
         return named if outputs else named["logits"]
 
@@ -57,6 +57,24 @@ def wrap_model(
     mean = getattr(network, "mean", IMAGENET_MEAN) if mean is None else mean
     std = getattr(network, "std", IMAGENET_STD) if std is None else std
     return SegmentationModel(network, num_classes, mean, std)
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """Return the network in the wrappers of dalib, ``torch.compile`` and ``DataParallel``; else the model itself."""
+    for name in ("module", "_orig_mod"):
+        if isinstance(inner := getattr(model, name, None), nn.Module):
+            return network_of(inner)
+    return model.network if isinstance(model, SegmentationModel) else model
+
+
+def _named(found: Any) -> dict[str, Tensor]:
+    if isinstance(found, Mapping) and "logits" in found:
+        return dict(found)
+    what = f"a dict of {', '.join(map(repr, found))}" if isinstance(found, Mapping) else type(found).__name__
+    raise DalibError(
+        f"a network must return logits, or a dict with 'logits'; this one returned {what}. Wrap it in a module "
+        "whose forward names them, such as {'logits': found['out']} for a network of torchvision."
+    )
 
 
 def _three(values: Sequence[float], name: str) -> Tensor:

@@ -111,6 +111,14 @@ def test_training_heads_are_dropped() -> None:
     assert not [key for key in fused.state_dict() if ".head" in key]
 
 
+def test_a_data_parallel_model_is_fused_as_what_it_wraps() -> None:
+    torch.manual_seed(0)
+    model = with_random_statistics(create_model("bisenet", num_classes=5))
+    fused, alone = fuse(nn.DataParallel(model)), fuse(model)
+    assert [*fused.module.state_dict()] == [*alone.state_dict()]
+    assert torch.equal(logits(fused, (65, 96)), logits(alone, (65, 96)))
+
+
 class Irregular(nn.Module):
     """BatchNorms that follow a convolution and must not be folded into it, and two that follow none."""
 

@@ -181,6 +181,14 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
         load_weights(Net(), tmp_path / "nothing.pt")
 
 
+@pytest.mark.parametrize(("source", "kind"), [(None, "NoneType"), (["w.pt"], "list"), (Net(), "Net")])
+def test_what_is_neither_a_path_nor_a_state_dict_is_said(source: Any, kind: str) -> None:
+    with pytest.raises(
+        WeightsError, match=rf"expected a file, a run folder or a state dict, found {kind}; of a module"
+    ):
+        load_weights(Net(), source)
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 torn"])
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_a_file_that_is_not_weights_is_said(content: bytes, suffix: str, tmp_path: Path) -> None:

@@ -52,3 +52,13 @@ def test_resizing_is_bilinear_between_pixel_centres() -> None:
 def test_mean_of_another_length_is_refused() -> None:
     with pytest.raises(DalibError, match=r"mean of a model: expected 3 values, one per RGB channel, found 1"):
         wrap_model(nn.Identity(), 3, mean=[0.5])
+
+
+@pytest.mark.parametrize(("names", "returned"), [(("out", "aux"), "a dict of 'out', 'aux'"), ((), "tuple")])
+def test_outputs_without_logits_are_refused_by_their_names(names: tuple[str, ...], returned: str) -> None:
+    class Other(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return dict.fromkeys(names, x) or (x, x)
+
+    with pytest.raises(DalibError, match=rf"a dict with 'logits'; this one returned {returned}\. Wrap it in a module"):
+        wrap_model(Other(), 3)(torch.rand(1, 3, 4, 4))
