@@ -1,14 +1,22 @@
 """The fully connected CRF (Kraehenbuehl and Koltun, NIPS 2011), which draws a prediction to the edges of its image."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
+
+from dalib.options import check_options
 
 TRUNCATION = 4  # standard deviations of position after which the smoothness kernel is cut
 
 LOWEST = -30.0  # exponent of the appearance kernel; what is smaller counts nothing, and subnormal numbers are slow
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +42,23 @@ class DenseCRF:
         cell: pixels a side.
         reach: cells each way.
         heard: halves of cells, or None for all within reach; the kernel takes 4 ``heard`` bytes a pixel.
+
+    Raises:
+        RecipeError: a field has a value out of its range.
     """
 
-    iterations: int = 5
-    appearance_weight: float = 4.0
-    appearance_position: float = 67.0
-    appearance_color: float = 3.0
-    smoothness_weight: float = 3.0
-    smoothness_position: float = 3.0
-    cell: int = 8
-    reach: int = 12
-    heard: int | None = 256
+    iterations: Count = 5
+    appearance_weight: NotNegative = 4.0
+    appearance_position: Positive = 67.0
+    appearance_color: Positive = 3.0
+    smoothness_weight: NotNegative = 3.0
+    smoothness_position: Positive = 3.0
+    cell: Count = 8
+    reach: Annotated[int, Field(ge=0)] = 12
+    heard: Count | None = 256
+
+    def __post_init__(self) -> None:
+        check_options(DenseCRF, vars(self), "DenseCRF")
 
     def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return the logarithm of the beliefs, (B, K, H, W), after mean-field inference.

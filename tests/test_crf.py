@@ -1,9 +1,13 @@
 """The dense CRF: equal to mean-field inference over all pairs of pixels, and close to it where it approximates."""
 
+import re
+
+import pytest
 import torch
 from torch import Tensor
 
 from dalib.crf import DenseCRF
+from dalib.errors import DalibError
 
 
 def dense_mean_field(crf: DenseCRF, logits: Tensor, image: Tensor) -> Tensor:
@@ -77,3 +81,19 @@ def test_each_image_of_a_batch_is_its_own() -> None:
     for i in range(2):
         torch.testing.assert_close(together[i], crf(logits[i : i + 1], image[i : i + 1])[0])
     torch.testing.assert_close(together.exp().sum(1), torch.ones(2, 20, 33, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("cell", 0, "at least 1, got 0"),
+        ("cell", 2.5, "a whole number, got 2.5"),
+        ("heard", 0, "at least 1, got 0"),
+        ("reach", -1, "at least 0, got -1"),
+        ("smoothness_weight", float("nan"), "a finite number, got nan"),
+        ("appearance_color", 0.0, "more than 0, got 0.0"),
+    ],
+)
+def test_a_field_out_of_its_range_is_refused_by_name(name: str, value: float, expected: str) -> None:
+    with pytest.raises(DalibError, match=re.escape(f"DenseCRF.{name}: expected {expected}.")):
+        DenseCRF(**{name: value})
