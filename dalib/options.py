@@ -3,8 +3,8 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from dalib.errors import RecipeError, suggest
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_UNKNOWN = "unexpected_keyword_argument"
 _EXPECTED = {
     "float_type": "a number",
     "int_type": "a whole number",
@@ -77,7 +78,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     try:
         return adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        raise RecipeError(_message(error, value, path)) from None
+        raise RecipeError(_message(error, hint, path)) from None
 
 
 def _unserialisable(value: Any, path: str) -> Any:
@@ -86,17 +87,19 @@ def _unserialisable(value: Any, path: str) -> Any:
     return value  # an object handed over in Python, such as a path or a tensor; the factory knows what to do with it
 
 
-def _message(error: ValidationError, value: Any, path: str) -> str:
+def _message(error: ValidationError, hint: Any, path: str) -> str:
     """Say what was expected in the words of a recipe's author; of a union's errors, the deepest one."""
     details = error.errors(include_url=False)
     deepest = max(len([p for p in d["loc"] if _is_key(p)]) for d in details)
     chosen = [d for d in details if len([p for p in d["loc"] if _is_key(p)]) == deepest]
-    first = chosen[0]
+    first = min(chosen, key=lambda d: d["type"] != _UNKNOWN)  # before what it was misspelt for is missing
     for part in first["loc"]:
         if _is_key(part):
             path = f"{path}[{part}]" if isinstance(part, int) else _at(path, str(part))
+    if first["type"] == _UNKNOWN:
+        return f"{path}: unknown option.{suggest(str(first['loc'][-1]), _fields(hint, first['loc'][:-1]))}"
     expected = " or ".join(dict.fromkeys(_expected(d) for d in chosen))
-    verb = "" if expected.startswith(("unexpected", "input should")) else "expected "
+    verb = "" if expected.startswith("input should") else "expected "
     return f"{path}: {verb}{expected}, got {json.dumps(first['input'])}."
 
 
@@ -104,6 +107,19 @@ def _expected(detail: ErrorDetails) -> str:
     if detail["type"] in _EXPECTED:
         return _EXPECTED[detail["type"]].format(**detail.get("ctx", {}))
     return detail["msg"][0].lower() + detail["msg"][1:]
+
+
+def _fields(hint: Any, loc: tuple[int | str, ...]) -> set[str]:
+    """Return what the dataclass that stands at ``loc`` in a value of type ``hint`` is made from."""
+    kinds = _dataclasses(hint)
+    for part in loc:  # an index, a key of a dict or a member of a union leads to no other dataclass
+        hints = [get_type_hints(kind)[part] for kind in kinds if part in get_type_hints(kind)]
+        kinds = [inner for hint in hints for inner in _dataclasses(hint)] or kinds
+    return {field.name for kind in kinds for field in fields(kind) if field.init}
+
+
+def _dataclasses(hint: Any) -> list[Any]:
+    return [hint] if is_dataclass(hint) else [kind for part in get_args(hint) for kind in _dataclasses(part)]
 
 
 def _is_key(part: int | str) -> bool:

@@ -19,12 +19,20 @@ class Nested:
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
 
 
+@dataclass(kw_only=True)
+class Outer:
+    inner: dict[str, Nested]
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
+
+
 class Example(Strategy):
     required: int
     rate: float = 0.5
     size: tuple[int, int] | None = None
     kind: Literal["a", "b"] = "a"
     nested: Nested | None = None
+    outer: list[Outer] | None = None
     table: dict[str, float] | None = None
     flag: bool = False
 
@@ -51,7 +59,7 @@ def test_values_arrive_in_the_annotated_types(options, expected):
         ({"required": 1, "raet": 2}, "here.raet: unknown option. Did you mean 'rate'?"),
         (
             {"required": 1, 7: 2},
-            "here.7: unknown option. Known: flag, kind, name, nested, rate, required, size, table, weight.",
+            "here.7: unknown option. Known: flag, kind, name, nested, outer, rate, required, size, table, weight.",
         ),
         ({"required": 1.0}, "here.required: expected a whole number, got 1.0."),
         ({"required": True}, "here.required: expected a whole number, got true."),
@@ -66,6 +74,12 @@ def test_values_arrive_in_the_annotated_types(options, expected):
         ({"required": 1, "nested": {"depth": "2"}}, 'here.nested.depth: expected a whole number, got "2".'),
         ({"required": 1, "nested": {}}, "here.nested.depth: expected a value, got {}."),
         ({"required": 1, "nested": {"depth": 1, "names": [1]}}, "here.nested.names[0]: expected text, got 1."),
+        ({"required": 1, "nested": {"detph": 1}}, "here.nested.detph: unknown option. Did you mean 'depth'?"),
+        ({"required": 1, "nested": {"depth": 1, "x": 1}}, "here.nested.x: unknown option. Known: depth, names."),
+        (
+            {"required": 1, "outer": [{"inner": {"key": {"depth": 1, "x": 1}}}]},
+            "here.outer[0].inner.key.x: unknown option. Known: depth, names.",
+        ),
         ({"required": 1, "nested": 3}, "here.nested: expected a mapping, got 3."),
         ({"required": 1, "table": {"x": "y"}}, 'here.table.x: expected a number, got "y".'),
     ],
