@@ -58,8 +58,8 @@ def test_a_plan_sets_all_of_them_up_on_the_meta_device():
     ("name", "options", "message"),
     [
         ("fda", {"beta": [1, "a"]}, r"strategies\[0\]\.beta"),
-        ("fda", {"entropy": {"etta": 2}}, r"strategies\[0\]\.entropy\.etta: unexpected"),
-        ("augment", {"blur": {"kernl": 3}}, r"strategies\[0\]\.blur\.kernl: unexpected"),
+        ("fda", {"entropy": {"etta": 2}}, r"strategies\[0\]\.entropy\.etta: unknown option"),
+        ("augment", {"blur": {"kernl": 3}}, r"strategies\[0\]\.blur\.kernl: unknown option"),
         ("dacs", {"confidence": "pixel"}, "'batch' or 'image'"),
         ("dacs", {"treshold": 0.9}, "Did you mean 'threshold'"),
     ],
