@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dalib import SetupContext, StackError, Step, Strategy, hookimpl
-from dalib_plugins.minent import self_information
+from dalib_plugins.minent import refuse_one_class, self_information
 from dalib_plugins.ranges import NotNegative, Positive
 
 SOURCE, TARGET = 0.0, 1.0
@@ -99,6 +99,8 @@ class Adversarial(Strategy):
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
+        if self.input == "self_information":
+            refuse_one_class(ctx)
         adam = partial(torch.optim.Adam, lr=self.lr, betas=self.betas)
         discriminator = DISCRIMINATORS[self.variant]
         self._critics = {level: ctx.critic(level, discriminator(ctx.num_classes), adam) for level in self.levels}

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib import SetupContext, StackError, Step, Strategy, hookimpl
-from dalib_plugins.minent import normalized_entropy
+from dalib_plugins.minent import normalized_entropy, refuse_one_class
 from dalib_plugins.ranges import NotNegative, Positive, Share
 
 Window = Literal["symmetric", "corner"]
@@ -112,6 +112,8 @@ class Fda(Strategy):
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
+        if self.entropy is not None:
+            refuse_one_class(ctx)
         betas = self.beta if isinstance(self.beta, list) else [self.beta]
         self._betas = torch.tensor(betas, dtype=torch.float64, device=ctx.device)
 

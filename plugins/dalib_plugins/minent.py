@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dalib import Step, Strategy, hookimpl
+from dalib import SetupContext, StackError, Step, Strategy, hookimpl
 
 
 def self_information(logits: Tensor) -> Tensor:
@@ -29,11 +29,24 @@ def normalized_entropy(logits: Tensor) -> Tensor:
     return self_information(logits).sum(1)
 
 
+def refuse_one_class(ctx: SetupContext) -> None:
+    """Raise StackError where log K is 0, which the functions above divide by."""
+    if ctx.num_classes < 2:
+        raise StackError(
+            f"strategy {ctx.strategy!r}: the entropy of predictions needs 2 classes or more, and the model has "
+            f"{ctx.num_classes}; give it a class for the background, or train without this entropy."
+        )
+
+
 class MinEnt(Strategy):
     """Minimise the mean entropy of the target's predictions; published ``weight``: 0.001."""
 
     requires = frozenset({"target.image"})
     forwards = frozenset({"target"})
+
+    @hookimpl
+    def setup(self, ctx: SetupContext) -> None:
+        refuse_one_class(ctx)
 
     @hookimpl
     def loss(self, step: Step) -> Mapping[str, Tensor]:

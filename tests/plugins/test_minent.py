@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dalib import Engine
+from dalib import Engine, create_strategy
+from dalib.errors import StackError
 from dalib_plugins.minent import MinEnt, normalized_entropy, self_information
 from tests.tiny import tiny_batch, tiny_model
 
@@ -45,3 +46,13 @@ def test_the_strategy_minimises_the_targets_entropy():
     batch = tiny_batch()
     entropies = [engine.step(batch)["minent/entropy"].item() for _ in range(5)]
     assert entropies == sorted(entropies, reverse=True) and entropies[-1] < entropies[0]
+
+
+@pytest.mark.parametrize(
+    ("use", "options"),
+    [("minent", {}), ("fda", {"entropy": {}}), ("adversarial", {"input": "self_information"})],
+)
+def test_entropy_of_a_single_class_is_refused_at_setup_by_all_that_use_it(use, options):
+    with pytest.raises(StackError, match=rf"'{use}': the entropy of predictions needs 2 classes .* the model has 1;"):
+        Engine(tiny_model(num_classes=1), [create_strategy(use, **options)], device="cpu")
+    assert Engine(tiny_model(num_classes=2), [create_strategy(use, **options)], device="cpu")
