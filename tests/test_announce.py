@@ -17,8 +17,10 @@ def test_without_configured_logging_it_is_printed_to_stderr(
 
 
 def test_configured_logging_alone_decides_whether_it_is_shown(
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(logger, "propagate", False)  # away from the handlers that other tests have left
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
     with caplog.at_level(logging.WARNING, "dalib"):
         announce("3 of 4")
     assert not caplog.records
