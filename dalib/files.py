@@ -26,7 +26,7 @@ def replaced(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
     Raises:
         DalibError: the disk is full, or the place cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     with _refused(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -50,6 +50,24 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, text.encode())
 
 
+def check_writable(path: Path) -> None:
+    """Make the folder of ``path``, and find out now whether a file could be written there later.
+
+    Raises:
+        DalibError: it is a folder, or its own cannot be made or written to.
+    """
+    if path.is_dir():
+        raise DalibError(f"{path} is a folder; expected the path of a file to write. Add a file's name to it.")
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise DalibError(f"{path} cannot be written ({reason}). Choose a place that can be written.") from error
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a text file and wait until the disk has it; only a power cut or a full disk cuts a line short."""
     with _refused(path), path.open("a", encoding="utf-8") as file:
@@ -63,6 +81,10 @@ def remove_temporaries(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from dalib.errors import DalibError
-from dalib.files import append_line, remove_temporaries, replaced, write_atomically
+from dalib.files import append_line, check_writable, remove_temporaries, replaced, write_atomically
 
 
 def test_writes_into_new_folders_and_replaces(tmp_path):
@@ -92,6 +92,18 @@ def test_lines_are_added_and_a_full_disk_is_said(tmp_path):
     assert (tmp_path / "lines").read_text() == "one\ntwo\n"
     with pytest.raises(DalibError, match="/dev/full cannot be written: No space left on device"):
         append_line(Path("/dev/full"), "line")
+
+
+def test_a_place_that_could_be_written_later_is_known_before(tmp_path):
+    check_writable(tmp_path / "new" / "file")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "new" / "file").write_text("old")
+    check_writable(tmp_path / "new" / "file")
+    assert (tmp_path / "new" / "file").read_text() == "old"
+    with pytest.raises(DalibError, match="new is a folder; expected the path of a file to write"):
+        check_writable(tmp_path / "new")
+    with pytest.raises(DalibError, match=r"below cannot be written \(.*file: File exists\)\. Choose a place"):
+        check_writable(tmp_path / "new" / "file" / "below")
 
 
 def test_only_the_temporary_files_of_these_functions_are_removed(tmp_path):
