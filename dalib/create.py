@@ -10,6 +10,7 @@ from dalib.errors import RecipeError, RegistryError
 from dalib.options import check_options
 from dalib.registry import Factory, Kind, default_registry
 from dalib.strategy import Strategy
+from dalib.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from dalib.data import SegmentationDataset
@@ -50,8 +51,9 @@ def model_from(options: Options, num_classes: int, path: str) -> nn.Module:
     if num_classes < 1:
         raise RecipeError(f"{path}.num_classes: expected at least 1, got {num_classes}.")
     factory, rest = _factory("model", options)
-    weights = rest.pop("weights", None)
-    model = wrap_model(factory(**check_options(factory, {"num_classes": num_classes, **rest}, path)), num_classes)
+    weights = rest.get("weights")
+    checked = check_options(factory, {**_check_model(rest, path), "num_classes": num_classes}, path)
+    model = wrap_model(factory(**checked), num_classes)
     if weights is not None:
         load_weights(model, weights)
     return model
@@ -76,6 +78,24 @@ def _factory(kind: Kind, options: Options) -> tuple[Factory, dict[str, Any]]:
     return default_registry().get(kind, rest.pop("use")), rest
 
 
+def parse_use(text: str) -> dict[str, Any]:
+    """Return ``{use: name, **options}`` of "NAME key=value ...", whose values are YAML, as a command line gives it.
+
+    Raises:
+        RecipeError: a word after the name is no key=value, a key stands twice, or a value is no YAML.
+    """
+    name, *pairs = text.split() or [""]
+    options: dict[str, Any] = {"use": name}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise RecipeError(f"{text!r}: expected a name and options as key=value, got {pair!r}.")
+        if key in options:
+            raise RecipeError(f"{text!r}: {key!r} is given twice; give it once.")
+        options[key] = parse_yaml(value, f"{name}.{key}")
+    return options
+
+
 def check_use(kind: Kind, options: Options, path: str) -> None:
     """Check ``{use: name, ...}`` of a recipe without making anything."""
     name = options.get("use")
@@ -94,7 +114,7 @@ def check_use(kind: Kind, options: Options, path: str) -> None:
 def _check_model(options: dict[str, Any], path: str) -> dict[str, Any]:
     """Check what every model has beside its factory's options, and return what its factory gets."""
     weights = options.pop("weights", None)
-    if not isinstance(weights, str | None):
+    if not isinstance(weights, str | Path | None):
         raise RecipeError(f"{path}.weights: expected a path or null, got {weights!r}.")
     if "num_classes" in options:
         raise RecipeError(f"{path}.num_classes: the data sets give the number of classes; drop it.")
