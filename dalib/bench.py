@@ -14,16 +14,16 @@ from typing import Any, cast
 
 import torch
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from dalib.cost import count_macs, peak_memory
-from dalib.create import create_model
+from dalib.create import model_from, parse_use
 from dalib.device import choose_device
 from dalib.errors import DalibError, suggest
 from dalib.models import SegmentationModel, fuse, winograd
 from dalib.models.bfloat16 import in_bfloat16
-from dalib.registry import default_registry
 
 Size = tuple[int, int]
 
@@ -71,7 +71,7 @@ class Row:
 
 
 def bench(
-    names: Sequence[str],
+    networks: Sequence[str],
     size: Size = (512, 1024),
     variants: Sequence[str] = VARIANTS,
     *,
@@ -79,10 +79,10 @@ def bench(
     threads: int | None = None,
     seconds: float = 5.0,
 ) -> Iterator[Row]:
-    """Measure registered models, with random weights, in each of the variants, and yield a row as soon as it is known.
+    """Measure networks in each of the variants, with random weights if not said; yield a row as soon as it is known.
 
     Args:
-        names: of models, see ``dalib.list_models``.
+        networks: registered models, see ``dalib.list_models``, alone or with options: "timm backbone=convnext_atto".
         size: (H, W) of the image.
         variants: "eager", or forms out of "fused", "winograd", "bf16", "channels-last" and "compiled", joined by "+".
         device: None: the GPU, if there is one.
@@ -90,21 +90,20 @@ def bench(
         seconds: for how long latency is measured, and throughput again; at least five forwards.
 
     Raises:
-        DalibError: an unknown variant or device, or a name that no model is registered under, before any work; or a
+        DalibError: an unknown variant or device, or a network that cannot be made, before anything is measured; or a
             variant that this machine cannot run, when its turn comes.
     """
     chosen = choose_device(device)
     for variant in variants:
         check_variant(variant)
-    for name in names:
-        default_registry().get("model", name)
+    uses = [parse_use(network) for network in networks]
+    models = [cast(SegmentationModel, model_from(use, 19, use["use"])) for use in uses]
 
     def rows() -> Iterator[Row]:
         with cpu_threads(threads):
-            for name in names:
-                model = cast(SegmentationModel, create_model(name)).eval()
+            for network, model in zip(networks, models, strict=True):
                 for variant in variants:
-                    yield measure(model, size, variant, name=name, device=chosen, seconds=seconds)
+                    yield measure(model, size, variant, name=network, device=chosen, seconds=seconds)
 
     return rows()
 
@@ -232,18 +231,18 @@ def bench_table(rows: Sequence[Row]) -> Table:
     first = rows[0]
     where = f"{first.hardware}, {first.threads} CPU thread(s), torch {first.torch}"
     table = Table(
-        title=f"{first.size[0]}x{first.size[1]} (HxW), one image, random weights, on {where}",
+        title=f"{first.size[0]}x{first.size[1]} (HxW), one image, random weights if not said, on {where}",
         caption="Parameters: all, and those of inference. CPU ms: processor time of a forward.",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    table.add_column("network")
+    table.add_column("network", overflow="fold")
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for model, group in groupby(rows, key=lambda row: row.model):
         table.add_section()
-        table.add_row(f"[bold]{model}[/]")
+        table.add_row(f"[bold]{escape(model)}[/]")
         for row in group:
             table.add_row(row.variant.replace("+", " + "), *_cells(row))
     return table

@@ -31,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _take_overrides(parser, options, rest)
     # Before torch is loaded: threads that spin while they wait made a step eight times as slow on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    logging.getLogger("dalib").setLevel(logging.INFO)
+    configure_logging()
     from dalib import commands
     from dalib.registry import allow_bundled_only
 
@@ -54,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(f"{error.filename or 'a file'}: {error.strerror}; check the path, its permissions and the disk's space.")
         return USER_ERROR
+
+
+def configure_logging() -> None:
+    """Write what dalib tells on its way, such as how many tensors of a file of weights fitted, to stderr."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.getLogger("dalib").setLevel(logging.INFO)
 
 
 def _say(message: str) -> None:
@@ -92,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_run(predict)
     predict.add_argument("input", metavar="INPUT", help="an image, or a folder of images")
     predict.add_argument("--out", metavar="DIR", required=True, help="where labels, colours and blends are written")
-    predict.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="size that the network sees")
+    predict.add_argument("--size", nargs=2, type=count, metavar=("H", "W"), help="size that the network sees")
     predict.add_argument("--teacher", action="store_true", help="use the teacher instead of the student")
 
     plan = commands.add_parser("plan", help="check a recipe's stack and print it in order")
@@ -102,21 +107,24 @@ def make_parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="examine a recipe's data: counts, sizes, labels, broken files")
     _add_recipe(doctor)
-    doctor.add_argument("--sample", type=int, metavar="N", help="read at most N images of each set")
+    doctor.add_argument("--sample", type=count, metavar="N", help="read at most N images of each set")
     doctor.add_argument("--json", metavar="FILE", help="write all findings here, every fault of a long list included")
 
     bench = commands.add_parser("bench", help="measure networks: parameters, multiply-adds, latency, memory")
-    bench.add_argument("models", nargs="+", metavar="MODEL", help="registered models, see `dalib plugins`")
     bench.add_argument(
-        "--size", nargs=2, type=_count, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024"
+        "networks",
+        nargs="+",
+        metavar="NETWORK",
+        help="registered models, see `dalib plugins`; with options in quotes: 'timm backbone=convnext_atto'",
     )
+    bench.add_argument("--size", nargs=2, type=count, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
     bench.add_argument(
         "--variants", nargs="+", metavar="V", help="eager, channels-last, fused, winograd, bf16, compiled, joined by +"
     )
     bench.add_argument("--device", metavar="D", help="cpu or cuda (default: the GPU where there is one)")
-    bench.add_argument("--threads", type=_count, metavar="N", help="threads of the CPU")
+    bench.add_argument("--threads", type=count, metavar="N", help="threads of the CPU")
     bench.add_argument(
-        "--seconds", type=_seconds, default=5.0, metavar="S", help="how long each is measured (default: 5)"
+        "--seconds", type=seconds, default=5.0, metavar="S", help="how long each is measured (default: 5)"
     )
     bench.add_argument("--json", metavar="FILE", help="write the rows here, too")
 
@@ -124,7 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_run(export)
     export.add_argument("--out", metavar="FILE", required=True, help="a path ending in .onnx or .pt2")
     export.add_argument(
-        "--size", nargs=2, type=_count, default=(512, 1024), metavar=("H", "W"), help="traced at this size"
+        "--size", nargs=2, type=count, default=(512, 1024), metavar=("H", "W"), help="traced at this size"
     )
     export.add_argument("--image", metavar="FILE", help="a picture to compare on (default: a made-up street)")
     export.add_argument("--teacher", action="store_true", help="export the teacher instead of the student")
@@ -133,13 +141,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Return the number that an argument gives; argparse.ArgumentTypeError unless it is a whole one of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Return the time that an argument gives; argparse.ArgumentTypeError unless it is finite and at least 0."""
     try:
         value = float(text)
     except ValueError:

@@ -19,6 +19,7 @@ from dalib.data.faults import Fault
 from dalib.doctor import compare, counted, examine_new
 from dalib.errors import DalibError
 from dalib.export import export as export_model
+from dalib.files import check_writable
 from dalib.loading import load_run
 from dalib.plan import PlannedStrategy, make_plan
 from dalib.predict import predict_images
@@ -48,6 +49,7 @@ def evaluate(options: Namespace) -> None:
             f"the run has {len(loaded.classes)} classes and its evaluation data {len(classes_of(dataset))}; "
             "evaluate on data with the classes that it was trained on."
         )
+    _check_json(options)
     settings = recipe.evaluate
     result = loaded.engine.evaluate(
         dataset,
@@ -123,6 +125,7 @@ def plugins(options: Namespace) -> None:
 def doctor(options: Namespace) -> int:
     """Examine the data of a recipe; status 2 when something in it is broken."""
     recipe = load_recipe(options.recipe, options.overrides)
+    _check_json(options)
     console, found = Console(), []
     faults: dict[Fault, None] = {}
     for name in ("source", "target", "eval"):
@@ -142,16 +145,18 @@ def doctor(options: Namespace) -> int:
 
 def bench(options: Namespace) -> None:
     """Measure networks."""
+    measured = run_bench(
+        options.networks,
+        tuple(options.size),
+        options.variants or VARIANTS,
+        device=options.device,
+        threads=options.threads,
+        seconds=options.seconds,
+    )
+    _check_json(options)
     rows = []
     try:
-        for row in run_bench(
-            options.models,
-            tuple(options.size),
-            options.variants or VARIANTS,
-            device=options.device,
-            threads=options.threads,
-            seconds=options.seconds,
-        ):
+        for row in measured:
             rows.append(row)
     finally:  # what is measured is kept when the next one fails
         if rows:
@@ -166,6 +171,12 @@ def export(options: Namespace) -> None:
     image = None if options.image is None else read_image(Path(options.image)).float() / 255
     written = export_model(loaded.engine.network(options.teacher), options.out, tuple(options.size), image=image)
     Console().print(str(written), soft_wrap=True, highlight=False)
+
+
+def _check_json(options: Namespace) -> None:
+    """Refuse a place for --json before the work whose result goes there."""
+    if options.json:
+        check_writable(Path(options.json))
 
 
 def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,9 +55,12 @@ def test_the_table_is_whole_at_80_columns() -> None:
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(bench_table([row]))
     text = console.export_text()
-    assert "512x1024 (HxW), one image, random weights, on" in text
+    assert "512x1024 (HxW), one image, random weights if not said, on" in text
     shown = ("deeplabv2", "compiled", "43.9, 43.9", "374.66", "12345.6", "23456.7", "11111.1", "123.4", "5678")
     assert [part for part in shown if part not in text] == []
+    console.print(bench_table([replace(row, model="deeplabv2 dilations=[wide] aspp=with-a-long-name-of-an-option")]))
+    text = "".join(line[:22].strip() for line in console.export_text().splitlines())
+    assert "dilations=[wide]" in text and "aspp=with-a-long-name-of-an-option" in text
 
 
 def test_forms_compute_the_same_classes_and_leave_the_model() -> None:
@@ -84,6 +88,27 @@ def test_an_unknown_model_or_device_is_refused_before_any_work() -> None:
         bench(["bisenet", "bisenett"], SIZE)
     with pytest.raises(DalibError, match="there is no device 'gpu'; say cpu or cuda"):
         bench(["bisenet"], SIZE, device="gpu")
+
+
+def test_a_network_with_options_is_measured_under_its_whole_text() -> None:
+    networks = ["timm backbone=mobilenetv3_small_050", "timm backbone=mobilenetv3_small_075"]
+    rows = [*bench(networks, SIZE, ["eager"], device="cpu", threads=1, seconds=0.0)]
+    assert [row.model for row in rows] == networks
+    assert rows[0].parameters < rows[1].parameters
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        ("timm backbon=resnet18", r"^timm\.backbon: unknown option\. Did you mean 'backbone'\?"),
+        ("timm backbone=resnet81", r"^timm has no backbone 'resnet81'\. Did you mean resnet18"),
+        ("bisenet backbone", r"^'bisenet backbone': expected a name and options as key=value, got 'backbone'\."),
+        ("bisenet weights=none.pt", r"^none\.pt is not a file"),
+    ],
+)
+def test_a_network_that_cannot_be_made_is_refused_before_another_is_measured(network: str, told: str) -> None:
+    with pytest.raises(DalibError, match=told):
+        bench(["bisenet", network], SIZE)
 
 
 def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

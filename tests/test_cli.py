@@ -220,6 +220,40 @@ def test_a_benchmark_of_nothing_is_wrong_usage(arguments, capsys):
     assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "run", "images", "--out", "o", "--size", "0", "5"],
+        ["predict", "run", "images", "--out", "o", "--size", "5", "-3"],
+        ["export", "run", "--out", "o.onnx", "--size", "0", "5"],
+        ["doctor", "recipe", "--sample", "-1"],
+        ["doctor", "recipe", "--sample", "0"],
+    ],
+)
+def test_sizes_and_numbers_of_images_start_at_1(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and "expected a whole number of at least 1, got" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_hold_the_json_is_refused_before_the_work(trained, tmp_path, monkeypatch, capsys):
+    def work(*_, **__):
+        raise AssertionError("worked for nothing")
+
+    recipe, run = trained
+    for name in ("dalib.bench.measure", "dalib.commands.examine_new", "dalib.engine.Engine.evaluate"):
+        monkeypatch.setattr(name, work)
+    for command in (["bench", "bisenet", "--device", "cpu"], ["evaluate", run], ["doctor", recipe]):
+        assert refusal(capsys, *command, "--json", tmp_path).startswith(f"{tmp_path} is a folder; expected the path")
+
+
+def test_a_benchmark_takes_options_of_networks(tmp_path, capsys):
+    network, size = "timm backbone=mobilenetv3_small_050", ["--size", "32", "64", "--seconds", "0", "--device", "cpu"]
+    assert run_dalib("bench", network, *size, "--variants", "eager", "--json", tmp_path / "b.json") == 0
+    assert [row["model"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]] == [network]
+    assert refusal(capsys, "bench", "timm backbon=x").endswith("Did you mean 'backbone'?")
+
+
 def test_what_a_benchmark_has_measured_is_kept_when_the_next_form_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
     library.cache_clear()
