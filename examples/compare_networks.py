@@ -18,14 +18,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
-from dalib import DalibError, Engine, create_dataset, create_model, create_strategy
+from dalib import DalibError, Engine, create_strategy
 from dalib.bench import Row, check_variant, cpu_threads, measure
-from dalib.create import check_use
+from dalib.build import check_classes
+from dalib.cli import configure_logging, count, seconds
+from dalib.create import dataset_from, model_from, parse_use
+from dalib.data import SegmentationDataset
+from dalib.data.dataset import checked_item
+from dalib.data.loader import check_not_empty
 from dalib.files import write_text
+from dalib.models import SegmentationModel
 from dalib.optim import adamw, poly
-from dalib.yaml_text import parse_yaml
 
 NETWORKS = ["bisenet", "bisenet_v1", "pidnet_s", "timm", "deeplabv2"]
 SAVE_EVERY = 50  # steps
@@ -33,10 +39,19 @@ SAVE_EVERY = 50  # steps
 
 def main() -> None:
     options = arguments()
-    check(options)
+    configure_logging()
+    # Everything is made and read before anything is written or trained: a mistake shows at once.
+    check_variant(options.variant)
+    train, val = datasets(options)
+    classes = check_classes(train=train, val=val)
+    kept = {name: read_json(path) for name in options.networks if (path := result_path(name, options)).exists()}
+    models = {name: make_model(name, len(classes), options) for name in options.networks if name not in kept}
     keep_settings(options)
     with cpu_threads(options.threads):
-        found = {name: result(name, options) for name in options.networks}
+        found = {
+            name: kept[name] if name in kept else result(name, models.pop(name), train, val, options)
+            for name in dict.fromkeys(options.networks)
+        }
     row = Row(**next(iter(found.values()))["cost"])
     size = f"{row.size[0]}x{row.size[1]}"
     print(f"latency: {size} (HxW), {row.variant}, {row.hardware}, {row.threads} CPU thread(s); CPU: processor time")
@@ -49,45 +64,75 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NAME [key=value]")
     parser.add_argument("--data", default="diorama domain=target", help="a data set and its options")
     parser.add_argument(
-        "--size", type=int, nargs=2, default=[64, 128], metavar=("H", "W"), help="of training and scores"
+        "--size", type=count, nargs=2, default=[64, 128], metavar=("H", "W"), help="of training and scores"
     )
-    parser.add_argument("--latency-size", type=int, nargs=2, default=[512, 1024], metavar=("H", "W"))
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--latency-size", type=count, nargs=2, default=[512, 1024], metavar=("H", "W"))
+    parser.add_argument("--steps", type=count, default=200)
+    parser.add_argument("--batch-size", type=count, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=100, help="to score on")
+    parser.add_argument("--images", type=count, default=100, help="to score on")
     parser.add_argument("--variant", default="fused+channels-last", help="that latency is of, see `dalib bench`")
-    parser.add_argument("--seconds", type=float, default=1.0, help="to measure latency for")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--seconds", type=seconds, default=1.0, help="to measure latency for")
+    parser.add_argument("--threads", type=count, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="where finished networks are kept")
     return parser.parse_args()
 
 
-def check(options: argparse.Namespace) -> None:
-    """Refuse what would fail after hours."""
-    check_variant(options.variant)
-    for network in options.networks:
-        name, network_options = parse(network)
-        check_use("model", {"use": name, **network_options}, "model")
+def datasets(options: argparse.Namespace) -> list[SegmentationDataset]:
+    """Return what to train on and what to score on, each with its first item read and checked."""
+    use = parse_use(options.data)
+    made = []
+    for split in ("train", "val"):
+        dataset = dataset_from({"size": options.size, "split": split, **use}, use["use"])
+        check_not_empty(dataset, split)
+        checked_item(dataset, 0)
+        made.append(dataset)
+    return made
+
+
+def make_model(network: str, num_classes: int, options: argparse.Namespace) -> SegmentationModel:
+    use = parse_use(network)
+    torch.manual_seed(options.seed)
+    model: SegmentationModel = model_from(use, num_classes, use["use"])
+    return model
 
 
 def keep_settings(options: argparse.Namespace) -> None:
-    """Write down what every network is compared under; exit where the folder holds another comparison."""
+    """Write down what every network is compared under; DalibError where the folder holds another comparison."""
     settings = {key: value for key, value in vars(options).items() if key not in ("networks", "out")}
     path = options.out / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise SystemExit(f"{options.out} holds a comparison with other settings ({path}); give another --out.")
+    begun = {*options.out.glob("*.json"), *options.out.glob("*.pt")} - {path}
+    if begun and path.exists() and read_json(path) != settings:
+        raise DalibError(f"{options.out} holds a comparison with other settings ({path}); give another --out.")
     write_text(path, json.dumps(settings))
 
 
-def result(network: str, options: argparse.Namespace) -> dict:
-    """Return mIoU (0..1) and cost of a network, measured now or on an earlier call."""
-    path = result_path(network, options)
-    if not path.exists():
-        miou, row = train_and_measure(network, options)
-        write_text(path, json.dumps({"miou": miou, "cost": row.to_dict()}))
-        path.with_suffix(".pt").unlink(missing_ok=True)
-    found: dict = json.loads(path.read_text())
+def read_json(path: Path) -> dict:
+    """Return what this script has written to a file; DalibError where that is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DalibError(f"{path} cannot be read: {error}. Remove it, or give another --out.") from error
+    if not isinstance(value, dict):
+        raise DalibError(f"{path}: expected a mapping, found {value!r:.60}. Remove it, or give another --out.")
+    return value
+
+
+def result(
+    name: str,
+    model: SegmentationModel,
+    train: SegmentationDataset,
+    val: SegmentationDataset,
+    options: argparse.Namespace,
+) -> dict:
+    """Measure and train a network, keep its mIoU (0..1) and cost, and return them."""
+    # Latency first: a form that this machine cannot run, or a size that does not fit, is said before the training.
+    row = measure(model, tuple(options.latency_size), options.variant, name=name, seconds=options.seconds)
+    path = result_path(name, options)
+    miou = train_and_score(model, train, val, path.with_suffix(".pt"), options)
+    found = {"miou": miou, "cost": row.to_dict()}
+    write_text(path, json.dumps(found))
+    path.with_suffix(".pt").unlink(missing_ok=True)
     return found
 
 
@@ -96,16 +141,14 @@ def result_path(network: str, options: argparse.Namespace) -> Path:
     return path
 
 
-def train_and_measure(network: str, options: argparse.Namespace) -> tuple[float, Row]:
-    """Train a network and return its mIoU (0..1) and what it costs."""
-    name, network_options = parse(network)
-    data, data_options = parse(options.data)
-    train, val = (
-        create_dataset(data, **{"size": tuple(options.size), "split": split, **data_options})
-        for split in ("train", "val")
-    )
-    torch.manual_seed(options.seed)
-    model = create_model(name, **network_options)
+def train_and_score(
+    model: SegmentationModel,
+    train: SegmentationDataset,
+    val: SegmentationDataset,
+    checkpoint: Path,
+    options: argparse.Namespace,
+) -> float:
+    """Train a network, from its checkpoint where there is one, and return its mIoU (0..1)."""
     engine = Engine(
         model,
         [create_strategy("supervised")],
@@ -113,23 +156,12 @@ def train_and_measure(network: str, options: argparse.Namespace) -> tuple[float,
         schedule=poly(steps=options.steps),
         seed=options.seed,
     )
-    checkpoint = result_path(network, options).with_suffix(".pt")
     if checkpoint.exists():
         engine.load(checkpoint)
     while engine.index < options.steps:
         engine.fit(train, steps=min(engine.index + SAVE_EVERY, options.steps), batch_size=options.batch_size)
         engine.save(checkpoint)
-    miou = engine.evaluate(val, limit=options.images).miou
-    row = measure(model, tuple(options.latency_size), options.variant, name=name, seconds=options.seconds)
-    return miou, row
-
-
-def parse(text: str) -> tuple[str, dict[str, object]]:
-    """Split "name key=value ..." into the name and its options, whose values are YAML."""
-    name, *pairs = text.split()
-    if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise DalibError(f"{text!r}: expected a name and options as key=value, got {wrong[0]!r}.")
-    return name, {key: parse_yaml(value) for key, value in (pair.split("=", 1) for pair in pairs)}
+    return engine.evaluate(val, limit=options.images).miou
 
 
 def as_table(found: dict[str, dict]) -> Table:
@@ -139,7 +171,7 @@ def as_table(found: dict[str, dict]) -> Table:
     for name, result in found.items():
         row = Row(**result["cost"])
         costs = (row.median_ms, row.p95_ms, row.processor_ms, row.macs / 1e9, row.inference_parameters / 1e6)
-        table.add_row(name, *(f"{cell:.1f}" for cell in (100 * result["miou"], *costs)))
+        table.add_row(escape(name), *(f"{cell:.1f}" for cell in (100 * result["miou"], *costs)))
     return table
 
 
