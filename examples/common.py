@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 from dalib import Engine, Strategy, create_dataset, create_model
+from dalib.cli import count
 from dalib.data import SegmentationDataset
 from dalib.optim import adamw, poly
 
@@ -22,11 +23,11 @@ def arguments(description: str | None, steps: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, metavar="DIR", help="DIR/images and DIR/labels; default: diorama")
     parser.add_argument("--target", type=Path, metavar="DIR", help="DIR/images/{train,val} and DIR/labels/val")
-    parser.add_argument("--size", type=int, nargs=2, default=(64, 128), metavar=("H", "W"), help="of both domains")
-    parser.add_argument("--steps", type=int, default=steps, help="of every training")
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--size", type=count, nargs=2, default=(64, 128), metavar=("H", "W"), help="of both domains")
+    parser.add_argument("--steps", type=count, default=steps, help="of every training")
+    parser.add_argument("--batch-size", type=count, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=100, help="how many images to score on")
+    parser.add_argument("--images", type=count, default=100, help="how many images to score on")
     options = parser.parse_args()
     if (options.source is None) != (options.target is None):
         parser.error("--source and --target go together; without both the two domains of diorama are used")

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dalib import Recipe, load_recipe, run
+from dalib.cli import configure_logging
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. train.steps=100")
     options = parser.parse_args()
+    configure_logging()
     console = Console()
     source_only, adapted = options.out / "source_only", options.out / "stack"
     plain = load_recipe(RECIPE, ["strategies=[{use: supervised}]", *options.overrides])

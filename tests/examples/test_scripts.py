@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dalib import create_dataset
+from dalib import create_dataset, create_model
 from dalib.panels import write_png
+from tests.command import own_logging
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = ["--steps", "2", "--size", "64", "64", "--batch-size", "1", "--images", "1"]
@@ -49,6 +50,27 @@ def reached(printed: str) -> dict[str, float]:
 def test_a_script_prints_what_each_system_reaches(script, systems, output_of):
     scores = reached(output_of(script))
     assert list(scores) == systems and all(0 <= score <= 100 for score in scores.values())
+
+
+@pytest.mark.parametrize("option", ["--size", "--steps", "--batch-size", "--images"])
+def test_a_script_of_nothing_is_wrong_usage(option, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", ["fda.py", option, "0", *["64"][: option == "--size"]])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / "fda.py"), run_name="__main__")
+    sys.modules.pop("common", None)
+    assert ended.value.code == 2 and f"argument {option}: expected a whole number" in capsys.readouterr().err
+
+
+def test_the_demo_tells_how_many_tensors_of_given_weights_fitted(tmp_path, monkeypatch, capsys):
+    torch.save(create_model("bisenet").state_dict(), tmp_path / "w.pt")
+    sizes = [f"data.{stream}.size=[64, 64]" for stream in ("source", "target")]
+    steps = ["train.steps=1", "data.batch_size=2", "evaluate.limit=1", "train.device=cpu"]
+    overrides = [f"model={{use: bisenet, weights: {tmp_path / 'w.pt'}}}", *steps, *sizes]
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path / "demo"), *overrides])
+    with own_logging():
+        runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
+    assert str(tmp_path / "w.pt") in capsys.readouterr().err
 
 
 def test_a_script_adapts_to_folders_of_ones_own(tmp_path):
