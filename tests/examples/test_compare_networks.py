@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dalib import Engine, create_dataset, create_model
+from dalib import DalibError, Engine, create_dataset, create_model
 from dalib.panels import write_png
 from tests.command import own_logging
 
@@ -81,6 +81,18 @@ def test_an_item_that_cannot_be_read_is_said_before_any_training(
     with pytest.raises(SystemExit, match=r"0\.png"):
         compare(tmp_path / "out", monkeypatch, "--data", f"folder root={tmp_path / 'data'} split=null")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("untrainable")
+def test_a_latency_that_cannot_be_measured_is_said_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise DalibError("no compiler")
+
+    monkeypatch.setattr("dalib.bench.measure", refused)
+    with pytest.raises(SystemExit, match="no compiler"):
+        compare(tmp_path, monkeypatch, "bisenet", *QUICK, *DATA)
 
 
 def test_prints_score_latency_multiply_adds_and_parameters_of_each_network_and_keeps_them(
