@@ -14,13 +14,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from dalib.cli import count
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arguments", nargs="+", metavar="RECIPE or key=value")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--jobs", type=count, default=1, help="runs at a time")
     parser.add_argument("--classes", action="store_true", help="print the IoU of each class, too")
     options = parser.parse_intermixed_args()
     recipes = [Path(a) for a in options.arguments if "=" not in a]

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dalib import Recipe, load_recipe, run
+from dalib import DalibError, Recipe, load_recipe, run
 from dalib.cli import configure_logging
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
@@ -57,4 +57,7 @@ def table(before: dict, after: dict, stored: bool) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DalibError as error:
+        raise SystemExit(f"demo: {error}") from None

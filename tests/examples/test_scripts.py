@@ -62,6 +62,12 @@ def test_a_script_of_nothing_is_wrong_usage(option, monkeypatch, capsys):
     assert ended.value.code == 2 and f"argument {option}: expected a whole number" in capsys.readouterr().err
 
 
+def test_a_mistake_in_the_demos_overrides_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path / "demo"), "train.step=3"])
+    with own_logging(), pytest.raises(SystemExit, match=r"demo: .*Did you mean 'steps'"):
+        runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
+
+
 def test_the_demo_tells_how_many_tensors_of_given_weights_fitted(tmp_path, monkeypatch, capsys):
     torch.save(create_model("bisenet").state_dict(), tmp_path / "w.pt")
     sizes = [f"data.{stream}.size=[64, 64]" for stream in ("source", "target")]
