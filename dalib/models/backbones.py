@@ -1,7 +1,6 @@
 """timm backbones as maps from images to features by stride, with the ways to start them from trained weights."""
 
 import difflib
-import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -17,9 +16,6 @@ from dalib.models.layers import extend
 from dalib.models.pairing import pair_backbone
 from dalib.models.tiles import Size, cut, join
 from dalib.models.weights import LoadReport, load_pairs, read_weights
-
-logger = logging.getLogger("dalib")
-
 
 # How timm's vision transformers and window transformers are told to take images of any size; others need no telling.
 ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
@@ -130,7 +126,7 @@ def _sizes_taken(name: str, backbone: Backbone) -> tuple[int, Size | None]:
             return coarsest, None
         found = _tried(backbone, (height, width), device)
         if isinstance(found, list):
-            logger.info("backbone %s takes images of %dx%d (HxW) only: others are cut into tiles", name, height, width)
+            announce(f"backbone {name} takes images of {height}x{width} (HxW) only: others are cut into tiles")
             return 1, (height, width)
     if own.type == "meta":
         return 1, None  # it is only planned, and may work where it is made

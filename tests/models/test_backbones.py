@@ -112,6 +112,13 @@ def test_a_backbone_of_any_size_sees_images_whole(name: str) -> None:
     assert create_backbone(name).tile is None
 
 
+def test_a_backbone_that_resizes_all_images_to_one_size_gets_tiles_of_it() -> None:
+    backbone = create_backbone("crossvit_tiny_240").eval()
+    with torch.inference_mode():
+        sizes = [tuple(f.shape[-2:]) for f in backbone.features(torch.rand(1, 3, 240, 480))]
+    assert backbone.tile == (240, 240) and sizes == [(20, 40), (14, 28)]
+
+
 @pytest.mark.parametrize("name", ["convnext_atto", "hrnet_w18_small", "pvt_v2_b0", "vgg11"])
 @pytest.mark.parametrize("size", [(65, 97), (96, 33), (1, 1)])
 def test_a_backbone_of_whole_cells_gets_images_extended_to_them(name: str, size: Size) -> None:
