@@ -61,9 +61,10 @@ def wrap_model(
 
 def network_of(model: nn.Module) -> nn.Module:
     """Return the network in the wrappers of dalib, ``torch.compile`` and ``DataParallel``; else the model itself."""
-    for name in ("module", "_orig_mod"):
-        if isinstance(inner := getattr(model, name, None), nn.Module):
-            return network_of(inner)
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return network_of(model.module)
+    if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+        return network_of(compiled)
     return model.network if isinstance(model, SegmentationModel) else model
 
 

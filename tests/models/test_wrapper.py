@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from dalib.errors import DalibError
 from dalib.models import wrap_model
+from dalib.models.wrapper import network_of
 
 
 class Named(nn.Module):
@@ -62,3 +63,11 @@ def test_outputs_without_logits_are_refused_by_their_names(names: tuple[str, ...
 
     with pytest.raises(DalibError, match=rf"a dict with 'logits'; this one returned {returned}\. Wrap it in a module"):
         wrap_model(Other(), 3)(torch.rand(1, 3, 4, 4))
+
+
+def test_a_part_that_is_called_like_a_wrappers_content_is_no_wrapper() -> None:
+    network = nn.Sequential()
+    network.module, network.head = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 5, 1)
+    assert network_of(network) is network
+    assert network_of(wrap_model(network, 5)) is network
+    assert network_of(nn.DataParallel(wrap_model(network, 5))) is network
