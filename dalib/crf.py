@@ -123,12 +123,13 @@ class CellFilter:
         pixels, one = self._pixels(colors), torch.ones_like
         pixels = torch.cat((pixels, _half_square(pixels), one(pixels[..., :1])), dim=-1)
         centers = torch.cat((centers, one(centers[..., :1]), _half_square(centers)), dim=-1)
+        real = self._pixels(torch.ones_like(colors[:, :1]))
         nearness = -self._squared_distances(colors).repeat(1, 2) / (2 * position**2)
         heard = min(heard or centers.shape[2], centers.shape[2])
         # A row of cells at a time, which bounds the memory that the kernel takes before it is cut.
         rows = [
-            _heaviest(_kernel(features, near, nearness), count, heard)
-            for features, near, count in zip(pixels, centers, counts, strict=True)
+            _heaviest(_kernel(features, near, nearness), is_real, count, heard)
+            for features, is_real, near, count in zip(pixels, real, centers, counts, strict=True)
         ]
         self.kernel, places = (torch.stack(parts) for parts in zip(*rows, strict=True))
         self.heard = reached.gather(2, places)
@@ -195,13 +196,14 @@ def _kernel(pixels: Tensor, centers: Tensor, nearness: Tensor) -> Tensor:
     return torch.bmm(pixels, centers.mT).add_(nearness).clamp_(min=LOWEST).exp_()
 
 
-def _heaviest(kernel: Tensor, counts: Tensor, heard: int) -> tuple[Tensor, Tensor]:
+def _heaviest(kernel: Tensor, real: Tensor, counts: Tensor, heard: int) -> tuple[Tensor, Tensor]:
     """Return the columns of (N, P, M) with the most weight, (N, P, heard), and their places, (N, heard).
 
     Args:
+        real: (N, P, 1), 0 where a cell reaches over the image's edge, else 1.
         counts: of pixels that each column stands for, (N, M).
     """
-    places = (kernel.sum(1) * counts).topk(heard, sorted=False).indices
+    places = ((real.mT @ kernel).squeeze(1) * counts).topk(heard, sorted=False).indices
     return kernel.gather(2, places[:, None].expand(-1, kernel.shape[1], -1)), places
 
 

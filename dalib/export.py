@@ -18,9 +18,10 @@ from torch.fx.experimental import _config as tracing
 
 from dalib.errors import DalibError
 from dalib.evaluation import inference, model_device
-from dalib.models import fuse
+from dalib.models import SegmentationModel, fuse
 from dalib.models.backbones import Backbone
 from dalib.models.winograd import WinogradConv
+from dalib.models.wrapper import unwrap
 
 logger = logging.getLogger("dalib")
 
@@ -72,8 +73,8 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
 
     Raises:
         DalibError: another suffix, a place that cannot be written, the packages for ONNX are absent, the model is one
-            of ``winograd`` or cannot be traced, or fewer than 99.9 % of the pixels agree. A file that was there before
-            stays.
+            of ``winograd``, is none of ``create_model`` or ``wrap_model``, or cannot be traced, or fewer than 99.9 % of
+            the pixels agree. A file that was there before stays.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
@@ -82,6 +83,8 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
         check_packages()
     if any(isinstance(module, WinogradConv) for module in model.modules()):
         raise DalibError("a model of winograd() runs where dalib is; export the one that it was made from.")
+    model = unwrap(model)
+    _check_wrapped(model)
     image = _street(size) if image is None else image
     with _beside(path) as written:
         try:
@@ -229,6 +232,16 @@ def agreement(model: nn.Module, run: Run, image: Tensor, sizes: Sequence[Size]) 
             same = run(images).argmax(1) == model(images.to(device)).argmax(1).cpu()
             shares[height, width] = same.float().mean().item()
     return shares
+
+
+def _check_wrapped(model: nn.Module) -> None:
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    if not isinstance(model, SegmentationModel) or kinds != {torch.float32}:
+        what = f"{type(model).__name__} in {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}"
+        raise DalibError(
+            "export takes a model as create_model and wrap_model give it, which normalises its images, in float32; "
+            f"this one is {what}."
+        )
 
 
 def check_packages() -> None:

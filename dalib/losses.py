@@ -41,7 +41,7 @@ def hard_pixels(values: Tensor, valid: Tensor, threshold: float, min_kept: int) 
     hardest of the whole batch.
 
     Args:
-        values: (B, H, W) cross-entropy. valid: (B, H, W) bool.
+        values: (B, H, W) cross-entropy without class weights. valid: (B, H, W) bool.
     """
     candidates = values.detach().masked_fill(~valid, -1.0).flatten()
     hardest = candidates.topk(min(max(min_kept, 1), candidates.numel()), sorted=True).values
@@ -80,8 +80,9 @@ class SegmentationLoss:
         valid = label != IGNORE
         weights = None if self.class_weights is None else _on_device(tuple(self.class_weights), logits.device)
         values = cross_entropy(logits, label, weights)
-        if ohem is not None:
-            valid = hard_pixels(values, valid, ohem, self.min_kept)
+        if ohem is not None:  # how hard a pixel is, its class's weight does not say
+            hardness = values if weights is None else cross_entropy(logits, label)
+            valid = hard_pixels(hardness, valid, ohem, self.min_kept)
         return step.mean(values, valid, weight)
 
 

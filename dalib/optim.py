@@ -65,7 +65,7 @@ def parameters_of(network: nn.Module) -> Any:
 
     Raises:
         StackError: a parameter stands twice, and would be updated twice a step, as in the code of AdaptSegNet, ADVENT,
-            FDA and DACS.
+            FDA and DACS; or one that requires gradients stands nowhere, and would never be updated.
     """
     make = getattr(network, "parameter_groups", None)
     if make is None:
@@ -80,7 +80,16 @@ def parameters_of(network: nn.Module) -> Any:
                 "twice; it would be updated twice a step. Put each parameter into one group."
             )
         seen.add(parameter)
+    if left := [name for parameter, name in names.items() if parameter.requires_grad and parameter not in seen]:
+        raise StackError(
+            f"parameter_groups of {type(network).__name__} leave out {left[0]!r}{_and_others(left)}, "
+            "which would never be updated. Put each parameter into one group, or freeze it with requires_grad_(False)."
+        )
     return groups
+
+
+def _and_others(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _listed(parameters: nn.Parameter | Iterable[nn.Parameter]) -> list[nn.Parameter]:

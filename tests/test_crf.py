@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dalib.crf import DenseCRF
+from dalib.crf import CellFilter, DenseCRF
 from dalib.errors import DalibError
 
 
@@ -61,6 +61,17 @@ def test_cells_stay_close_to_inference_over_all_pairs() -> None:
     assert (found.argmax(0) == exact.argmax(0)).double().mean() > 0.99
     accuracy = [(beliefs.argmax(0) == label).double().mean() for beliefs in (logits, found)]
     assert accuracy[0] < 0.75 < 0.97 < accuracy[1]
+
+
+def test_what_lies_beyond_the_edge_does_not_choose_what_pixels_hear() -> None:
+    """Below the last row, of a dark kerb, its cells have seven more, of the mean colour, which other pixels have."""
+    colors = torch.linspace(0.3, 0.7, 65).view(65, 1).repeat(3, 1, 96)
+    colors[:, -9:] = torch.linspace(0.05, 0.15, 96)
+    ones = torch.ones(1, 1, 65, 96, dtype=torch.float64)
+    some, everything = (
+        CellFilter(colors[None].double() * 255 / 3, 67.0, cell=8, reach=8, heard=heard)(ones) for heard in (16, None)
+    )
+    assert (some / everything)[..., -1, :].min() > 0.95
 
 
 def test_autocast_changes_nothing() -> None:

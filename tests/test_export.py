@@ -104,6 +104,21 @@ def test_a_fused_model_is_exported_and_one_of_winograd_is_not(model: Segmentatio
         export(own, tmp_path / "other.pt2", (64, 96))
 
 
+def test_what_wraps_a_model_is_taken_off(tmp_path: Path) -> None:
+    model = wrap_model(nn.Conv2d(3, 5, 3, padding=1), 5)
+    for wrapped in (nn.DataParallel(model), torch.compile(model)):
+        assert "for any H and W" in str(export(wrapped, tmp_path / "net.pt2", (64, 96)))
+
+
+@pytest.mark.parametrize(
+    ("own", "what"),
+    [(nn.Conv2d(3, 5, 1), "Conv2d in float32"), (wrap_model(nn.Conv2d(3, 5, 1), 5).bfloat16(), "in bfloat16")],
+)
+def test_a_bare_network_and_one_of_another_type_are_refused(own: nn.Module, what: str, tmp_path: Path) -> None:
+    with pytest.raises(DalibError, match=rf"which normalises its images, in float32; this one is .*{what}"):
+        export(own, tmp_path / "net.pt2", (64, 96))
+
+
 @pytest.mark.parametrize("suffix", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_a_network_with_tensorflows_padding_is_written_for_multiples_of_its_stride(suffix: str, tmp_path: Path) -> None:
     if suffix == "onnx":

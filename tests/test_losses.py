@@ -105,6 +105,18 @@ def test_the_loss_sums_the_main_and_the_weighted_auxiliary_terms():
         torch.testing.assert_close(loss_of(SegmentationLoss(auxiliary=weight), batch).double(), expected)
 
 
+@pytest.mark.parametrize("ohem", [0.1, 0.4])
+def test_mining_goes_by_the_probability_whatever_the_class_weighs(ohem):
+    batch, weights = tiny_batch(), [0.05, 20.0, 1.0, 1.0, 1.0]
+    label = batch["source"].label
+    plain = reference(tiny_model()(batch["source"].image).detach(), label)
+    kept = (label != 255) & (plain > -math.log(ohem))
+    assert 0 < kept.sum() < (label != 255).sum()
+    expected = (plain * torch.tensor(weights).double()[label.clamp(max=4)])[kept].sum() / kept.sum()
+    loss = SegmentationLoss(class_weights=weights, ohem=ohem, min_kept=1, auxiliary=0)
+    torch.testing.assert_close(loss_of(loss, batch), expected.float())
+
+
 def test_a_streams_weight_counts_by_pixel():
     batch = tiny_batch()
     source = batch["source"]

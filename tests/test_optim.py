@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dalib import Engine, hookimpl
+from dalib import Engine, StackError, hookimpl
 from dalib.optim import OPTIMIZERS, SCHEDULES, constant, parameters_of, poly, sgd
 from tests.tiny import Supervised, TinyModel, tiny_batch, tiny_model
 
@@ -78,6 +78,18 @@ def test_a_parameter_that_stands_bare_is_one_of_its_group():
 
     (group,) = parameters_of(network := Bare())
     assert group["params"] == [network.scale]
+
+
+def test_a_parameter_that_no_group_has_is_named_unless_it_is_frozen():
+    class Forgetful(TinyModel):
+        def parameter_groups(self):
+            return [{"params": self.body.parameters()}, {"params": self.auxiliary.parameters(), "lr_scale": 10.0}]
+
+    network = Forgetful()
+    with pytest.raises(StackError, match=r"parameter_groups of Forgetful leave out 'head.weight' and 1 more"):
+        parameters_of(network)
+    network.head.requires_grad_(False)
+    assert len(parameters_of(network)) == 2
 
 
 def test_without_a_schedule_the_rate_stays():

@@ -15,7 +15,7 @@ from dalib.errors import RecipeError, RegistryError, WeightsError
 from dalib.models.layers import extend
 from dalib.models.pairing import pair_backbone
 from dalib.models.tiles import Size, cut, join
-from dalib.models.weights import LoadReport, load_pairs, read_weights
+from dalib.models.weights import LoadReport, announce_report, load_pairs, read_weights
 
 # How timm's vision transformers and window transformers are told to take images of any size; others need no telling.
 ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
@@ -103,7 +103,7 @@ def create_backbone(
             f"choose one with strides {_listed(strides)}, e.g. resnet18."
         )
     if weights is not None:
-        announce(f"backbone {name}: {load_backbone(backbone.body, weights)}")
+        announce_report(load_backbone(backbone.body, weights), f"backbone {name}: ")
     return backbone
 
 

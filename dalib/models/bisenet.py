@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib.models.backbones import create_backbone
-from dalib.models.layers import ConvBlock, resize
+from dalib.models.layers import ConvBlock, resize, resize_logits
 
 
 class AttentionRefinement(nn.Module):
@@ -135,7 +135,8 @@ class BiSeNet(nn.Module):
         context32 = self.refine32(levels[32]) * F.adaptive_avg_pool2d(levels[32], 1)
         fused = self.fusion(spatial, context16, context32)
         low_res: Tensor = self.classifier(fused)
-        logits = low_res if self.classify_first else self.classifier(resize(fused, (x.shape[-2], x.shape[-1])))
+        size = (x.shape[-2], x.shape[-1])
+        logits = resize_logits(low_res, size) if self.classify_first else self.classifier(resize(fused, size))
         outputs = {"logits": logits, "features": fused, "low_res": low_res}
         if self.training:
             outputs |= {"aux.16": self.head16(context16), "aux.32": self.head32(context32)}

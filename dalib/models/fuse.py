@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from dalib.models.wrapper import network_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
-PROBE = (1, 3, 64, 64)  # an image that is only there to see which layer feeds which
+PROBE = (1, 3, 96, 96)  # only there to see which layer feeds which; an Inception takes no smaller one
 
 
 def fuse(model: Model) -> Model:
@@ -59,6 +59,13 @@ def fold_batch_norm(model: nn.Module) -> None:
     model.requires_grad_(False)
 
 
+def _is_known(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Tell whether a module is a BatchNorm, or one of timm; another's subclass may do more than these."""
+    from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
+
+    return type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
+
+
 class _Trace(TorchDispatchMode):
     """Records which convolution made each tensor, which BatchNorm read it, and how often anything was read.
 
@@ -70,9 +77,7 @@ class _Trace(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         modules = list(model.modules())
         self._convolutions = {id(m.weight): m for m in modules if isinstance(m, nn.Conv2d)}
-        self._norms = {
-            id(m.running_mean): m for m in modules if isinstance(m, _BatchNorm) and m.running_mean is not None
-        }
+        self._norms = {id(m.running_mean): m for m in modules if _is_known(m) and m.running_mean is not None}
         self._made: dict[int, nn.Conv2d] = {}
         self._normed: list[tuple[int, Any]] = []
         self._reads: Counter[int] = Counter()

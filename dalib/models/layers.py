@@ -13,6 +13,11 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize logits (B, K, h, w) of any type in float32 or finer: bfloat16's 8 bits make ties of neighbouring ones."""
+    return resize(logits.to(torch.promote_types(logits.dtype, torch.float32)), size)
+
+
 class ConvBlock(nn.Module):
     """Convolution without bias (3x3 by default, odd), BatchNorm, ReLU."""
 

@@ -89,6 +89,13 @@ def deeplabv2(key: str) -> str | None:
     return BODY + key
 
 
+def deeplabv2_single(key: str) -> str | None:
+    """Translate DeepLabV2-ResNet101 whose one classifier is ``layer5`` (AdaptSegNet of a single level, FDA, DACS)."""
+    if key.startswith("layer5."):
+        return _by_prefix(key, {"layer5.conv2d_list.": "head.branches."})
+    return BODY + key
+
+
 def deeplab_coco(key: str) -> str | None:
     """Translate the ImageNet- and COCO-trained start of DeepLab (AdaptSegNet, FDA, DACS): the backbone alone.
 
@@ -150,8 +157,19 @@ _PIDNET: dict[str, str | None] = {
 }
 
 
+# Of those that pair equally many tensors the first is taken.
 LAYOUTS: dict[str, Translation] = {
-    f.__name__: f for f in (dalib, deeplab_coco, timm, bisenet_r18_mldl2024, bisenetv1_coincheung, deeplabv2, pidnet)
+    f.__name__: f
+    for f in (
+        dalib,
+        deeplab_coco,
+        timm,
+        bisenet_r18_mldl2024,
+        bisenetv1_coincheung,
+        deeplabv2,
+        deeplabv2_single,
+        pidnet,
+    )
 }
 
 

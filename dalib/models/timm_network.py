@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib.models.backbones import create_backbone
-from dalib.models.layers import ConvBlock, extend, resize
+from dalib.models.layers import ConvBlock, extend, resize, resize_logits
 
 FINEST = 4  # the stride that heads fuse at; a level that is finer costs more than it tells
 DILATIONS = (1, 6, 12, 18)
@@ -115,7 +115,7 @@ class TimmNetwork(nn.Module):
         whole = extend(x, self.coarsest)
         features = self.head(self.backbone.features(whole)[self.skipped :])
         low_res = self.classifier(features)
-        logits = resize(low_res, (whole.shape[-2], whole.shape[-1]))
+        logits = resize_logits(low_res, (whole.shape[-2], whole.shape[-1]))
         rows, columns = -(-height // self.stride), -(-width // self.stride)
         return {
             "logits": logits[..., :height, :width],

@@ -62,7 +62,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
         source: a file (``.pt``, ``.pth``, ``.safetensors``), a run folder, whose last checkpoint is taken, or a state
             dict. Either may hold the weights under the key ``model``, ``state_dict`` or ``model_state_dict``, and carry
             the prefixes of wrappers.
-        layout: a name in ``dalib.models.layouts.LAYOUTS``, or "auto" for the one under which most keys match.
+        layout: a name in ``dalib.models.layouts.LAYOUTS``, or "auto" for the one under which most of what inference
+            needs matches.
 
     Raises:
         WeightsError: the source is no file of weights, fits less than half of the backbone, has other shapes, or has
@@ -71,17 +72,23 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
     network = network_of(model)
     own = network.state_dict()
     found = _unwrap(read_weights(source), own)
-    layout = likeliest_layout(own, found) if layout == "auto" else layout
+    inference = {key: tensor for key, tensor in own.items() if not key.startswith(_training_heads(network))}
+    layout = likeliest_layout(inference, found) if layout == "auto" else layout
     if layout not in LAYOUTS:
         raise WeightsError(f"unknown layout {layout!r}.{suggest(layout, [*LAYOUTS, 'auto'])}")
     found = {key: tensor for key, tensor in found.items() if LAYOUTS[layout](key) is not None}
     origin = "state dict" if isinstance(source, Mapping) else str(source)
     report = load_pairs(network, found, pair(own, found, layout), origin=origin, layout=layout)
-    if report.missing:
-        logger.warning("%s", report)
-    else:
-        announce(str(report))
+    announce_report(report)
     return report
+
+
+def announce_report(report: LoadReport, whose: str = "") -> None:
+    """Announce how much was loaded, with a warning where inference lacks something."""
+    if report.missing:
+        logger.warning("%s%s", whose, report)
+    else:
+        announce(f"{whose}{report}")
 
 
 def load_pairs(
@@ -94,7 +101,7 @@ def load_pairs(
     """
     own, used = module.state_dict(), set(pairs.values())
     absent = [key for key in own if key not in pairs and not key.endswith("num_batches_tracked")]
-    training_heads = tuple(f"{head}." for head in getattr(module, "training_heads", ()))
+    training_heads = _training_heads(module)
     report = LoadReport(
         origin=origin,
         layout=layout,
@@ -157,6 +164,10 @@ def _read_file(path: Path) -> Any:
             f"{path} is not a file of weights, is damaged, or holds objects besides tensors, which dalib does not load "
             f"because they could run code ({type(error).__name__})."
         ) from error
+
+
+def _training_heads(network: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{head}." for head in getattr(network, "training_heads", ()))
 
 
 def _unwrap(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

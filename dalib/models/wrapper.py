@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dalib.errors import DalibError
 from dalib.models.batchnorm import guard_batch_norm
-from dalib.models.layers import resize
+from dalib.models.layers import resize_logits
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,11 +42,12 @@ class SegmentationModel(nn.Module):
     def forward(self, x: Tensor, outputs: bool = False) -> Tensor | dict[str, Tensor]:
         """Return logits (B, K, H, W) of images (B, 3, H, W) in [0, 1]; with ``outputs`` all that the network gives.
 
-        In the dict only ``logits`` has the input's size; the others keep their own.
+        In the dict only ``logits`` has the input's size, and float32 where the network computes in less; the others
+        keep their own.
         """
         found = self.network((x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1))
         named = {"logits": found} if isinstance(found, Tensor) else _named(found)
-        named["logits"] = resize(named["logits"], (x.shape[-2], x.shape[-1]))
+        named["logits"] = resize_logits(named["logits"], (x.shape[-2], x.shape[-1]))
         return named if outputs else named["logits"]
 
 
@@ -59,12 +60,18 @@ def wrap_model(
     return SegmentationModel(network, num_classes, mean, std)
 
 
-def network_of(model: nn.Module) -> nn.Module:
-    """Return the network in the wrappers of dalib, ``torch.compile`` and ``DataParallel``; else the model itself."""
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model in the wrappers of ``torch.compile``, ``DataParallel`` and its kin; else the model itself."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return network_of(model.module)
+        return unwrap(model.module)
     if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
-        return network_of(compiled)
+        return unwrap(compiled)
+    return model
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """Return the network in dalib's wrapper, and in those that ``unwrap`` knows; else the model itself."""
+    model = unwrap(model)
     return model.network if isinstance(model, SegmentationModel) else model
 
 

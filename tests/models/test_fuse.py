@@ -119,6 +119,34 @@ def test_a_data_parallel_model_is_fused_as_what_it_wraps() -> None:
     assert torch.equal(logits(fused, (65, 96)), logits(alone, (65, 96)))
 
 
+def test_a_backbone_that_takes_no_tiny_images_is_fused() -> None:
+    torch.manual_seed(0)
+    model = with_random_statistics(create_model("timm", num_classes=5, backbone="inception_v3"))
+    expected = logits(model, (97, 129))
+    torch.testing.assert_close(logits(fuse(model), (97, 129)), expected, rtol=0, atol=1e-4 * float(expected.std()))
+
+
+class Rectified(nn.BatchNorm2d):
+    """A BatchNorm of somebody's own, which also activates."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+def test_a_batch_norm_of_somebodys_own_stays() -> None:
+    torch.manual_seed(0)
+    model = with_random_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), Rectified(4)))
+    image = torch.randn(1, 3, 20, 30)
+    assert torch.equal(fuse(model)(image), model(image))
+
+
+def test_a_bare_network_gives_logits_of_the_same_size() -> None:
+    torch.manual_seed(0)
+    network = with_random_statistics(BiSeNet(5))
+    image = torch.rand(1, 3, 65, 96)
+    torch.testing.assert_close(fuse(network)(image)["logits"], network(image)["logits"], rtol=1e-4, atol=1e-4)
+
+
 class Irregular(nn.Module):
     """BatchNorms that follow a convolution and must not be folded into it, and two that follow none."""
 

@@ -103,6 +103,13 @@ def test_an_incomplete_load_is_a_warning(caplog: pytest.LogCaptureFixture) -> No
     assert "1 missing" in caplog.text
 
 
+def test_an_incomplete_backbone_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    create_model("bisenet", num_classes=4, backbone="resnet34", backbone_weights=str(tmp_path / "resnet18.pth"))
+    (record,) = (r for r in caplog.records if r.levelname == "WARNING")
+    assert record.getMessage().startswith("backbone resnet34: 120 of 200 tensors loaded")
+
+
 def test_a_file_that_matches_under_half_of_the_backbone_is_refused() -> None:
     net = Net()
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -253,3 +260,33 @@ def test_a_coco_trained_start_of_deeplab_loads_into_the_backbone_without_its_old
     assert (report.layout, len(report.matched), report.unexpected) == ("deeplab_coco", len(body), ())
     assert [key for key in report.missing if not key.startswith("head.")] == []
     assert not any(model.network.state_dict()[key].any() for key in body)
+
+
+@pytest.mark.parametrize("multi_level", [False, True])
+def test_a_deeplab_whose_only_classifier_is_layer5_loads_whole(multi_level: bool) -> None:
+    donor = create_model("deeplabv2", num_classes=4, backbone="resnet50").network.state_dict()
+    names = {"backbone.body.": "", "head.branches.": "layer5.conv2d_list."}
+    state = {
+        new + key.removeprefix(old): tensor
+        for key, tensor in donor.items()
+        for old, new in names.items()
+        if key.startswith(old)
+    }
+    model = create_model("deeplabv2", num_classes=4, backbone="resnet50", multi_level=multi_level)
+    report = load_weights(model, {"model": state, "iteration": 250_000})
+    assert (report.layout, report.missing, report.unexpected) == ("deeplabv2_single", (), ())
+    assert all(torch.equal(model.network.state_dict()[key], tensor) for key, tensor in donor.items())
+    assert {key.split(".")[0] for key in report.heads} == ({"auxiliary"} if multi_level else set())
+
+
+def test_a_deeplab_of_two_levels_loads_its_last_classifier_into_one_of_one() -> None:
+    two = create_model("deeplabv2", num_classes=4, backbone="resnet50", multi_level=True).network.state_dict()
+    names = {"auxiliary.branches.": "layer5.conv2d_list.", "head.branches.": "layer6.conv2d_list."}
+    state = {}
+    for key, tensor in two.items():
+        old = next((old for old in names if key.startswith(old)), "backbone.body.")
+        state[names.get(old, "") + key.removeprefix(old)] = tensor
+    model = create_model("deeplabv2", num_classes=4, backbone="resnet50")
+    report = load_weights(model, state)
+    assert (report.layout, report.missing) == ("deeplabv2", ())
+    assert torch.equal(model.network.state_dict()["head.branches.0.weight"], two["head.branches.0.weight"])

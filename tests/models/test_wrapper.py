@@ -50,6 +50,16 @@ def test_resizing_is_bilinear_between_pixel_centres() -> None:
     assert logits.flatten().tolist() == [0, 1, 3, 4]  # aligned corners would give 0, 4/3, 8/3, 4
 
 
+def test_logits_of_half_precision_are_interpolated_in_float32() -> None:
+    low_res = torch.randn(1, 5, 8, 12)
+    model = wrap_model(nn.Identity(), 5, mean=(0, 0, 0), std=(1, 1, 1))
+    model.network.forward = lambda x: {"logits": low_res.bfloat16(), "low_res": low_res.bfloat16()}
+    outputs = model(torch.zeros(1, 3, 64, 96), outputs=True)
+    expected = torch.nn.functional.interpolate(low_res.bfloat16().float(), (64, 96), mode="bilinear")
+    assert torch.equal(outputs["logits"], expected)
+    assert outputs["low_res"].dtype == torch.bfloat16
+
+
 def test_mean_of_another_length_is_refused() -> None:
     with pytest.raises(DalibError, match=r"mean of a model: expected 3 values, one per RGB channel, found 1"):
         wrap_model(nn.Identity(), 3, mean=[0.5])
