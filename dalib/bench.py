@@ -156,7 +156,8 @@ def check_variant(variant: str) -> tuple[str, ...]:
         if form not in FORMS:
             raise DalibError(
                 f"unknown variant {variant!r} of a benchmark: {form!r} is no form."
-                f"{suggest(form, (*FORMS, 'eager'))} Forms are joined by '+', as in fused+bf16."
+                f"{suggest(form, FORMS if len(forms) > 1 else (*FORMS, 'eager'))} Forms are joined by '+', as in "
+                "fused+bf16; eager stands alone."
             )
     if {"winograd", "bf16"} <= set(forms):
         raise DalibError(f"variant {variant!r}: winograd computes in float32 and cannot be joined with bf16.")

@@ -1,5 +1,6 @@
 """What each command of the command line does."""
 
+import logging
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from dalib.run_folder import write_json
 from dalib.teacher import Teacher
 from dalib.training import run as run_recipe
 from dalib.yaml_text import parse_yaml
+
+logger = logging.getLogger("dalib")
 
 
 def train(options: Namespace) -> None:
@@ -158,6 +161,7 @@ def bench(options: Namespace) -> None:
     try:
         for row in measured:
             rows.append(row)
+            logger.info("%s, %s: %.1f ms", row.model, row.variant, row.median_ms)
     finally:  # what is measured is kept when the next one fails
         if rows:
             Console().print(bench_table(rows))
@@ -169,6 +173,11 @@ def export(options: Namespace) -> None:
     """Write a run's model for other runtimes."""
     loaded = load_run(options.run, device="cpu")
     image = None if options.image is None else read_image(Path(options.image)).float() / 255
+    if around := [strategy.name for strategy in loaded.engine.stack.implementing("predictor")]:
+        logger.warning(
+            "the run predicts through %s; the file is of the network alone, and gives what it gives without.",
+            ", ".join(around),
+        )
     written = export_model(loaded.engine.network(options.teacher), options.out, tuple(options.size), image=image)
     Console().print(str(written), soft_wrap=True, highlight=False)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from dalib.models.layers import extend
 from dalib.options import check_options
 
 TRUNCATION = 4  # standard deviations of position after which the smoothness kernel is cut
@@ -157,16 +158,12 @@ class CellFilter:
         return torch.cat([self._windows(half)[..., 0] for half in places], dim=2)
 
     def _cell_sums(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(self._padded(x), self.cell) * self.cell**2
-
-    def _padded(self, x: Tensor) -> Tensor:
-        height, width = self.size
-        return F.pad(x, (0, -width % self.cell, 0, -height % self.cell))
+        return F.avg_pool2d(extend(x, self.cell), self.cell) * self.cell**2
 
     def _pixels(self, x: Tensor) -> Tensor:
         """Rearrange (B, C, H, W) to (rows of cells, B * columns of cells, pixels of a cell, C)."""
         s = self.cell
-        x = self._padded(x)
+        x = extend(x, self.cell)
         x = x.view(*x.shape[:2], x.shape[2] // s, s, x.shape[3] // s, s)  # (B, C, h, s, w, s)
         return x.permute(2, 0, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
 

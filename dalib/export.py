@@ -41,12 +41,14 @@ class Export:
     Fields:
         format: what it is, with ONNX's opset.
         multiple: what H and W have to be multiples of; None where the file is for the size it was traced at alone.
+        least: what H and W have to be at least; some traced programs ask for more than one cell of the coarsest level.
         agreement: by size (H, W), the share of an image's pixels whose class is the model's.
     """
 
     path: Path
     format: str
     multiple: int | None
+    least: int
     agreement: dict[Size, float]
 
     def __str__(self) -> str:
@@ -54,6 +56,8 @@ class Export:
         sizes = {1: "any H and W", None: "this size alone"}.get(
             self.multiple, f"H and W that are multiples of {self.multiple}"
         )
+        if self.least > 1:
+            sizes = f"{sizes} of at least {self.least}"
         return f"{self.path}: {self.format}, for {sizes}; pixels that get the model's class: {shares} (HxW)"
 
 
@@ -107,6 +111,7 @@ def _write(model: nn.Module, path: Path, size: Size, multiple: int | None, image
         path=path,
         format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
         multiple=multiple,
+        least=1 if multiple != 1 else _least(run, model),
         agreement=agreement(model, run, image, _checked(size, multiple)),
     )
 
@@ -242,6 +247,19 @@ def _check_wrapped(model: nn.Module) -> None:
             "export takes a model as create_model and wrap_model give it, which normalises its images, in float32; "
             f"this one is {what}."
         )
+
+
+def _least(run: Run, model: nn.Module) -> int:
+    """Return the shortest side of images that a file for any size runs on: 1, or what passes the coarsest cells."""
+    coarsest = max((module.levels[-1][0] for module in model.modules() if isinstance(module, Backbone)), default=1)
+    for side in (1, coarsest + 1):
+        try:
+            run(torch.zeros(1, 3, side, side))
+        except Exception as error:  # of the tracer's own kinds
+            refused = error
+        else:
+            return side
+    raise refused
 
 
 def check_packages() -> None:

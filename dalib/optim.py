@@ -64,9 +64,12 @@ def parameters_of(network: nn.Module) -> Any:
     A group's ``lr_scale`` multiplies the learning rate, as DeepLabV2's ten for its heads.
 
     Raises:
-        StackError: a parameter stands twice, and would be updated twice a step, as in the code of AdaptSegNet, ADVENT,
-            FDA and DACS; or one that requires gradients stands nowhere, and would never be updated.
+        StackError: there are no parameters; one stands twice, and would be updated twice a step, as in the code of
+            AdaptSegNet, ADVENT, FDA and DACS; or one that requires gradients stands nowhere, and would never be
+            updated.
     """
+    if next(network.parameters(), None) is None:
+        raise StackError(f"{type(network).__name__} has no parameters; give a network that can learn.")
     make = getattr(network, "parameter_groups", None)
     if make is None:
         return network.parameters()

@@ -81,6 +81,8 @@ def test_forms_compute_the_same_classes_and_leave_the_model() -> None:
 def test_an_unknown_variant_is_refused_before_any_work() -> None:
     with pytest.raises(DalibError, match=r"'fused\+bfloat16'.*'bfloat16' is no form\..*fused\+bf16"):
         bench(["no such network"], SIZE, ["fused+bfloat16"])
+    with pytest.raises(DalibError, match=r"'eager' is no form\. Known: .*; eager stands alone"):
+        bench(["no such network"], SIZE, ["eager+fused"])
 
 
 def test_an_unknown_model_or_device_is_refused_before_any_work() -> None:

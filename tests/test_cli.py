@@ -286,3 +286,18 @@ def test_a_users_error_leaves_a_real_process_with_status_2_and_one_line(tmp_path
     command = [sys.executable, "-m", "dalib", "train", str(tmp_path / "none.yaml")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (2, f"dalib: {tmp_path / 'none.yaml'} does not exist.\n")
+
+
+def test_export_says_that_the_file_predicts_without_what_is_around_predictions(recipe, tmp_path, capsys):
+    strategies = "strategies=[{use: supervised}, {use: crf, cell: 4, reach: 2}]"
+    assert run_dalib("train", recipe, "--out", tmp_path / "run", "train.steps=1", strategies) == 0
+    capsys.readouterr()
+    assert run_dalib("export", tmp_path / "run", "--out", tmp_path / "net.pt2", "--size", 32, 64) == 0
+    assert "the run predicts through crf; the file is of the network alone" in capsys.readouterr().err
+
+
+def test_bench_tells_each_row_as_it_comes(capsys):
+    arguments = ("--size", 32, 32, "--seconds", 0, "--variants", "eager", "fused")
+    assert run_dalib("bench", "bisenet", *arguments) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bisenet, ")]
+    assert [line.split(":")[0] for line in told] == ["bisenet, eager", "bisenet, fused"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from dalib import DalibError, create_model, wrap_model
 from dalib.data.decode import read_image
-from dalib.export import Export, _checked, _refuse_disagreement, export, size_multiple
+from dalib.export import Export, _checked, _least, _refuse_disagreement, export, size_multiple
 from dalib.models import SegmentationModel, fuse
 from dalib.models.winograd import WinogradConv
 
@@ -104,6 +104,18 @@ def test_a_fused_model_is_exported_and_one_of_winograd_is_not(model: Segmentatio
         export(own, tmp_path / "other.pt2", (64, 96))
 
 
+@pytest.mark.parametrize("least", [1, 33])  # a ResNet's coarsest cells are of 32 pixels
+def test_the_least_sides_of_a_file_are_found_and_said(least: int, model: SegmentationModel, tmp_path: Path) -> None:
+    def run(image: torch.Tensor) -> torch.Tensor:
+        if image.shape[-1] < least:
+            raise AssertionError("Guard failed")
+        return image
+
+    assert _least(run, model) == least
+    said = str(Export(path=tmp_path, format="torch.export", multiple=1, least=least, agreement={}))
+    assert f"for any H and W{' of at least 33' if least > 1 else ''};" in said
+
+
 def test_what_wraps_a_model_is_taken_off(tmp_path: Path) -> None:
     model = wrap_model(nn.Conv2d(3, 5, 3, padding=1), 5)
     for wrapped in (nn.DataParallel(model), torch.compile(model)):
@@ -168,7 +180,9 @@ def test_a_network_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_disagrees_is_refused() -> None:
-    exported = Export(path=Path("net.onnx"), format="ONNX", multiple=1, agreement={(64, 96): 1.0, (48, 72): 0.99})
+    exported = Export(
+        path=Path("net.onnx"), format="ONNX", multiple=1, least=1, agreement={(64, 96): 1.0, (48, 72): 0.99}
+    )
     with pytest.raises(DalibError, match=r"net\.onnx .* 99\.00 % of the pixels at 48x72 .* expected 99\.9 %"):
         _refuse_disagreement(exported)
 

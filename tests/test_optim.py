@@ -80,6 +80,11 @@ def test_a_parameter_that_stands_bare_is_one_of_its_group():
     assert group["params"] == [network.scale]
 
 
+def test_a_network_without_parameters_is_refused():
+    with pytest.raises(StackError, match="ReLU has no parameters"):
+        parameters_of(nn.ReLU())
+
+
 def test_a_parameter_that_no_group_has_is_named_unless_it_is_frozen():
     class Forgetful(TinyModel):
         def parameter_groups(self):

@@ -80,14 +80,19 @@ class DeepLabV2(nn.Module):
         arranged = arrange_as_official(self.backbone, stride_on)
         if stride_on == "3x3" and not arranged:
             raise RecipeError(f"stride_on: backbone {backbone!r} has no bottlenecks that stride; leave the option out.")
-        if stride_on == "1x1" and arranged and (pretrained or backbone_weights is not None):
-            logger.warning(
-                "timm's and torchvision's weights of %s were trained with stride_on: 3x3, and this network has 1x1, as "
-                "the official one; say stride_on: 3x3, unless the weights are others.",
-                backbone,
-            )
+        self.strides_as_official = arranged and stride_on == "1x1"
+        if pretrained or backbone_weights is not None:
+            self.warn_of_strides()
         if frozen_affine and not freeze_affine(self.backbone):
             raise RecipeError(f"frozen_affine: backbone {backbone!r} has no BatchNorm to freeze; leave the option out.")
+
+    def warn_of_strides(self) -> None:
+        """Warn, where weights of the backbone alone were loaded, that their strides may be others."""
+        if self.strides_as_official:
+            logger.warning(
+                "timm's and torchvision's weights of ResNets were trained with stride_on: 3x3, and this network has "
+                "1x1, as the official one; say stride_on: 3x3, unless the weights are others."
+            )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, 3, H, W) of any size to named outputs.

@@ -46,7 +46,7 @@ def fold_batch_norm(model: nn.Module) -> None:
     Which ones these are is seen on a small image that runs through the model, so that nothing is asked of its code.
     """
     trace = _Trace(model)
-    reference = next(model.parameters())
+    reference = next(model.parameters(), torch.empty(0))
     with torch.no_grad(), trace:
         trace.output = model(torch.zeros(PROBE, device=reference.device, dtype=reference.dtype))
     names = {module: name for name, module in model.named_modules()}

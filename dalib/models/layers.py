@@ -33,4 +33,8 @@ class ConvBlock(nn.Module):
 
 def extend(x: Tensor, multiple: int) -> Tensor:
     """Extend images (B, C, H, W) with zeros at the right and below, to sides that are multiples of a number."""
-    return x if multiple == 1 else F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple))
+    if multiple == 1:
+        return x
+    # Not -side % multiple, which torch.compile cannot follow where the side is any number.
+    below, right = ((side + multiple - 1) // multiple * multiple - side for side in x.shape[-2:])
+    return F.pad(x, (0, right, 0, below))

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from dalib.announce import announce
 from dalib.checkpoint import check_sum
-from dalib.errors import WeightsError, suggest
+from dalib.errors import CheckpointError, WeightsError, suggest
 from dalib.models.layouts import LAYOUTS
 from dalib.models.pairing import likeliest_layout, pair, same_but_ones
 from dalib.models.wrapper import network_of
+from dalib.run_folder import find_checkpoint
 from dalib.tensor_file import load_tensors
 
 logger = logging.getLogger("dalib")
@@ -80,6 +81,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
     origin = "state dict" if isinstance(source, Mapping) else str(source)
     report = load_pairs(network, found, pair(own, found, layout), origin=origin, layout=layout)
     announce_report(report)
+    if layout == "timm" and callable(told := getattr(network, "warn_of_strides", None)):
+        told()
     return report
 
 
@@ -110,7 +113,7 @@ def load_pairs(
         unexpected=tuple(key for key in found if key not in used),
         heads=tuple(key for key in absent if key.startswith(training_heads)),
     )
-    _refuse_other_form(report, used, fused=getattr(module, "is_fused", False))
+    _refuse_other_form(report, found, used, fused=getattr(module, "is_fused", False))
     _refuse_poor_match(report, own, found)
     fitting = {key: _shaped(found[source], own[key].shape) for key, source in pairs.items()}
     _refuse_other_shapes(own, fitting, module, origin)
@@ -142,13 +145,12 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def weights_file(path: Path) -> Path:
-    """Return the file of weights that a path means: the file itself, or the last checkpoint of a run folder."""
-    return path / "checkpoints" / "last.pt" if path.is_dir() else path
-
-
 def _read_file(path: Path) -> Any:
-    path = weights_file(path)
+    if path.is_dir():
+        try:
+            path = find_checkpoint(path)
+        except CheckpointError as error:
+            raise WeightsError(str(error)) from error
     if not path.is_file():
         raise WeightsError(f"{path} is not a file; give the path of a file of weights (.pt, .pth or .safetensors).")
     try:
@@ -161,8 +163,10 @@ def _read_file(path: Path) -> Any:
         return load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in the readers
         raise WeightsError(
-            f"{path} is not a file of weights, is damaged, or holds objects besides tensors, which dalib does not load "
-            f"because they could run code ({type(error).__name__})."
+            f"{path} holds objects besides tensors, which dalib does not load because they could run code. If you "
+            "trust it, keep its tensors alone: torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)."
+            if "unsupported global" in str(error).lower()
+            else f"{path} is not a file of weights, or is damaged ({type(error).__name__})."
         ) from error
 
 
@@ -184,13 +188,17 @@ def _shaped(tensor: Tensor, shape: torch.Size) -> Tensor:
     return tensor.reshape(shape) if same_but_ones(tensor.shape, shape) else tensor
 
 
-def _refuse_other_form(report: LoadReport, used: set[str], *, fused: bool) -> None:
+def _refuse_other_form(report: LoadReport, found: Mapping[str, Tensor], used: set[str], *, fused: bool) -> None:
     """Refuse BatchNorms for a fused model, and a fused model's convolutions, with their biases, for BatchNorms."""
     if fused and any(key.endswith("running_mean") for key in report.unexpected):
         raise WeightsError(
             f"{report.origin} has BatchNorms, and this model's are fused; load the weights first, then fuse."
         )
-    biases = [key for key in report.unexpected if key.endswith(".bias") and f"{key[:-4]}weight" in used]
+    biases = [
+        key
+        for key in report.unexpected
+        if key.endswith(".bias") and (weight := f"{key[:-4]}weight") in used and found[weight].ndim == 4
+    ]
     if biases and any(key.endswith("running_mean") for key in report.missing):
         raise WeightsError(
             f"{report.origin} is of a fused model, whose convolutions hold what this model's BatchNorms do, "

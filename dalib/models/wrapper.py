@@ -47,6 +47,11 @@ class SegmentationModel(nn.Module):
         """
         found = self.network((x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1))
         named = {"logits": found} if isinstance(found, Tensor) else _named(found)
+        if named["logits"].shape[1] != self.num_classes:
+            raise DalibError(
+                f"the network gives {named['logits'].shape[1]} channels of logits for {self.num_classes} classes; "
+                "it must make as many as the num_classes that it is made with."
+            )
         named["logits"] = resize_logits(named["logits"], (x.shape[-2], x.shape[-1]))
         return named if outputs else named["logits"]
 

@@ -94,6 +94,9 @@ def test_imagenet_weights_on_the_official_stride_are_warned_of(
     torch.save(create_backbone("resnet26").body.state_dict(), tmp_path / "imagenet.pth")
     DeepLabV2(5, backbone="resnet26", backbone_weights=tmp_path / "imagenet.pth", stride_on=stride_on)
     assert ("say stride_on: 3x3" in caplog.text) == warned
+    caplog.clear()
+    load_weights(DeepLabV2(5, backbone="resnet26", stride_on=stride_on), tmp_path / "imagenet.pth")
+    assert ("say stride_on: 3x3" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(

@@ -24,3 +24,17 @@ def test_trains_two_steps_with_fda_adversarial_and_dacs_at_an_odd_size_and_batch
     assert steps[0]["supervised/source"] != steps[1]["supervised/source"]
     assert engine.predict(target[0][0][None]).shape == (1, *SIZE)
     assert all(p.isfinite().all() for p in engine.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "timm" else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
+)
+def test_a_compiled_model_takes_images_of_another_size(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, 5).eval()
+    compiled = torch.compile(model, backend="aot_eager")
+    with torch.no_grad():
+        for size in ((64, 96), (97, 66)):
+            image = torch.rand(1, 3, *size)
+            expected = model(image)
+            torch.testing.assert_close(compiled(image), expected, rtol=0, atol=1e-4 * float(expected.std()))

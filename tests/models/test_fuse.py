@@ -140,6 +140,11 @@ def test_a_batch_norm_of_somebodys_own_stays() -> None:
     assert torch.equal(fuse(model)(image), model(image))
 
 
+def test_a_network_without_parameters_is_fused_as_it_is() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    assert torch.equal(fuse(nn.AvgPool2d(2))(image), nn.AvgPool2d(2)(image))
+
+
 def test_a_bare_network_gives_logits_of_the_same_size() -> None:
     torch.manual_seed(0)
     network = with_random_statistics(BiSeNet(5))

@@ -60,6 +60,11 @@ def test_logits_of_half_precision_are_interpolated_in_float32() -> None:
     assert outputs["low_res"].dtype == torch.bfloat16
 
 
+def test_other_channels_than_classes_are_refused() -> None:
+    with pytest.raises(DalibError, match="the network gives 7 channels of logits for 5 classes"):
+        wrap_model(nn.Conv2d(3, 7, 1), 5)(torch.rand(1, 3, 8, 8))
+
+
 def test_mean_of_another_length_is_refused() -> None:
     with pytest.raises(DalibError, match=r"mean of a model: expected 3 values, one per RGB channel, found 1"):
         wrap_model(nn.Identity(), 3, mean=[0.5])
