@@ -241,7 +241,7 @@ def agreement(model: nn.Module, run: Run, image: Tensor, sizes: Sequence[Size]) 
 
 def _check_wrapped(model: nn.Module) -> None:
     kinds = {parameter.dtype for parameter in model.parameters()}
-    if not isinstance(model, SegmentationModel) or kinds != {torch.float32}:
+    if not isinstance(model, SegmentationModel) or not kinds <= {torch.float32}:
         what = f"{type(model).__name__} in {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}"
         raise DalibError(
             "export takes a model as create_model and wrap_model give it, which normalises its images, in float32; "
