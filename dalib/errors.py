@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 
 class DalibError(Exception):
-    """A user's error; the command line prints its message without a traceback and exits with status 2."""
+    """A user's error; the command line prints its message without a traceback and exits with status 2.
+
+    Attributes:
+        raised_by: the strategy, hook and step that it left, as its message says; None for one from elsewhere.
+    """
+
+    raised_by: str | None = None
 
 
 class RecipeError(DalibError):

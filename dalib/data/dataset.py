@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
 from dalib.errors import DataError
+from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
 
 Draw = Callable[[int], int]
 """From a position in the endless stream of one domain to the index of the image to load; pure, so that runs resume."""

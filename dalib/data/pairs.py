@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dalib.data.decode import Size, read_image, read_label, resize_image, resize_label
+from dalib.data.encodings import LabelMap
 from dalib.data.faults import Fault, report
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color, LabelMap
 from dalib.errors import DataError
+from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
 
 
 class PairedFiles:

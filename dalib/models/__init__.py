@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from dalib.hookspecs import hookimpl
+from dalib.deploy.fuse import fuse
+from dalib.hooks import hookimpl
 from dalib.models.bisenet import BiSeNet
 from dalib.models.bisenet_v1 import BiSeNetV1
 from dalib.models.deeplab import DeepLabV2
-from dalib.models.fuse import fuse
 from dalib.models.pidnet import PIDNet, pidnet_l, pidnet_m, pidnet_s
 from dalib.models.pidnet_loss import PIDNetLoss
 from dalib.models.timm_network import TimmNetwork

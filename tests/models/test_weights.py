@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from dalib import create_model
-from dalib.checkpoint import write as write_checkpoint
+from dalib.core.checkpoint import write as write_checkpoint
 from dalib.errors import WeightsError
 from dalib.models import fuse, load_weights, wrap_model
 

@@ -12,7 +12,7 @@ from timm.layers import StdConv2d
 from torch import Tensor, nn
 
 from dalib import DalibError, create_model
-from dalib.cost import count_macs
+from dalib.deploy.cost import count_macs
 from dalib.models import fuse, winograd
 from dalib.models.winograd import FEWEST_CHANNELS, WinogradConv, convolve, library
 from tests.compiler import COMPILER, needs_compiler

@@ -1,0 +1,222 @@
+"""What each command of the command line does."""
+
+import logging
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dalib.core.create import dataset_from
+from dalib.core.plan import PlannedStrategy, make_plan
+from dalib.core.teacher import Teacher
+from dalib.data.dataset import classes_of
+from dalib.data.decode import read_image
+from dalib.data.doctor import compare, counted, examine_new
+from dalib.data.faults import Fault
+from dalib.deploy.bench import VARIANTS, bench_table
+from dalib.deploy.bench import bench as run_bench
+from dalib.deploy.export import export as export_model
+from dalib.discovery import default_registry
+from dalib.errors import DalibError
+from dalib.evaluation.predict import predict_images
+from dalib.files import check_writable, write_json
+from dalib.runs.build import build_dataset, build_engine, build_model, dataset_options, forget_files
+from dalib.runs.loading import load_run
+from dalib.runs.recipe import Recipe, apply_override, load_recipe, make_recipe
+from dalib.runs.run import run as run_recipe
+from dalib.yaml import parse_yaml
+
+logger = logging.getLogger("dalib")
+
+
+def train(options: Namespace) -> None:
+    """Train a recipe into a run folder."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    out = options.out or Path("runs") / Path(options.recipe).stem
+    run_recipe(recipe, out, resume=options.resume, before=options.before, console=Console())
+
+
+def evaluate(options: Namespace) -> None:
+    """Score a run."""
+    loaded = load_run(options.run)
+    recipe = _overridden(loaded.recipe, options.overrides)
+    dataset = build_dataset(recipe, "eval")
+    assert dataset is not None
+    if classes_of(dataset) != loaded.classes:
+        raise DalibError(
+            f"the run has {len(loaded.classes)} classes and its evaluation data {len(classes_of(dataset))}; "
+            "evaluate on data with the classes that it was trained on."
+        )
+    _check_json(options)
+    settings = recipe.evaluate
+    result = loaded.engine.evaluate(
+        dataset,
+        teacher=settings.model == "teacher",
+        protocol=settings.protocol,
+        classes=settings.classes,
+        batch_size=settings.batch_size,
+        limit=settings.limit,
+    )
+    Console().print(result.table())
+    if options.json:
+        write_json(Path(options.json), result.to_dict())
+
+
+def predict(options: Namespace) -> None:
+    """Segment images."""
+    loaded = load_run(options.run)
+    engine = loaded.engine
+    written = predict_images(
+        engine.network(options.teacher),
+        Path(options.input),
+        Path(options.out),
+        loaded.palette,
+        loaded.classes,
+        engine.device,
+        predict=engine.predictor(engine.network(options.teacher)),
+        size=None if options.size is None else tuple(options.size),
+    )
+    Console().print(f"{len(written)} files in {options.out}", soft_wrap=True)
+
+
+def plan(options: Namespace) -> None:
+    """Check a stack on the meta device, without data or memory, and print it."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    meta = torch.device("meta")
+    forget_files(recipe)
+    recipe.train.precision = "fp32"
+    classes = tuple(map(str, range(19)))
+    with meta:
+        engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta)
+    streams = {name: getattr(recipe.data, name) for name in ("source", "target")}
+    sizes = {name: _size(data) for name, data in streams.items() if data is not None}
+    console = Console()
+    made = make_plan(engine.stack, sizes)
+    for number, row in enumerate(made.rows, start=1):
+        console.print(_described(number, row), highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(engine.stack.groups)} backward passes a micro-batch; teacher: {_teacher(engine.teacher)}",
+        highlight=False,
+    )
+    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False)
+    for warning in made.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def plugins(options: Namespace) -> None:
+    """List plugins, broken ones with their errors, and names."""
+    registry = default_registry()
+    found = Table("plugin", "module", "state", title="plugins")
+    for name, module in registry.loaded.items():
+        found.add_row(name, module, "loaded")
+    for name, error in registry.broken.items():
+        found.add_row(name, "", f"[red]broken[/]: {escape(error)}")
+    names = Table("kind", "name", "plugin", title="registered names")
+    for kind in ("strategy", "model", "dataset"):
+        for name in registry.names(kind):
+            names.add_row(kind, name, registry.owner(kind, name))
+    console = Console()
+    console.print(found)
+    console.print(names)
+
+
+def doctor(options: Namespace) -> int:
+    """Examine the data of a recipe; status 2 when something in it is broken."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    _check_json(options)
+    console, found = Console(), []
+    faults: dict[Fault, None] = {}
+    for name in ("source", "target", "eval"):
+        chosen = dataset_options(recipe, name)
+        if chosen is not None:
+            create = partial(dataset_from, chosen, f"data.{name}")
+            one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
+            found.append(examine_new(create, name=f"data.{name}", limit=options.sample, one_size=one_size))
+            compare(found[0], found[-1])
+            console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
+            faults |= dict.fromkeys(found[-1].faults)
+    console.print(counted(len(faults), "fault") if faults else "no faults", style="bold")
+    if options.json:
+        write_json(Path(options.json), {"faults": len(faults), "sets": [findings.to_dict() for findings in found]})
+    return 2 if faults else 0
+
+
+def bench(options: Namespace) -> None:
+    """Measure networks."""
+    measured = run_bench(
+        options.networks,
+        tuple(options.size),
+        options.variants or VARIANTS,
+        device=options.device,
+        threads=options.threads,
+        seconds=options.seconds,
+    )
+    _check_json(options)
+    rows = []
+    try:
+        for row in measured:
+            rows.append(row)
+            logger.info("%s, %s: %.1f ms", row.model, row.variant, row.median_ms)
+    finally:  # what is measured is kept when the next one fails
+        if rows:
+            Console().print(bench_table(rows))
+            if options.json:
+                write_json(Path(options.json), {"rows": [row.to_dict() for row in rows]})
+
+
+def export(options: Namespace) -> None:
+    """Write a run's model for other runtimes."""
+    loaded = load_run(options.run, device="cpu")
+    image = None if options.image is None else read_image(Path(options.image)).float() / 255
+    if around := [strategy.name for strategy in loaded.engine.stack.implementing("predictor")]:
+        logger.warning(
+            "the run predicts through %s; the file is of the network alone, and gives what it gives without.",
+            ", ".join(around),
+        )
+    written = export_model(loaded.engine.network(options.teacher), options.out, tuple(options.size), image=image)
+    Console().print(str(written), soft_wrap=True, highlight=False)
+
+
+def _check_json(options: Namespace) -> None:
+    """Refuse a place for --json before the work whose result goes there."""
+    if options.json:
+        check_writable(Path(options.json))
+
+
+def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
+    value = parse_yaml(recipe.to_yaml())
+    value["data"]["eval"] = dataset_options(recipe, "eval")
+    for override in overrides:
+        apply_override(value, override)
+    return make_recipe(value)
+
+
+def _size(data: dict[str, object]) -> tuple[int, int] | None:
+    size = data.get("size")
+    return (size[0], size[1]) if isinstance(size, list) else None
+
+
+def _teacher(teacher: Teacher | None) -> str:
+    return "none" if teacher is None else f"EMA {teacher.decay}, BatchNorm {teacher.batch_norm}"
+
+
+def _described(number: int, row: PlannedStrategy) -> str:
+    """Return what one strategy does in the stack, a line an aspect: wide enough for a terminal of 80 columns."""
+    strategy = row.strategy
+    kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
+    forwards = "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards))
+    aspects = {
+        "hooks": ", ".join(row.hooks),
+        "reads": ", ".join(sorted(strategy.requires)),
+        "writes": ", ".join(sorted(strategy.writes | strategy.provides)),
+        "forwards": f"{forwards} (backward pass {row.group + 1})" if forwards and row.group is not None else "",
+        "sizes after": ", ".join(
+            f"{n} {'?' if size is None else f'{size[0]}x{size[1]}'}" for n, size in row.sizes.items()
+        ),
+    }
+    lines = [f"    {name:<12}{text}" for name, text in aspects.items() if text]
+    return "\n".join([f"{number}. {strategy.name}{kind}, weight {strategy.weight:g}", *lines])
