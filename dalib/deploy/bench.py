@@ -19,9 +19,10 @@ from torch import Tensor
 from dalib.core.create import model_from, parse_use
 from dalib.deploy.bfloat16 import in_bfloat16
 from dalib.deploy.cost import count_macs, peak_memory
+from dalib.deploy.fuse import fuse
 from dalib.device import choose_device, hardware_name
 from dalib.errors import DalibError, suggest
-from dalib.models import SegmentationModel, fuse, winograd
+from dalib.models import SegmentationModel, winograd
 
 Size = tuple[int, int]
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as tracing
 
+from dalib.deploy.fuse import fuse
 from dalib.errors import DalibError
 from dalib.evaluation.evaluate import inference, model_device
-from dalib.models import SegmentationModel, fuse
+from dalib.models import SegmentationModel
 from dalib.models.backbones import Backbone
 from dalib.models.winograd import WinogradConv
 from dalib.models.wrapper import unwrap

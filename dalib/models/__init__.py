@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from dalib.deploy.fuse import fuse
 from dalib.hooks import hookimpl
 from dalib.models.bisenet import BiSeNet
 from dalib.models.bisenet_v1 import BiSeNetV1
@@ -27,7 +26,6 @@ __all__ = [
     "SegmentationModel",
     "TimmNetwork",
     "dalib_register",
-    "fuse",
     "load_weights",
     "pidnet_l",
     "pidnet_m",

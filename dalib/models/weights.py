@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dalib.announce import announce
 from dalib.errors import CheckpointError, WeightsError, suggest
 from dalib.files import find_checkpoint, load_tensors
+from dalib.models.announce import announce
 from dalib.models.layouts import LAYOUTS
 from dalib.models.pairing import likeliest_layout, pair, same_but_ones
 from dalib.models.wrapper import network_of

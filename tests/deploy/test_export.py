@@ -10,7 +10,8 @@ from torch import nn
 from dalib import DalibError, create_model, wrap_model
 from dalib.data.decode import read_image
 from dalib.deploy.export import Export, _checked, _least, _refuse_disagreement, export, size_multiple
-from dalib.models import SegmentationModel, fuse
+from dalib.deploy.fuse import fuse
+from dalib.models import SegmentationModel
 from dalib.models.winograd import WinogradConv
 
 CAMVID = Path("data/native/camvid")

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from dalib import Engine, create_dataset, create_model, create_strategy
 from dalib.core.optim import adamw
-from dalib.models import BiSeNet, SegmentationModel, fuse, wrap_model
+from dalib.deploy.fuse import fuse
+from dalib.models import BiSeNet, SegmentationModel, wrap_model
 
 
 def with_random_statistics(model: nn.Module) -> nn.Module:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dalib import DalibError, create_model
 from dalib.deploy.cost import count_macs
-from dalib.models import fuse, winograd
+from dalib.deploy.fuse import fuse
+from dalib.models import winograd
 from dalib.models.winograd import FEWEST_CHANNELS, WinogradConv, convolve, library
 from tests.compiler import COMPILER, needs_compiler
 

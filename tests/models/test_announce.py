@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from dalib.announce import announce, logger
+from dalib.models.announce import announce, logger
 
 
 def test_without_configured_logging_it_is_printed_to_stderr(
