@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dalib.losses import SegmentationLoss
     from dalib.models import load_weights, wrap_model
     from dalib.registry import Registry
+    from dalib.resizing import resize
     from dalib.runs.recipe import Recipe, load_recipe, make_recipe
     from dalib.runs.run import run
 
@@ -59,6 +60,7 @@ _HOMES = {
     "load_recipe": "runs.recipe",
     "load_weights": "models",
     "make_recipe": "runs.recipe",
+    "resize": "resizing",
     "run": "runs.run",
     "suggest": "errors",
     "wrap_model": "models",
@@ -91,6 +93,7 @@ __all__ = [
     "load_recipe",
     "load_weights",
     "make_recipe",
+    "resize",
     "run",
     "suggest",
     "wrap_model",

@@ -49,7 +49,7 @@ def test_the_seeds_variant_judges_at_full_size_with_a_second_sigmoid():
 
 
 def test_maps_too_small_for_five_strides_are_refused_with_their_size():
-    with pytest.raises(StackError, match=r"maps of 32 pixels a side or more, got \(31, 40\)"):
+    with pytest.raises(StackError, match=r"maps of at least 32 x 32 pixels, got \(31, 40\)"):
         OutputDiscriminator(5)(torch.rand(1, 5, 31, 40))
 
 
