@@ -49,9 +49,7 @@ def scene(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tenso
 
 def test_equals_inference_over_all_pairs_when_cells_are_pixels() -> None:
     image, _, logits = scene(13, 18)
-    crf = Crf(
-        appearance_position=5.0, appearance_color=10.0, smoothness_position=4.5, cell=1, reach=18, heard=None
-    )
+    crf = Crf(appearance_position=5.0, appearance_color=10.0, smoothness_position=4.5, cell=1, reach=18, heard=None)
     found = crf.refine(logits[None], image[None])[0].exp()
     torch.testing.assert_close(found, dense_mean_field(crf, logits, image), rtol=0, atol=1e-9)
 
