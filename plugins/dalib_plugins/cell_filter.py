@@ -10,10 +10,10 @@ LOWEST = -30.0  # exponent of the kernel; what is smaller counts nothing, and su
 class CellFilter:
     """Sums over an image under a Gaussian of position and colour, with cells of pixels in place of single pixels.
 
-    A pixel hears cells of ``cell`` x ``cell`` pixels, up to ``reach`` cells away, each cell as two: the summed values of
-    its pixels that are brighter than its mean, and of the others, both at its centre and each at its mean colour. Of
-    these the pixels of one cell hear the ``heard`` that matter most to them together: most colours within reach are too
-    far away to count.
+    A pixel hears cells of ``cell`` x ``cell`` pixels, up to ``reach`` cells away, each cell as two halves: the summed
+    values of its pixels that are brighter than its mean, and of the others, both at its centre and each at its mean
+    colour. Of these the pixels of one cell hear the ``heard`` that matter most to them together: most colours within
+    reach are too far away to count.
 
     Args:
         colors: (B, 3, H, W) in standard deviations.

@@ -10,11 +10,11 @@ import time
 
 import torch
 import torch.nn.functional as F
-from tests.plugins.test_crf import dense_mean_field
 from torch import Tensor
 
 from dalib import create_dataset
 from dalib_plugins.crf import Crf
+from tests.plugins.test_crf import dense_mean_field
 
 SMALL, FULL = (72, 96), (512, 1024)
 SCENES = 3

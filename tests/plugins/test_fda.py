@@ -99,8 +99,8 @@ def test_a_window_without_frequencies_is_a_warning_with_its_numbers_and_a_way_ou
     plan = lambda fda, **sizes: make_plan(Stack([fda]), sizes).warnings  # noqa: E731
     both = {"source": (64, 128), "target": (64, 128)}
     assert plan(Fda(beta=0.01), **both) == (
-        "strategy 'fda': with beta 0.01, images of 64x128 (H x W) have a window of b = floor(0.01 * 64) = 0, which moves "
-        "the mean colour and nothing else; take a beta of at least 1/64, such as 0.031.",
+        "strategy 'fda': with beta 0.01, images of 64x128 (H x W) have a window of b = floor(0.01 * 64) = 0, which "
+        "moves the mean colour and nothing else; take a beta of at least 1/64, such as 0.031.",
     )
     assert plan(Fda(beta=0.031), **both) == plan(Fda(beta=1 / 64), **both) == ()
     (corner,) = plan(Fda(beta=[0.05, 0.01], window="corner"), **both)
