@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dalib.hookspecs import Predict, hookimpl
     from dalib.losses import IGNORE, SegmentationLoss
     from dalib.models import load_weights, wrap_model
+    from dalib.options import OptionGroup
     from dalib.recipe import Recipe, load_recipe, make_recipe
     from dalib.registry import Registry
     from dalib.setup import SetupContext
@@ -31,6 +32,7 @@ _HOMES = {
     "DalibError": "errors",
     "DenseCRF": "crf",
     "Engine": "engine",
+    "OptionGroup": "options",
     "Predict": "hookspecs",
     "Recipe": "recipe",
     "Registry": "registry",
@@ -64,6 +66,7 @@ __all__ = [
     "DalibError",
     "DenseCRF",
     "Engine",
+    "OptionGroup",
     "Predict",
     "Recipe",
     "Registry",
