@@ -28,11 +28,9 @@ Whole = Annotated[int, Field(ge=0)]
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-_EXPECTED = {
-    "float_type": "a number",
+_EXPECTED = {  # where pydantic's words are not a recipe author's
     "int_type": "a whole number",
     "int_from_float": "a whole number",
-    "finite_number": "a finite number",
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
@@ -45,7 +43,6 @@ _EXPECTED = {
     "too_short": "more values",
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
     "value_error": "{error}",
     "needs_python_object": "an object, which no recipe can give",
@@ -133,7 +130,7 @@ def _message(details: list[ErrorDetails], kind: Any, text: str, path: str) -> st
 def _expected(detail: ErrorDetails) -> str:
     if detail["type"] in _EXPECTED:
         return _EXPECTED[detail["type"]].format(**detail.get("ctx", {}))
-    return detail["msg"].removeprefix("Input should be ")
+    return detail["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
 
 
 def _keys(detail: ErrorDetails, text: str) -> tuple[int | str, ...]:

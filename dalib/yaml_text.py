@@ -10,7 +10,6 @@ import yaml
 from dalib.errors import RecipeError
 
 MAX_SIZE = 100_000  # characters, each use of an alias counted; PyYAML takes a second for so many
-MAX_BITS = 64
 
 _CORE = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 _FLOAT = re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
@@ -30,6 +29,8 @@ class _Loader(yaml.SafeLoader):
             raise RecipeError(f"its aliases unfold to more than {MAX_SIZE:,} characters.")
         value = super().construct_object(node, deep=True)
         del self.constructed_objects[node]  # or the next use of an alias gets this very object
+        if (isinstance(value, int) and abs(value) >= 2**64) or (isinstance(value, float) and not math.isfinite(value)):
+            raise _refusal(node, f"expected a finite number of at most 64 bits, got {node.value:.60}")
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -45,18 +46,6 @@ class _Loader(yaml.SafeLoader):
             mapping[key] = self.construct_object(value_node)
         return mapping
 
-    def construct_int(self, node: yaml.ScalarNode) -> int:
-        number = int(self.construct_yaml_int(node))
-        if number.bit_length() > MAX_BITS:  # Python cannot even print a long hexadecimal one in a message
-            raise _refusal(node, f"a whole number has at most {MAX_BITS} bits")
-        return number
-
-    def construct_float(self, node: yaml.ScalarNode) -> float:
-        number = float(self.construct_yaml_float(node))
-        if not math.isfinite(number):
-            raise _refusal(node, f"expected a finite number, got {number}")
-        return number
-
 
 def _refusal(node: yaml.Node, problem: str) -> RecipeError:
     return RecipeError(f"line {node.start_mark.line + 1}: {problem}.")
@@ -67,8 +56,6 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag in _CORE and not tag.endswith("float")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_float)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 

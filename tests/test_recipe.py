@@ -116,7 +116,7 @@ OVERRIDES: dict[str, str] = {
     "strategies.-1.weight=1": "override 'strategies.-1.weight=1': strategies is a list of 1; expected an index, got",
     "train.steps.x=3": "override 'train.steps.x=3': train.steps is 2, which has no entry 'x'.",
     "train.steps=[1": "override 'train.steps=[1': not YAML on line 1: expected ',' or ']', but got '<stream end>'.",
-    "optimizer.lr=.nan": "override 'optimizer.lr=.nan': line 1: expected a finite number, got nan.",
+    "optimizer.lr=.nan": "override 'optimizer.lr=.nan': line 1: expected a finite number of at most 64 bits, got .nan.",
 }
 
 # Whole texts in place of the recipe.
@@ -160,7 +160,10 @@ def test_a_text_that_is_no_recipe_is_named_with_its_file(text, message, recipe):
     ("override", "message"),
     [
         ("train.step=3", "{recipe}: train.step: unknown option. Did you mean 'steps'?"),
-        ("train.steps=1e400", "override 'train.steps=1e400': line 1: expected a finite number, got inf."),
+        (
+            "train.steps=1e400",
+            "override 'train.steps=1e400': line 1: expected a finite number of at most 64 bits, got 1e400.",
+        ),
         ("strategies=[{use: fda, beta: [x]}]", '{recipe}: strategies[0].beta[0]: expected a number, got "x".'),
         ("loss.class_weights=[1, 2]", "loss.class_weights: expected 19 values, one a class, got 2."),
         ("evaluate.model=teacher", "there is no teacher to evaluate: no strategy of this stack asked for one."),
