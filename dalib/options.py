@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, is_dataclass
+from functools import cache
 from typing import (
     Annotated,
     Any,
@@ -76,10 +77,10 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: 
         RecipeError: an unknown option, a missing one, or a value of the wrong type or out of its range.
     """
     objects = {name: value for name, value in options.items() if not _is_data(value)}
-    kind = options_type(target, objects)
+    kind, adapter = _adapter(target, frozenset(objects))
     text = json.dumps({str(name): value for name, value in options.items()} | dict.fromkeys(objects))
     try:
-        return {**TypeAdapter(kind).validate_json(text, strict=True), **objects}
+        return {**adapter.validate_json(text, strict=True), **objects}
     except ValidationError as error:
         raise RecipeError(_message(error.errors(include_url=False), kind, text, path)) from None
 
@@ -103,6 +104,12 @@ def options_type(target: Callable[..., Any], anything: Collection[str] = ()) -> 
     return with_config({**_STRICT, "extra": extra})(TypedDict("Options", named, total=False))  # type: ignore[operator]
 
 
+@cache
+def _adapter(target: Callable[..., Any], anything: frozenset[str]) -> tuple[Any, TypeAdapter[dict[str, Any]]]:
+    kind = options_type(target, anything)
+    return kind, TypeAdapter(kind)
+
+
 def _is_data(value: Any) -> bool:
     try:
         json.dumps(value)
@@ -115,7 +122,8 @@ def _message(details: list[ErrorDetails], kind: Any, text: str, path: str) -> st
     """Say what was expected in the words of a recipe's author; of a union's errors, the deepest ones."""
     if details[0]["type"] == "json_invalid":  # nested too deep, or a text with half a character
         return f"{path or 'the recipe'}: not a value in JSON: {details[0]['ctx']['error']}."
-    found = [(_keys(detail, text), detail) for detail in details]
+    value = json.loads(text)
+    found = [(_keys(detail, value), detail) for detail in details]
     for keys, detail in found:  # before what it was misspelt for is missing
         if detail["type"] in _UNKNOWN:
             return f"{_joined(path, keys)}: unknown option.{suggest(str(keys[-1]), _names(kind, keys))}"
@@ -133,10 +141,9 @@ def _expected(detail: ErrorDetails) -> str:
     return detail["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
 
 
-def _keys(detail: ErrorDetails, text: str) -> tuple[int | str, ...]:
+def _keys(detail: ErrorDetails, value: Any) -> tuple[int | str, ...]:
     """Return the keys and indices that lead to an error, without the names of a union's members between them."""
     keys: list[int | str] = []
-    value = json.loads(text)
     for part in detail["loc"]:
         try:
             value = value[part]

@@ -1,5 +1,8 @@
 """A recipe is checked as a whole: every mistake is one message with the path to it, and status 2 of the command."""
 
+import tracemalloc
+from contextlib import suppress
+
 import pytest
 
 from dalib import Registry, Strategy, load_recipe, make_recipe
@@ -154,6 +157,29 @@ def test_a_text_that_is_no_recipe_is_named_with_its_file(text, message, recipe):
     with pytest.raises(RecipeError) as caught:
         load_recipe(recipe)
     assert str(caught.value).startswith(f"{recipe}: {message}")
+
+
+STACK = "strategies:\n  - {use: supervised}\n"
+BETAS = "strategies: [{use: fda, beta: [&a {}" + ", *a" * 9_000 + "]}]\n"
+UNFOLDED = {
+    "many strategies": RECIPE.replace(STACK, "strategies: [&a {use: supervised}" + ", *a" * 3_000 + "]\n"),
+    "a long list": RECIPE.replace(STACK, BETAS.replace("{}", "0.01")),
+    "a mistake in each": RECIPE.replace(STACK, BETAS.replace("{}", "x")),
+    "keys that are none": RECIPE + "\n".join(f"k{i}: 1" for i in range(5_000)),
+    "mappings of mappings": RECIPE + "x: &a [1, 2]\ny: &b [" + "*a, " * 9_000 + "]\nz: [" + "*b, " * 9_000 + "]",
+}
+
+
+@pytest.mark.parametrize("text", UNFOLDED.values(), ids=UNFOLDED)
+def test_what_a_short_text_unfolds_to_is_checked_in_little_memory(text, recipe):
+    """In little time as well, or the test would be ended."""
+    recipe.write_text(text)
+    tracemalloc.start()
+    with suppress(RecipeError):
+        load_recipe(recipe)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 2**20
 
 
 @pytest.mark.parametrize(
