@@ -1,14 +1,13 @@
 """Fourier domain adaptation: source images take the low-frequency amplitudes of target images (Yang & Soatto 2020)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from dalib import SetupContext, StackError, Step, Strategy, hookimpl
+from dalib import OptionGroup, SetupContext, StackError, Step, Strategy, hookimpl
 from dalib_plugins.minent import normalized_entropy, refuse_one_class
 from dalib_plugins.ranges import NotNegative, Positive, Share
 
@@ -77,14 +76,11 @@ def charbonnier(entropy: Tensor, eta: float) -> Tensor:
     return entropy.square().add(1e-8).pow(eta).mean()
 
 
-@dataclass(kw_only=True)
-class TargetEntropy:
+class TargetEntropy(OptionGroup):
     """Options of FDA's entropy term: its factor, and the exponent of its penalty."""
 
     weight: NotNegative = 0.005
     eta: Positive = 2.0
-
-    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # refuse misspelled options
 
 
 class Fda(Strategy):

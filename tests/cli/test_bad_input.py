@@ -255,18 +255,6 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
         [MAP],
         "map.yaml: line 1: the key 7 stands twice",
     ),
-    "size of nothing": (None, ["data.source.size=[0, 5]"], "data.source.size[0]: expected at least 1, got 0."),
-    "size of one number": (None, ["data.source.size=[5]"], "data.source.size[1]: expected a value, got [5]."),
-    "size that is no whole number": (
-        None,
-        ["data.source.size=[5, 2.5]"],
-        "data.source.size[1]: expected a whole number, got 2.5.",
-    ),
-    "length below nothing": (
-        None,
-        ["data.source={use: diorama, length: -1}"],
-        "data.source.length: expected at least 1, got -1.",
-    ),
     "missing weights": (
         None,
         ["model.weights=no.pt"],
