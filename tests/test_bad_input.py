@@ -146,7 +146,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "a size that nobody has": (
         huge,
         [],
-        "images/train/a.png: expected at most 134217728 pixels, found 900000 x 900000; scale it down.",
+        "images/train/a.png: Image size (810000000000 pixels) exceeds limit of 178956970 pixels; scale it down.",
     ),
     "jpeg called png for a label": (
         lambda root: save(root / "labels/train/a.png", LABEL, format="JPEG"),

@@ -1,12 +1,11 @@
 """From data sets to batches: which image comes when depends on the seed and the step alone."""
 
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -106,12 +105,10 @@ class StreamLoader:
             iterators |= {stream: iter(self._loader(stream, start, stop)) for stream in self._datasets}
             yield self._group(iterators, stop - start, device)
         except (Exception, GeneratorExit):  # torch raises at a death wherever this process is, as in a strategy's hook
-            _check_alive({stream: getattr(iterator, "_workers", []) for stream, iterator in iterators.items()})
+            _through_deaths(lambda: _check_alive(iterators))
             raise
         finally:
-            for iterator in iterators.values():  # at once: the traceback of an error would keep them
-                with suppress(RuntimeError):  # torch's, at the death of another one
-                    getattr(iterator, "_shutdown_workers", lambda: None)()
+            _through_deaths(lambda: _end_workers(iterators))
 
     def _group(
         self, iterators: Mapping[str, Iterator[Collated]], steps: int, device: torch.device
@@ -148,18 +145,32 @@ class StreamLoader:
         )
 
 
-def _check_alive(workers: Mapping[str, list[BaseProcess]]) -> None:
-    sentinels = [worker.sentinel for those in workers.values() for worker in those]
-    with suppress(RuntimeError):
-        if sentinels:
-            wait(sentinels, timeout=1)  # a death is seen a moment before its exit status
-    for stream, worker in ((stream, worker) for stream, those in workers.items() for worker in those):
+def _check_alive(iterators: Mapping[str, Any]) -> None:
+    workers = [(stream, worker) for stream, it in iterators.items() for worker in getattr(it, "_workers", ())]
+    if workers:
+        wait([worker.sentinel for _, worker in workers], timeout=1)  # a death is seen a moment before its exit status
+    for stream, worker in workers:
         if worker.exitcode:
             end = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit status {worker.exitcode}"
             raise DataError(
                 f"a worker process that loads the {stream} data (pid {worker.pid}) was ended by {end}. Is the system "
                 "short of memory? Lower data.workers or data.batch_size."
             ) from None
+
+
+def _end_workers(iterators: Mapping[str, Any]) -> None:
+    for iterator in iterators.values():
+        getattr(iterator, "_shutdown_workers", lambda: None)()  # else the traceback of an error would keep them
+
+
+def _through_deaths(act: Callable[[], None]) -> None:
+    """Do what may be done twice, though torch raises in it at a further death: once a stream."""
+    while True:
+        try:
+            return act()
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
 
 
 class _Items(Dataset[Loaded]):
