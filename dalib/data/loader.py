@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
@@ -105,10 +105,10 @@ class StreamLoader:
             iterators |= {stream: iter(self._loader(stream, start, stop)) for stream in self._datasets}
             yield self._group(iterators, stop - start, device)
         except (Exception, GeneratorExit):  # torch raises at a death wherever this process is, as in a strategy's hook
-            _through_deaths(lambda: _check_alive(iterators))
+            _through_deaths(_check_alive, iterators)
             raise
         finally:
-            _through_deaths(lambda: _end_workers(iterators))
+            _through_deaths(_end_workers, iterators)
 
     def _group(
         self, iterators: Mapping[str, Iterator[Collated]], steps: int, device: torch.device
@@ -163,14 +163,12 @@ def _end_workers(iterators: Mapping[str, Any]) -> None:
         getattr(iterator, "_shutdown_workers", lambda: None)()  # else the traceback of an error would keep them
 
 
-def _through_deaths(act: Callable[[], None]) -> None:
+def _through_deaths(act: Callable[[Mapping[str, Any]], None], iterators: Mapping[str, Any]) -> None:
     """Do what may be done twice, though torch raises in it at a further death: once a stream."""
-    while True:
-        try:
-            return act()
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
+    for _ in iterators:
+        with suppress(RuntimeError):
+            return act(iterators)
+    return act(iterators)
 
 
 class _Items(Dataset[Loaded]):
