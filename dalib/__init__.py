@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dalib.labels import IGNORE
     from dalib.losses import SegmentationLoss
     from dalib.models import load_weights, wrap_model
+    from dalib.options import OptionGroup
     from dalib.registry import Registry
     from dalib.resizing import resize
     from dalib.runs.recipe import Recipe, load_recipe, make_recipe
@@ -39,6 +40,7 @@ _HOMES = {
     "Critic": "core.critic",
     "DalibError": "errors",
     "Engine": "core.engine",
+    "OptionGroup": "options",
     "Predict": "hooks",
     "Recipe": "runs.recipe",
     "Registry": "registry",
@@ -72,6 +74,7 @@ __all__ = [
     "Critic",
     "DalibError",
     "Engine",
+    "OptionGroup",
     "Predict",
     "Recipe",
     "Registry",

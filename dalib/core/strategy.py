@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, dataclass_transform
 
+from dalib.options import NotNegative
+
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
 class Strategy:
@@ -32,7 +34,7 @@ class Strategy:
     """
 
     name: str = ""
-    weight: float = 1.0
+    weight: NotNegative = 1.0
 
     registered_name: ClassVar[str] = "strategy"
 
