@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib.labels import IGNORE
-from dalib.losses import LOCAL, Local, NotNegative, cross_entropy, hard_pixels
+from dalib.losses import LOCAL, Local, cross_entropy, hard_pixels
+from dalib.options import NotNegative
 from dalib.resizing import resize
 
 REACH = 2  # pixels from another class that count as its boundary: 4 wide, as the official edges of 1 dilated by 4x4

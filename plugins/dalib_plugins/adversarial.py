@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dalib import SetupContext, StackError, Step, Strategy, hookimpl, resize
+from dalib.options import NotNegative, Positive
 from dalib_plugins.minent import refuse_one_class, self_information
-from dalib_plugins.ranges import NotNegative, Positive
 
 SOURCE, TARGET = 0.0, 1.0
 STRIDE = 32

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib import Predict, Strategy, hookimpl
+from dalib.options import Count, NotNegative, Positive, Whole
 from dalib_plugins.cell_filter import CellFilter
-from dalib_plugins.ranges import Count, NotNegative, Positive, Whole
 
 TRUNCATION = 4  # standard deviations of position after which the smoothness kernel is cut
 

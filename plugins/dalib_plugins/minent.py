@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dalib import SetupContext, StackError, Step, Strategy, hookimpl
-from dalib_plugins.ranges import Positive
+from dalib.options import Positive
 
 
 def self_information(logits: Tensor) -> Tensor:

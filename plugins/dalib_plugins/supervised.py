@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib import SegmentationLoss, SetupContext, StackError, Step, Strategy, hookimpl
-from dalib_plugins.ranges import NotNegative, Streams, Whole
+from dalib.options import NotNegative, Whole
+from dalib_plugins.ranges import Streams
 
 OVERRIDES = ("class_weights", "ohem", "min_kept", "auxiliary")
 
