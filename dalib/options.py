@@ -80,7 +80,7 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: 
     kind, adapter = _adapter(target, frozenset(objects))
     text = json.dumps({str(name): value for name, value in options.items()} | dict.fromkeys(objects))
     try:
-        return {**adapter.validate_json(text, strict=True), **objects}
+        return {**adapter.validate_json(text), **objects}
     except ValidationError as error:
         raise RecipeError(_message(error.errors(include_url=False), kind, text, path)) from None
 

@@ -1,5 +1,6 @@
 """Options are checked against annotations, strictly, and messages say where and what."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,12 +23,20 @@ class Outer(OptionGroup):
     inner: dict[str, Nested]
 
 
+@dataclass
+class Plain:
+    """As a package may have it that knows no OptionGroup."""
+
+    depth: int = 1
+
+
 class Example(Strategy):
     required: int
     rate: float = 0.5
     size: tuple[int, int] | None = None
     kind: Literal["a", "b"] = "a"
     nested: Nested | None = None
+    plain: Plain | None = None
     outer: list[Outer] | None = None
     table: dict[str, float] | None = None
     share: Annotated[float, Field(ge=0, lt=1)] | list[float] = 0.0
@@ -53,7 +62,7 @@ def test_values_arrive_in_the_annotated_types(options, expected):
     assert all(type(checked[k]) is type(v) for k, v in expected.items())
 
 
-KNOWN = "kind, name, nested, network, outer, rate, required, schema, share, size, table, weight"
+KNOWN = "kind, name, nested, network, outer, plain, rate, required, schema, share, size, table, weight"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +88,7 @@ KNOWN = "kind, name, nested, network, outer, rate, required, schema, share, size
         ({"share": 1}, "share: expected less than 1 or a list, got 1."),
         ({"share": [0, "x"]}, 'share[1]: expected a number, got "x".'),
         ({"network": "resnet"}, 'network: expected an object, which no recipe can give, got "resnet".'),
+        ({"plain": {"depth": "2"}}, 'plain.depth: expected a whole number, got "2".'),
         ({"nested": 3}, "nested: expected a mapping, got 3."),
         ({"nested": {}}, "nested.depth: this option is required."),
         ({"nested": {"depth": "2", "names": 3}}, 'nested.depth: expected a whole number, got "2".'),
