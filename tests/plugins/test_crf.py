@@ -102,6 +102,7 @@ def test_each_image_of_a_batch_is_its_own() -> None:
         ("cell", 2.5, "a whole number, got 2.5"),
         ("heard", 0, "at least 1, got 0"),
         ("reach", -1, "at least 0, got -1"),
+        ("smoothness_weight", float("nan"), "a finite number, got NaN"),
         ("appearance_color", 0.0, "more than 0, got 0.0"),
     ],
 )
