@@ -1,4 +1,4 @@
-"""Ranges of options; a recipe that leaves one is refused with the path to the value."""
+"""Ranges of options beside those of ``dalib.options``; a value outside its range is refused with the path to it."""
 
 from typing import Annotated
 

@@ -24,7 +24,7 @@ STEP = Engine.step
 STACK = """\
 strategies:
   - {use: augment, streams: [source], flip: 0.5, color_jitter: [0.5, 0.5, 0.5, 0.05]}
-  - {use: fda}
+  - {use: fda, beta: 0.05}
   - {use: supervised}
   - {use: dacs, threshold: 0.5}
 """
