@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dalib.core.critic import MakeOptimizer
 from dalib.errors import StackError
@@ -15,28 +17,17 @@ Schedule = Callable[[int], float]
 
 def sgd(*, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4, nesterov: bool = False) -> MakeOptimizer:
     """Return a maker of SGD; the defaults are the field's."""
-    make = _maker(torch.optim.SGD, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
-
-    def make_with_momentum(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Begin with a momentum of 0, which is the same; torch's fused SGD leaves the memory for it as found when
-        fp16's scaler skips the first step, and fails for a parameter whose first gradient comes later.
-        """
-        optimizer = make(parameters)
-        for parameter in (p for group in optimizer.param_groups for p in group["params"] if momentum):
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
-
-    return make_with_momentum
+    return partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
 def adam(*, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0) -> MakeOptimizer:
     """Return a maker of Adam."""
-    return _maker(torch.optim.Adam, lr=lr, betas=betas, weight_decay=weight_decay)
+    return partial(Adam, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 def adamw(*, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.01) -> MakeOptimizer:
     """Return a maker of AdamW; the defaults are DAFormer's but for the rate."""
-    return _maker(torch.optim.AdamW, lr=lr, betas=betas, weight_decay=weight_decay)
+    return partial(AdamW, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 def poly(*, steps: int, power: float = 0.9, warmup: int = 0) -> Schedule:
@@ -91,16 +82,57 @@ def parameters_of(network: nn.Module) -> Any:
     return groups
 
 
+def fuse(optimizer: Optimizer) -> None:
+    """Let an optimiser of torch run in its fused form, one pass over the memory, that heeds ``step_unless``'s flag.
+
+    Other classes stay as they are, and so do those whose maker chose a form, or dampening (see below). The form is no
+    matter of a checkpoint. Momentum begins as 0, which is the same without dampening: the fused form leaves the memory
+    for it as found when the first step is left out, and fails for a parameter whose first gradient comes later.
+    """
+
+    def begin_momentum(*_: Any) -> None:
+        for parameter in (p for group in optimizer.param_groups if group.get("momentum") for p in group["params"]):
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def keep_form(_: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        own = [{key: group[key] for key in _FORM if key in group} for group in optimizer.param_groups]
+        groups = [saved | form for saved, form in zip(state["param_groups"], own, strict=True)]
+        return state | {"param_groups": groups}
+
+    if type(optimizer) in _HEED_A_FLAG:
+        for group in optimizer.param_groups:
+            if group["fused"] is None and not any(group.get(key) for key in ("foreach", "differentiable", "dampening")):
+                group["fused"] = True
+        if _is_fused(optimizer):
+            begin_momentum()
+            optimizer.register_load_state_dict_post_hook(begin_momentum)
+        optimizer.register_load_state_dict_pre_hook(keep_form)
+
+
+def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
+    """Step, but change nothing where ``flag``, float32, 0-d and exactly 0 or 1, is 1.
+
+    A fused optimiser reads it on the device; for any other the host does, and waits for it on a GPU.
+    """
+    if _is_fused(optimizer):
+        optimizer.found_inf = flag  # type: ignore[attr-defined]
+        optimizer.step()
+    elif not flag:
+        optimizer.step()
+
+
+_HEED_A_FLAG = (SGD, Adam, AdamW)
+_FORM = ("fused", "foreach", "capturable")
+
+
+def _is_fused(optimizer: Optimizer) -> bool:
+    return type(optimizer) in _HEED_A_FLAG and all(group["fused"] for group in optimizer.param_groups)
+
+
 def _and_others(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _listed(parameters: nn.Parameter | Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameters] if isinstance(parameters, nn.Parameter) else list(parameters)
-
-
-def _maker(kind: Callable[..., torch.optim.Optimizer], **options: Any) -> MakeOptimizer:
-    def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return kind(parameters, **options, fused=True)  # one pass over the memory instead of eight
-
-    return make
