@@ -48,7 +48,8 @@ class Guard:
         self._device, self._precision, self._modules = device, precision, modules
         self._index, self._updating = 0, False
         self._buffers = _Kept(())
-        self._forget()
+        self._verdicts: deque[Verdict] = deque()
+        self._stopped = torch.zeros((), device=device)
 
     @property
     def reads_at_once(self) -> bool:
@@ -145,7 +146,7 @@ class Guard:
             )
 
     def _forget(self) -> None:
-        self._verdicts: deque[Verdict] = deque()
+        self._verdicts.clear()
         self._stopped = torch.zeros((), device=self._device)
 
 
@@ -186,7 +187,8 @@ class _Kept:
     def put_back(self, flag: Tensor) -> None:
         """Give the tensors those values where the flag is 1: chosen, not computed, for 0 * NaN is NaN."""
         for live, copy in self._groups:
-            values = torch.where(flag.bool(), copy, _flat(live)).split([tensor.numel() for tensor in live])
+            chosen = torch.where(flag.bool(), copy, _flat(live))
+            values = torch.split(chosen, [tensor.numel() for tensor in live])
             torch._foreach_copy_(live, [value.view_as(tensor) for value, tensor in zip(values, live, strict=True)])
 
 

@@ -36,11 +36,11 @@ class Teacher:
                     module.train()
 
     @torch.no_grad()
-    def update(self, student: nn.Module, step: int, unless: Tensor | None = None) -> None:
+    def update(self, student: nn.Module, step: int, unless: Tensor) -> None:
         """Move towards the student, after optimiser step number ``step`` (from 0); not where ``unless``, 0-d, is 1."""
         towards = 1 - min(1 - 1 / (step + 1), self.decay)
-        moved = torch.ones(()) if unless is None else 1 - unless
-        mine, theirs = list(self.module.parameters()), list(student.parameters())
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(student.parameters())
         if self.batch_norm == "eval":
             for own, its in zip(self.module.buffers(), student.buffers(), strict=True):
                 if own.is_floating_point():
@@ -48,8 +48,8 @@ class Teacher:
                     theirs.append(its)
                 else:
                     own.copy_(its)
-        weight = {dtype: towards * moved.to(dtype) for dtype in {tensor.dtype for tensor in mine}}
-        torch._foreach_lerp_(mine, theirs, [weight[tensor.dtype] for tensor in mine])
+        weights = {dtype: towards * (1 - unless).to(dtype) for dtype in {tensor.dtype for tensor in mine}}
+        torch._foreach_lerp_(mine, theirs, [weights[tensor.dtype] for tensor in mine])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights and buffers."""
