@@ -83,8 +83,8 @@ class Guard:
         """
         values = {f"term {n!r} of strategy {s!r} is not finite": value.float() for (s, n), value in terms.items()}
         if (scale := self._precision.scale()) is not None:
-            fault = f"fp16's scale of the gradients fell below {SMALLEST_SCALE:g}, and still they overflow"
-            values[fault] = scale.masked_fill(scale < SMALLEST_SCALE, torch.nan)
+            what = f"fp16's scale of the gradients fell below {SMALLEST_SCALE:g}, and still they overflow"
+            values[what] = scale.masked_fill(scale < SMALLEST_SCALE, torch.nan)
         else:
             for critic, of in gradients.items():
                 whose = "the model" if critic is None else f"critic {critic!r}"

@@ -83,31 +83,19 @@ def parameters_of(network: nn.Module) -> Any:
 
 
 def fuse(optimizer: Optimizer) -> None:
-    """Let an optimiser of torch run in its fused form, one pass over the memory, that heeds ``step_unless``'s flag.
+    """Let an optimiser of torch run in its fused form: one pass over the memory, which heeds ``step_unless``'s flag.
 
-    Other classes stay as they are, and so do those whose maker chose a form, or dampening (see below). The form is no
-    matter of a checkpoint. Momentum begins as 0, which is the same without dampening: the fused form leaves the memory
-    for it as found when the first step is left out, and fails for a parameter whose first gradient comes later.
+    Other classes stay as they are, and so do those whose maker chose a form, or dampening. Momentum begins as 0, which
+    is the same without dampening: the fused form leaves the memory for it as found when the first step is left out, and
+    fails for a parameter whose first gradient comes later.
     """
-
-    def begin_momentum(*_: Any) -> None:
-        for parameter in (p for group in optimizer.param_groups if group.get("momentum") for p in group["params"]):
-            if optimizer.state[parameter].get("momentum_buffer") is None:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-    def keep_form(_: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        own = [{key: group[key] for key in _FORM if key in group} for group in optimizer.param_groups]
-        groups = [saved | form for saved, form in zip(state["param_groups"], own, strict=True)]
-        return state | {"param_groups": groups}
-
-    if type(optimizer) in _HEED_A_FLAG:
-        for group in optimizer.param_groups:
-            if group["fused"] is None and not any(group.get(key) for key in ("foreach", "differentiable", "dampening")):
-                group["fused"] = True
-        if _is_fused(optimizer):
-            begin_momentum()
-            optimizer.register_load_state_dict_post_hook(begin_momentum)
-        optimizer.register_load_state_dict_pre_hook(keep_form)
+    for group in optimizer.param_groups if type(optimizer) in _HEED_A_FLAG else ():
+        if group.get("dampening"):
+            continue
+        if group["fused"] is None and group["foreach"] is None:
+            group["fused"] = True
+        for parameter in group["params"] if group["fused"] and group.get("momentum") else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
@@ -123,11 +111,11 @@ def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
 
 
 _HEED_A_FLAG = (SGD, Adam, AdamW)
-_FORM = ("fused", "foreach", "capturable")
 
 
 def _is_fused(optimizer: Optimizer) -> bool:
-    return type(optimizer) in _HEED_A_FLAG and all(group["fused"] for group in optimizer.param_groups)
+    heeding = (group["fused"] and not group.get("dampening") for group in optimizer.param_groups)
+    return type(optimizer) in _HEED_A_FLAG and all(heeding)
 
 
 def _and_others(names: list[str]) -> str:
