@@ -151,14 +151,19 @@ FORMS = {
 @pytest.mark.parametrize("name", FORMS)
 def test_an_optimiser_is_fused_where_it_can_and_its_maker_chose_nothing_and_heeds_the_flag_in_any_form(name):
     make, fused = FORMS[name]
-    parameter = nn.Parameter(torch.ones(3))
-    optimizer = make([parameter])
+    parameter, expected = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer, plain = make([parameter]), make([expected])
     fuse(optimizer)
     assert optimizer.param_groups[0]["fused"] is fused
-    for flag, moves in ((1.0, False), (0.0, True), (1.0, False)):
-        parameter.grad, before = torch.ones(3), parameter.detach().clone()
+    for step, flag in enumerate((1.0, 0.0, 1.0, 0.0, 0.0)):
+        parameter.grad, expected.grad = (torch.full((3,), float(step)) for _ in range(2))
+        before = parameter.detach().clone()
         step_unless(torch.tensor(flag), optimizer)
-        assert (not torch.equal(parameter, before)) is moves
+        if flag:
+            assert torch.equal(parameter, before)
+        else:
+            plain.step()
+            torch.testing.assert_close(parameter, expected)
 
 
 @pytest.mark.parametrize("mine", [None, False])
