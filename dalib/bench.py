@@ -22,12 +22,12 @@ from dalib.cost import count_macs, peak_memory
 from dalib.create import model_from, parse_use
 from dalib.device import choose_device
 from dalib.errors import DalibError, suggest
-from dalib.models import SegmentationModel, fuse, winograd
+from dalib.models import SegmentationModel, fuse
 from dalib.models.bfloat16 import in_bfloat16
 
 Size = tuple[int, int]
 
-FORMS = ("fused", "winograd", "bf16", "channels-last", "compiled")  # in the order that they are applied in
+FORMS = ("fused", "bf16", "channels-last", "compiled")  # in the order that they are applied in
 VARIANTS = ("eager", "channels-last", "fused", "bf16", "compiled", "fused+bf16+channels-last+compiled")
 WARM_UP = 3
 FEWEST_RUNS = 5
@@ -84,7 +84,7 @@ def bench(
     Args:
         networks: registered models, see ``dalib.list_models``, alone or with options: "timm backbone=convnext_atto".
         size: (H, W) of the image.
-        variants: "eager", or forms out of "fused", "winograd", "bf16", "channels-last" and "compiled", joined by "+".
+        variants: "eager", or forms out of "fused", "bf16", "channels-last" and "compiled", joined by "+".
         device: None: the GPU, if there is one.
         threads: of the CPU; None: as many as PyTorch takes.
         seconds: for how long latency is measured, and throughput again; at least five forwards.
@@ -120,8 +120,6 @@ def measure(
     """Measure one model, which stays as it is, in one variant; see ``bench``."""
     device = choose_device(device)
     forms = check_variant(variant)
-    if "winograd" in forms and device.type != "cpu":
-        raise DalibError(f"variant {variant!r}: winograd is a form for the CPU, and the device is {device.type}.")
     form = in_form(model, forms).to(device)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     if "channels-last" in forms:
@@ -159,16 +157,12 @@ def check_variant(variant: str) -> tuple[str, ...]:
                 f"{suggest(form, FORMS if len(forms) > 1 else (*FORMS, 'eager'))} Forms are joined by '+', as in "
                 "fused+bf16; eager stands alone."
             )
-    if {"winograd", "bf16"} <= set(forms):
-        raise DalibError(f"variant {variant!r}: winograd computes in float32 and cannot be joined with bf16.")
     return tuple(form for form in FORMS if form in forms)
 
 
 def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel:
     """Return a copy of ``model`` in eval mode and in these forms, but for "compiled"; see ``compiled``."""
     model = fuse(model) if "fused" in forms else deepcopy(model).eval()
-    if "winograd" in forms:
-        model = winograd(model)
     if "bf16" in forms:
         model = in_bfloat16(model)
     return model.to(memory_format=torch.channels_last) if "channels-last" in forms else model

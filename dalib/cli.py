@@ -119,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--size", nargs=2, type=count, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
     bench.add_argument(
-        "--variants", nargs="+", metavar="V", help="eager, channels-last, fused, winograd, bf16, compiled, joined by +"
+        "--variants", nargs="+", metavar="V", help="eager, channels-last, fused, bf16, compiled, joined by +"
     )
     bench.add_argument("--device", metavar="D", help="cpu or cuda (default: the GPU where there is one)")
     bench.add_argument("--threads", type=count, metavar="N", help="threads of the CPU")

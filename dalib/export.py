@@ -20,7 +20,6 @@ from dalib.errors import DalibError
 from dalib.evaluation import inference, model_device
 from dalib.models import SegmentationModel, fuse
 from dalib.models.backbones import Backbone
-from dalib.models.winograd import WinogradConv
 from dalib.models.wrapper import unwrap
 
 logger = logging.getLogger("dalib")
@@ -76,17 +75,15 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
         image: (3, h, w) in [0, 1] to compare on; by default a procedural street scene.
 
     Raises:
-        DalibError: another suffix, a place that cannot be written, the packages for ONNX are absent, the model is one
-            of ``winograd``, is none of ``create_model`` or ``wrap_model``, or cannot be traced, or fewer than 99.9 % of
-            the pixels agree. A file that was there before stays.
+        DalibError: another suffix, a place that cannot be written, the packages for ONNX are absent, the model is none
+            of ``create_model`` or ``wrap_model``, or cannot be traced, or fewer than 99.9 % of the pixels agree. A file
+            that was there before stays.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
         raise DalibError(f"{path}: the suffix says the format; expected .onnx (ONNX) or .pt2 (torch.export).")
     if path.suffix == ".onnx":
         check_packages()
-    if any(isinstance(module, WinogradConv) for module in model.modules()):
-        raise DalibError("a model of winograd() runs where dalib is; export the one that it was made from.")
     model = unwrap(model)
     _check_wrapped(model)
     image = _street(size) if image is None else image
