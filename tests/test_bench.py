@@ -1,5 +1,6 @@
 """The benchmark: what it says of a network, in which forms, and its refusals."""
 
+import importlib.util
 import io
 import json
 import os
@@ -13,7 +14,8 @@ from rich.console import Console
 from torch import nn
 
 from dalib import DalibError, create_model
-from dalib.bench import Row, bench, bench_table, check_variant, compiled, cpu_threads, in_form
+from dalib.bench import RUNTIMES, Row, bench, check_variant, compiled, cpu_threads, in_form, measure
+from dalib.deploy.bench_table import bench_table
 from dalib.models import SegmentationModel, wrap_model
 
 SIZE = (32, 64)
@@ -83,7 +85,7 @@ def test_forms_compute_the_same_classes_and_leave_the_model() -> None:
 def test_an_unknown_variant_is_refused_before_any_work() -> None:
     with pytest.raises(DalibError, match=r"'fused\+bfloat16'.*'bfloat16' is no form\..*fused\+bf16"):
         bench(["no such network"], SIZE, ["fused+bfloat16"])
-    with pytest.raises(DalibError, match=r"'eager' is no form\. Known: .*; eager stands alone"):
+    with pytest.raises(DalibError, match=r"'eager' is no form\. Known: .*; eager, onnxruntime, .* stand alone"):
         bench(["no such network"], SIZE, ["eager+fused"])
 
 
@@ -92,6 +94,26 @@ def test_an_unknown_model_or_device_is_refused_before_any_work() -> None:
         bench(["bisenet", "bisenett"], SIZE)
     with pytest.raises(DalibError, match="there is no device 'gpu'; say cpu or cuda"):
         bench(["bisenet"], SIZE, device="gpu")
+
+
+def test_the_exported_file_is_measured_in_both_runtimes_in_float32_and_int8() -> None:
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    rows = [*bench(["bisenet"], SIZE, RUNTIMES, device="cpu", threads=1, seconds=0.0)]
+    assert [row.variant for row in rows] == [*RUNTIMES]
+    assert all(row.peak_memory is None and row.median_ms > 0 and row.threads == 1 for row in rows)
+
+
+def test_a_runtime_that_is_not_installed_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else object())
+    with pytest.raises(DalibError, match=r"'openvino-int8' needs .*missing: openvino\. .* 'dalib-seg\[openvino\]'"):
+        bench(["no such network"], SIZE, ["openvino-int8"])
+
+
+def test_a_runtime_is_for_the_cpu() -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(DalibError, match="'onnxruntime' runs on a CPU, and the device is meta; say --device cpu"):
+        measure(wrap_model(nn.Conv2d(3, 2, 3), 2), SIZE, "onnxruntime", name="tiny", device="meta")
 
 
 def test_a_network_with_options_is_measured_under_its_whole_text() -> None:
