@@ -74,20 +74,14 @@ def test_a_file_says_what_it_is_and_takes_batches(suffix: str, model: Segmentati
     path = export(model, tmp_path / f"net.{suffix}", (64, 96), classes=names, palette=colours).path
     if suffix == "onnx":
         said, run = read_metadata(path), ExportedFile(path)
-        file = pytest.importorskip("onnx").load(path)
-        assert [axis.dim_param for axis in file.graph.input[0].type.tensor_type.shape.dim] == [
-            "batch",
-            "",
-            "height",
-            "width",
-        ]
+        axes = pytest.importorskip("onnx").load(path).graph.input[0].type.tensor_type.shape.dim
+        assert [axis.dim_param for axis in axes] == ["batch", "", "height", "width"]
         assert run.classes == tuple(names)
     else:
         texts = dict.fromkeys(("dalib", "classes", "palette", "images", "mean", "size", "multiple", "precision"), "")
         run = torch.export.load(path, extra_files=texts).module()
-        said = {
-            name: text if name in ("dalib", "images", "precision") else json.loads(text) for name, text in texts.items()
-        }
+        plain = ("dalib", "images", "precision")
+        said = {name: text if name in plain else json.loads(text) for name, text in texts.items()}
     assert (said["dalib"], said["classes"], said["palette"]) == (__version__, names, [[i] * 3 for i in range(5)])
     assert (said["size"], said["multiple"], said["precision"]) == ([64, 96], 1, "float32")
     assert said["mean"] == pytest.approx([0.485, 0.456, 0.406]) and "subtracts mean" in said["images"]

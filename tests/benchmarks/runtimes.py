@@ -1,0 +1,93 @@
+"""Time and score trained runs as they are and, exported, in ONNX Runtime and OpenVINO, in float32 and in int8.
+
+    python tests/benchmarks/runtimes.py RUN... [--timed deeplabv2] [--rounds 9]
+
+Every run is exported at the size of its data and quantised, calibrated on its target's pictures; each form is scored on
+the target's test scenes, and timed at 512x1024 on one thread, a forward of each in every round, so that what else the
+machine does falls on all of them. Times are medians: processor time, which on one thread is what the wall clock of an
+idle machine shows, and the wall clock's beside it. Networks that are only timed have random weights.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from dalib import create_dataset, create_model, evaluate
+from dalib.bench import hardware_name
+from dalib.deploy.runtimes import ExportedFile
+from dalib.export import export, streets
+from dalib.loading import load_run
+
+SIZE = (512, 1024)
+CALIBRATED_ON = 32
+
+
+def exported(model: nn.Module, folder: Path, size: tuple[int, int], pictures: list[Tensor]) -> dict[str, nn.Module]:
+    """Return the model's forms: eager, and its files in both runtimes."""
+    for name, calibrate in (("float32", None), ("int8", pictures)):
+        print(export(model, folder / f"{name}.onnx", size, calibrate=calibrate), flush=True)
+    files = {
+        f"{runtime} {name}": ExportedFile(folder / f"{name}.onnx", runtime)
+        for runtime in ("onnxruntime", "openvino")
+        for name in ("float32", "int8")
+    }
+    return {"eager": model.eval(), **files}
+
+
+def in_turn(forms: dict[str, nn.Module], rounds: int) -> dict[str, tuple[float, float]]:
+    """Return the median processor and wall milliseconds of each form, a forward of each in every round."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
+    image = streets(SIZE, 1)[0][None]
+    with torch.inference_mode():
+        for form in forms.values():
+            form(image)
+        for _ in range(rounds):
+            for name, form in forms.items():
+                processor, wall = time.process_time(), time.perf_counter()
+                form(image)
+                times[name].append((time.process_time() - processor, time.perf_counter() - wall))
+    return {
+        name: (1000 * statistics.median(p for p, _ in of), 1000 * statistics.median(w for _, w in of))
+        for name, of in times.items()
+    }
+
+
+def report(name: str, forms: dict[str, nn.Module], rounds: int, scores: dict[str, float]) -> None:
+    medians = in_turn(forms, rounds)
+    for form, (processor, wall) in medians.items():
+        ratio = medians["eager"][0] / processor
+        score = f"{100 * scores[form]:.2f}" if form in scores else ""
+        print(f"| {name} | {form} | {processor:.0f} | {wall:.0f} | {ratio:.2f} | {score} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders, trained on diorama")
+    parser.add_argument("--timed", nargs="*", default=[], help="registered models to time with random weights")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--scenes", type=int, default=200, help="test scenes")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{SIZE[0]}x{SIZE[1]} (HxW), 1 thread, {hardware_name(torch.device('cpu'))}, torch {torch.__version__}")
+    for run in options.runs:
+        loaded = load_run(run, device="cpu")
+        target = {**loaded.recipe.data.target, "split": "train"}
+        use, size = target.pop("use"), tuple(target["size"])
+        pictures = [create_dataset(use, **target)[i][0].float() / 255 for i in range(CALIBRATED_ON)]
+        test = create_dataset(use, **{**target, "split": "test", "length": options.scenes})
+        with TemporaryDirectory() as folder:
+            forms = exported(loaded.engine.model, Path(folder), size, pictures)
+            scores = {name: evaluate(form, test).miou for name, form in forms.items()}
+            report(run.name, forms, options.rounds, scores)
+    for name in options.timed:
+        with TemporaryDirectory() as folder:
+            report(name, exported(create_model(name), Path(folder), SIZE, streets(SIZE, 2)), options.rounds, {})
+
+
+if __name__ == "__main__":
+    main()
