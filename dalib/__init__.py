@@ -4,55 +4,62 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dalib.batch import Batch, Stream
-    from dalib.create import create_dataset, create_model, create_strategy, list_datasets, list_models, list_strategies
-    from dalib.crf import DenseCRF
-    from dalib.critic import Critic
-    from dalib.engine import Engine
+    from dalib.core.context import SetupContext
+    from dalib.core.create import (
+        create_dataset,
+        create_model,
+        create_strategy,
+        list_datasets,
+        list_models,
+        list_strategies,
+    )
+    from dalib.core.critic import Critic
+    from dalib.core.engine import Engine
+    from dalib.core.step import Step
+    from dalib.core.strategy import Strategy
+    from dalib.data.batch import Batch, Stream
     from dalib.errors import DalibError, StackError, suggest
-    from dalib.evaluation import Result, evaluate
-    from dalib.hookspecs import Predict, hookimpl
-    from dalib.losses import IGNORE, SegmentationLoss
+    from dalib.evaluation.evaluate import evaluate
+    from dalib.evaluation.result import Result
+    from dalib.hooks import Predict, hookimpl
+    from dalib.labels import IGNORE
+    from dalib.losses import SegmentationLoss
     from dalib.models import load_weights, wrap_model
-    from dalib.recipe import Recipe, load_recipe, make_recipe
     from dalib.registry import Registry
-    from dalib.setup import SetupContext
-    from dalib.step import Step
-    from dalib.strategy import Strategy
-    from dalib.training import run
+    from dalib.runs.recipe import Recipe, load_recipe, make_recipe
+    from dalib.runs.run import run
 
 __version__ = "0.1.0"
 
 # Where each public name lives. They resolve on first use, so that `dalib --help` needs no torch.
 _HOMES = {
-    "IGNORE": "losses",
-    "Batch": "batch",
-    "Critic": "critic",
+    "IGNORE": "labels",
+    "Batch": "data.batch",
+    "Critic": "core.critic",
     "DalibError": "errors",
-    "DenseCRF": "crf",
-    "Engine": "engine",
-    "Predict": "hookspecs",
-    "Recipe": "recipe",
+    "Engine": "core.engine",
+    "Predict": "hooks",
+    "Recipe": "runs.recipe",
     "Registry": "registry",
-    "Result": "evaluation",
+    "Result": "evaluation.result",
     "SegmentationLoss": "losses",
-    "SetupContext": "setup",
+    "SetupContext": "core.context",
     "StackError": "errors",
-    "Step": "step",
-    "Strategy": "strategy",
-    "Stream": "batch",
-    "create_dataset": "create",
-    "create_model": "create",
-    "create_strategy": "create",
-    "evaluate": "evaluation",
-    "hookimpl": "hookspecs",
-    "list_datasets": "create",
-    "list_models": "create",
-    "list_strategies": "create",
-    "load_recipe": "recipe",
+    "Step": "core.step",
+    "Strategy": "core.strategy",
+    "Stream": "data.batch",
+    "create_dataset": "core.create",
+    "create_model": "core.create",
+    "create_strategy": "core.create",
+    "evaluate": "evaluation.evaluate",
+    "hookimpl": "hooks",
+    "list_datasets": "core.create",
+    "list_models": "core.create",
+    "list_strategies": "core.create",
+    "load_recipe": "runs.recipe",
     "load_weights": "models",
-    "make_recipe": "recipe",
-    "run": "training",
+    "make_recipe": "runs.recipe",
+    "run": "runs.run",
     "suggest": "errors",
     "wrap_model": "models",
 }
@@ -62,7 +69,6 @@ __all__ = [
     "Batch",
     "Critic",
     "DalibError",
-    "DenseCRF",
     "Engine",
     "Predict",
     "Recipe",

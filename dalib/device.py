@@ -1,4 +1,7 @@
-"""Which device a run uses."""
+"""Which device a run uses, and what it is called."""
+
+import platform
+from pathlib import Path
 
 import torch
 
@@ -23,3 +26,13 @@ def choose_device(name: torch.device | str | None) -> torch.device:
             "Leave the device out to take what there is, or say cpu."
         )
     return device
+
+
+def hardware_name(device: torch.device) -> str:
+    """Return the name of the GPU or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(named), platform.processor() or platform.machine())

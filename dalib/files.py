@@ -1,15 +1,17 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, files of tensors, and where a run keeps its checkpoints."""
 
 import errno
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from dalib.errors import DalibError
+from dalib.errors import CheckpointError, DalibError
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -50,6 +52,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, text.encode())
 
 
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
 def check_writable(path: Path) -> None:
     """Make the folder of ``path``, and find out now whether a file could be written there later.
 
@@ -81,6 +88,48 @@ def remove_temporaries(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> Any:
+    """Return what a file of ``torch.save`` holds, on the CPU: tensors, primitives and containers of them.
+
+    A stranger's file can be opened: objects, which would run code, are refused, and so is what compression could unfold
+    to any size. The checksums of the ZIP archive that torch writes tell damage.
+
+    Raises:
+        Exception: of any kind; a damaged file fails anywhere in torch's reader.
+    """
+    import torch
+
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed, which torch never does, so it could unfold to any size.")
+            # Under the mark of a folder torch reads nothing, and gives tensors of memory as it was.
+            if any(entry.external_attr for entry in archive.infolist()):
+                raise ValueError("an entry has attributes, which torch never writes, so it is damaged.")
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of its entry {damaged!r} differs, so it is damaged.")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Return the checkpoints that a run can go on from, the newest first; ``best.pt`` is not among them."""
+    folder = run / "checkpoints"
+    kept = sorted(folder.glob("step_*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
+    return [path for path in (folder / "last.pt", folder / "previous.pt", *kept) if path.exists()]
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that a run folder (its newest) or a path to a checkpoint means."""
+    if path.is_dir():
+        if found := checkpoints_of(path):
+            return found[0]
+        expected = path / "checkpoints" / "last.pt"
+        raise CheckpointError(f"{path} has no checkpoint; expected {expected}. Has the run written one yet?")
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; expected a run folder or a checkpoint.")
+    return path
 
 
 def _temporary(path: Path) -> Path:

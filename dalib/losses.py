@@ -1,23 +1,66 @@
-"""The segmentation loss: what a labelled stream trains, for every strategy that has one."""
+"""The segmentation loss: what a labelled stream trains, for every strategy that has one, as a function of tensors."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dalib.data.labels import IGNORE as IGNORE
+from dalib.labels import IGNORE
+from dalib.resizing import resize
 
-if TYPE_CHECKING:
-    from dalib.step import Step
-
-SegmentationLossFunction = Callable[["Step", str], Tensor]
 NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Local:
+    """How a loss sees the whole batch where one process holds all of it."""
+
+    def mean(self, values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return sum(weight * values * valid) / sum(valid) in float32; 0, and still in the graph, when none is valid.
+
+        Weights stay out of the denominator: dividing by them would cancel a confidence that is the same for every
+        pixel, as DACS's is.
+
+        Args:
+            values: of any shape and float type. valid: bool. weight: float >= 0. All of one shape.
+        """
+        values = values.float().masked_fill(~valid, 0.0)
+        if weight is not None:
+            values = values * weight
+        return values.sum() / valid.sum().clamp(min=1)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the sum of all values."""
+        return x.sum()
+
+    def kth(self, values: Tensor, k: int) -> Tensor:
+        """Return the k-th largest of all values (k >= 1), the least of them where there are fewer."""
+        return values.flatten().topk(min(k, values.numel()), sorted=True).values[-1]
+
+
+LOCAL = Local()
+
+
+class SegmentationLossFunction(Protocol):
+    """What ``loss:`` of a recipe, or a network's own ``segmentation_loss``, is."""
+
+    def __call__(
+        self, outputs: Mapping[str, Tensor], label: Tensor, weight: Tensor | None = None, *, across: Local = LOCAL
+    ) -> Tensor:
+        """Return the loss of one stream, a scalar; exactly 0, and still in the graph, where no pixel is valid.
+
+        Args:
+            outputs: what the network gives in training, see ``SegmentationModel.forward``.
+            label: (B, H, W) int64 train ids, 255 = ignore.
+            weight: (B, H, W) float >= 0, the weight of each pixel.
+            across: means, sums and order statistics over the whole batch.
+        """
+        ...
 
 
 def cross_entropy(logits: Tensor, label: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -28,13 +71,11 @@ def cross_entropy(logits: Tensor, label: Tensor, class_weights: Tensor | None = 
         label: (B, H, W) int64 in 0..K-1 or 255.
         class_weights: (K,) factor by the true class.
     """
-    logits = logits.float()
-    if logits.shape[-2:] != label.shape[-2:]:
-        logits = F.interpolate(logits, label.shape[-2:], mode="bilinear", align_corners=False)
+    logits = resize(logits.float(), (label.shape[-2], label.shape[-1]))
     return F.cross_entropy(logits, label, weight=class_weights, ignore_index=IGNORE, reduction="none")
 
 
-def hard_pixels(values: Tensor, valid: Tensor, threshold: float, min_kept: int) -> Tensor:
+def hard_pixels(values: Tensor, valid: Tensor, threshold: float, min_kept: int, *, across: Local = LOCAL) -> Tensor:
     """Return the mask of pixels that online hard example mining keeps (Shrivastava et al. 2016).
 
     Kept are the valid pixels whose true class has a probability below ``threshold``, and at least the ``min_kept``
@@ -43,10 +84,9 @@ def hard_pixels(values: Tensor, valid: Tensor, threshold: float, min_kept: int) 
     Args:
         values: (B, H, W) cross-entropy without class weights. valid: (B, H, W) bool.
     """
-    candidates = values.detach().masked_fill(~valid, -1.0).flatten()
-    hardest = candidates.topk(min(max(min_kept, 1), candidates.numel()), sorted=True).values
-    cut = hardest[-1].clamp(max=-math.log(threshold))
-    return valid & (values.detach() >= cut)
+    values = values.detach()
+    cut = across.kth(values.masked_fill(~valid, -1.0), max(min_kept, 1))
+    return valid & (values >= cut.clamp(max=-math.log(threshold)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,25 +105,24 @@ class SegmentationLoss:
     min_kept: Annotated[int, Field(ge=0)] = 100_000
     auxiliary: NotNegative = 1.0
 
-    def __call__(self, step: "Step", stream: str) -> Tensor:
-        """Return the loss of ``stream``, a scalar; exactly 0 where no pixel is valid."""
-        outputs = step.outputs(stream)
-        total = self._term(step, stream, outputs["logits"], self.ohem)
+    def __call__(
+        self, outputs: Mapping[str, Tensor], label: Tensor, weight: Tensor | None = None, *, across: Local = LOCAL
+    ) -> Tensor:
+        """Return the loss of one stream; see ``SegmentationLossFunction``."""
+        total = self._term(outputs["logits"], label, weight, self.ohem, across)
         for name, logits in outputs.items():
             if name.startswith("aux.") and self.auxiliary:
-                total = total + self.auxiliary * self._term(step, stream, logits, None)
+                total = total + self.auxiliary * self._term(logits, label, weight, None, across)
         return total
 
-    def _term(self, step: "Step", stream: str, logits: Tensor, ohem: float | None) -> Tensor:
-        label, weight = step.batch[stream].label, step.batch[stream].weight
-        assert label is not None  # the stack's checks made sure
+    def _term(self, logits: Tensor, label: Tensor, weight: Tensor | None, ohem: float | None, across: Local) -> Tensor:
         valid = label != IGNORE
         weights = None if self.class_weights is None else _on_device(tuple(self.class_weights), logits.device)
         values = cross_entropy(logits, label, weights)
         if ohem is not None:  # how hard a pixel is, its class's weight does not say
             hardness = values if weights is None else cross_entropy(logits, label)
-            valid = hard_pixels(hardness, valid, ohem, self.min_kept)
-        return step.mean(values, valid, weight)
+            valid = hard_pixels(hardness, valid, ohem, self.min_kept, across=across)
+        return across.mean(values, valid, weight)
 
 
 @cache

@@ -12,8 +12,8 @@ import torch
 
 from dalib import Engine, Strategy, create_dataset, create_model
 from dalib.cli import count
+from dalib.core.optim import adamw, poly
 from dalib.data import SegmentationDataset
-from dalib.optim import adamw, poly
 
 Domains = tuple[SegmentationDataset, SegmentationDataset, SegmentationDataset]
 

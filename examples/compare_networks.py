@@ -22,16 +22,16 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from dalib import DalibError, Engine, create_strategy
-from dalib.bench import Row, check_variant, cpu_threads, measure
-from dalib.build import check_classes
 from dalib.cli import configure_logging, count, seconds
-from dalib.create import dataset_from, model_from, parse_use
+from dalib.core.create import dataset_from, model_from, parse_use
+from dalib.core.optim import adamw, poly
 from dalib.data import SegmentationDataset
 from dalib.data.dataset import checked_item
 from dalib.data.loader import check_not_empty
+from dalib.deploy.bench import Row, check_variant, cpu_threads, measure
 from dalib.files import write_text
 from dalib.models import SegmentationModel
-from dalib.optim import adamw, poly
+from dalib.runs.build import check_classes
 
 NETWORKS = ["bisenet", "bisenet_v1", "pidnet_s", "timm", "deeplabv2"]
 SAVE_EVERY = 50  # steps

@@ -130,7 +130,7 @@ def test_a_streams_weight_counts_by_pixel():
 
 def test_a_network_brings_its_own_loss_unless_the_run_has_one():
     model = tiny_model()
-    model.segmentation_loss = lambda step, stream: step.logits(stream).sum() * 0 + 7
+    model.segmentation_loss = lambda outputs, label, weight, across: outputs["logits"].sum() * 0 + 7
     assert Engine(model, [Supervised()], device="cpu").step(tiny_batch())["supervised/loss"] == 7
     given = Engine(model, [Supervised()], device="cpu", loss=SegmentationLoss())
     assert given.step(tiny_batch())["supervised/loss"] != 7

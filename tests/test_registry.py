@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 
 from dalib import Registry, Strategy, hookimpl
+from dalib.discovery import AUTOLOAD_OFF, default_registry, load_entry_points, load_module
 from dalib.errors import RegistryError
-from dalib.registry import AUTOLOAD_OFF, default_registry
 from tests.tiny import TinyData, TinyModel
 
 
@@ -69,9 +69,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_or_all():
 
 def test_two_plugins_with_one_name_are_refused_with_both(modules, monkeypatch):
     entries = [modules("one", registers("mine")), modules("two", registers("mine"))]
-    monkeypatch.setattr("dalib.registry.entry_points", lambda group: entries)
+    monkeypatch.setattr("dalib.discovery.entry_points", lambda group: entries)
     with pytest.raises(RegistryError) as caught:
-        Registry().load_entry_points()
+        load_entry_points(Registry())
     assert str(caught.value) == (
         "strategy 'mine' is registered twice: by 'one' and by 'two'. Uninstall one of them, or rename what it "
         "registers."
@@ -88,9 +88,9 @@ def test_a_broken_plugin_is_kept_with_its_error_named_when_asked_for_and_stops_n
         EntryPoint("absent", "no_such_module_at_all", "dalib"),
         modules("breaks", breaks),
     ]
-    monkeypatch.setattr("dalib.registry.entry_points", lambda group: entries)
+    monkeypatch.setattr("dalib.discovery.entry_points", lambda group: entries)
     registry = Registry()
-    registry.load_entry_points()
+    load_entry_points(registry)
     assert registry.names("strategy") == ["mine"] and registry.names("model") == []
     assert registry.loaded == {"z_good": "z_good"}
     assert list(registry.broken) == ["absent", "breaks"]
@@ -105,8 +105,8 @@ def test_a_broken_plugin_is_kept_with_its_error_named_when_asked_for_and_stops_n
 def test_entry_points_load_in_sorted_order(modules, monkeypatch):
     order = []
     entries = [modules(name, lambda registry, name=name: order.append(name)) for name in ("b", "c", "a")]
-    monkeypatch.setattr("dalib.registry.entry_points", lambda group: entries)
-    Registry().load_entry_points()
+    monkeypatch.setattr("dalib.discovery.entry_points", lambda group: entries)
+    load_entry_points(Registry())
     assert order == ["a", "b", "c"]
 
 
@@ -122,15 +122,15 @@ def test_a_module_of_a_recipe_that_cannot_register_is_named(register, message, m
     module = ModuleType("third") if register is None else plugin("third", register)
     monkeypatch.setitem(sys.modules, "third", module)
     with pytest.raises(RegistryError) as caught:
-        Registry().load_module("third")
+        load_module(Registry(), "third")
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
 def test_a_module_of_a_recipe_is_loaded_once(modules):
     modules("third", registers("mine"))
     registry = Registry()
-    registry.load_module("third")
-    registry.load_module("third")
+    load_module(registry, "third")
+    load_module(registry, "third")
     assert registry.names("strategy") == ["mine"]
 
 

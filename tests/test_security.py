@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from dalib import create_dataset
+from dalib.discovery import SAFE, default_registry
 from dalib.errors import DataError, RegistryError
-from dalib.loading import load_run
-from dalib.registry import SAFE, default_registry
+from dalib.runs.loading import load_run
 from tests.command import RECIPE, TINY, refusal, run_dalib
 
 
@@ -166,7 +166,7 @@ def test_safe_imports_no_installed_plugin_but_dalibs_own(tmp_path, monkeypatch, 
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n")
     (information / "entry_points.txt").write_text("[dalib]\nstranger = stranger\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("dalib.commands.default_registry", default_registry)
+    monkeypatch.setattr("dalib.cli.commands.default_registry", default_registry)
     assert run_dalib("plugins", "--safe") == 0
     listed = capsys.readouterr().out
     assert "stranger" in listed and "left out by --safe" in listed and "supervised" in listed

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dalib.hookspecs import hookimpl
+from dalib.hooks import hookimpl
 
 if TYPE_CHECKING:
     from dalib.data.dataset import Draw, SegmentationDataset

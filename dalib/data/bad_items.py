@@ -10,7 +10,7 @@ from dalib.data.dataset import checked_item, item_name
 from dalib.errors import DalibError, DataError
 
 if TYPE_CHECKING:
-    from dalib.data import SegmentationDataset
+    from dalib.data.dataset import SegmentationDataset
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
+from dalib.data.encodings import ColorMap, IdMap
 from dalib.data.files import existing_folder, find_files, find_images
-from dalib.data.labels import CITYSCAPES_CLASSES, IGNORE, Color, ColorMap, IdMap
 from dalib.data.pairs import PairedFiles
 from dalib.errors import DataError, suggest
+from dalib.labels import CITYSCAPES_CLASSES, IGNORE, Color
 
 SPLITS = ("train", "val", "test")
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from torch import Tensor
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
+from dalib.data.encodings import IdMap
 from dalib.data.files import existing_folder, find_files, find_images
-from dalib.data.labels import CITYSCAPES_CLASSES, IGNORE, IdMap
 from dalib.data.lists import listed
 from dalib.data.pairs import PairedFiles
+from dalib.labels import CITYSCAPES_CLASSES, IGNORE
 
 # fmt: off
 CARLA_IDS = {

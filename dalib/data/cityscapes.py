@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
+from dalib.data.encodings import CITYSCAPES_IDS, IdMap, LabelMap, identity
 from dalib.data.files import existing_folder, find_files, find_images
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS, IdMap, LabelMap, identity
 from dalib.data.pairs import PairedFiles
 from dalib.errors import DataError, suggest
+from dalib.labels import CITYSCAPES_CLASSES
 
 SPLITS = ("train", "val", "test")
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
+from dalib.data.encodings import identity
 from dalib.data.files import below, existing_folder, find_files, find_images
 from dalib.data.label_map import LabelScheme, read_label_map
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, identity
 from dalib.data.lists import find_beside, listed
 from dalib.data.pairs import PairedFiles
+from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
 
 def folder(

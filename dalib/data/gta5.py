@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from dalib.data.decode import LABEL_SUFFIXES, Size, png_size
+from dalib.data.encodings import CITYSCAPES_IDS, IdMap
 from dalib.data.files import existing_folder, find_files, find_images
-from dalib.data.labels import CITYSCAPES_IDS, IdMap
 from dalib.data.lists import listed
 from dalib.data.pairs import PairedFiles
 

@@ -6,19 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from dalib.data.labels import (
-    CHANNELS,
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_PALETTE,
-    IGNORE,
-    Color,
-    ColorMap,
-    IdMap,
-    LabelMap,
-    identity,
-)
+from dalib.data.encodings import CHANNELS, ColorMap, IdMap, LabelMap, identity
 from dalib.errors import DataError, suggest
-from dalib.yaml_text import read_yaml
+from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
+from dalib.yaml import read_yaml
 
 _K = TypeVar("_K")
 

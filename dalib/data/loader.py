@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dalib.batch import Batch, Stream
 from dalib.data.bad_items import BadItems, Loaded, load
+from dalib.data.batch import Batch, Stream
 from dalib.data.dataset import item_name
 from dalib.data.workers import WatchedLoader
 from dalib.errors import DataError
 from dalib.randomness import seed_of
 
 if TYPE_CHECKING:
-    from dalib.data import Draw, SegmentationDataset
+    from dalib.data.dataset import Draw, SegmentationDataset
 
 
 def shuffled(length: int, *key: str | int) -> "Draw":

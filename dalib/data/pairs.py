@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dalib.data.decode import Size, read_image, read_label, resize_image, resize_label
+from dalib.data.encodings import LabelMap
 from dalib.data.faults import Fault, report
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color, LabelMap
 from dalib.errors import DataError
+from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
 
 
 class PairedFiles:
@@ -62,8 +63,10 @@ class PairedFiles:
         stored = read_label(label_file)
         if stored.shape[-2:] != image.shape[-2:]:
             raise DataError(
-                f"{label_file}: expected the size of its image, {_times(image)}, found {_times(stored)}; "
-                f"image: {image_file} (EXIF orientation applied). Replace one of them, or leave the pair out."
+                f"expected the size of its image, {_times(image)}, found {_times(stored)}; "
+                f"image: {image_file} (EXIF orientation applied). Replace one of them, or leave the pair out.",
+                item=label_file,
+                kind="labels of another size than their images",
             )
         if self.resizes_labels:
             stored = resize_label(stored, size)

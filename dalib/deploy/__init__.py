@@ -1,1 +1,1 @@
-"""What a trained model needs to run elsewhere: export, quantisation, runtimes, and what it costs."""
+"""What is never needed to train: other runtimes, other formats, and what networks cost."""

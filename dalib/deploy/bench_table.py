@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from dalib.bench import Row
+from dalib.deploy.bench import Row
 
 HEADINGS = ("M param-\neters", "G mult.-\nadds", "median\nms", "p95\nms", "CPU\nms", "images\n/s", "peak\nMiB")
 

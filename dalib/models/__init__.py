@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from dalib.hookspecs import hookimpl
+from dalib.hooks import hookimpl
 from dalib.models.bisenet import BiSeNet
 from dalib.models.bisenet_v1 import BiSeNetV1
 from dalib.models.deeplab import DeepLabV2
-from dalib.models.fuse import fuse
 from dalib.models.pidnet import PIDNet, pidnet_l, pidnet_m, pidnet_s
 from dalib.models.pidnet_loss import PIDNetLoss
 from dalib.models.timm_network import TimmNetwork
@@ -26,7 +25,6 @@ __all__ = [
     "SegmentationModel",
     "TimmNetwork",
     "dalib_register",
-    "fuse",
     "load_weights",
     "pidnet_l",
     "pidnet_m",

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dalib.announce import announce
 from dalib.errors import RecipeError, RegistryError, WeightsError
+from dalib.models.announce import announce
 from dalib.models.layers import extend
 from dalib.models.pairing import pair_backbone
 from dalib.models.tiles import Size, cut, join

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib.models.backbones import create_backbone
-from dalib.models.layers import ConvBlock, resize, resize_logits
+from dalib.models.layers import ConvBlock
+from dalib.resizing import resize, resize_logits
 
 
 class AttentionRefinement(nn.Module):

@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib.losses import SegmentationLossFunction
-from dalib.models.layers import resize
 from dalib.models.pidnet_blocks import (
     Bag,
     BasicBlock,
@@ -17,6 +16,7 @@ from dalib.models.pidnet_blocks import (
     head,
 )
 from dalib.models.pidnet_loss import PIDNetLoss
+from dalib.resizing import resize
 
 
 class PIDNet(nn.Module):

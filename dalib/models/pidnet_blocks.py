@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalib.models.layers import resize
+from dalib.resizing import resize
 
 # (kernel, stride) of the average pools of the pyramid; the last is global (Xu et al. 2023, figure 5).
 POOLS = ((5, 2), (9, 4), (17, 8))

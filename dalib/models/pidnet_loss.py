@@ -1,18 +1,17 @@
 """PIDNet's segmentation loss: hard pixels, boundaries, and hard pixels again where the network sees a boundary."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dalib.losses import IGNORE, NotNegative, cross_entropy, hard_pixels
-from dalib.models.layers import resize
-
-if TYPE_CHECKING:
-    from dalib.step import Step
+from dalib.labels import IGNORE
+from dalib.losses import LOCAL, Local, NotNegative, cross_entropy, hard_pixels
+from dalib.resizing import resize
 
 REACH = 2  # pixels from another class that count as its boundary: 4 wide, as the official edges of 1 dilated by 4x4
 BORDER = 6  # pixels along the image's edge that never count
@@ -35,7 +34,7 @@ def boundary_target(label: Tensor) -> Tensor:
     return inner
 
 
-def boundary_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def boundary_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor, *, across: Local = LOCAL) -> Tensor:
     """Return the binary cross-entropy of each pixel, boundaries and others weighted by the other's share.
 
     Args:
@@ -45,7 +44,7 @@ def boundary_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Ten
     Returns:
         (B, H, W) float32, to be averaged over the valid pixels (Xu et al. 2023, equation 4).
     """
-    positive, negative = (target & valid).sum(), (~target & valid).sum()
+    positive, negative = across.sum(target & valid), across.sum(~target & valid)
     share = torch.where(target, negative, positive) / (positive + negative).clamp(min=1)
     return share * F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
 
@@ -72,19 +71,20 @@ class PIDNetLoss:
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # refuse misspelled options
 
-    def __call__(self, step: "Step", stream: str) -> Tensor:
-        """Return the loss of ``stream``, a scalar; exactly 0 where no pixel is valid."""
-        label, weight = step.batch[stream].label, step.batch[stream].weight
-        assert label is not None  # the stack's checks made sure
+    def __call__(
+        self, outputs: Mapping[str, Tensor], label: Tensor, weight: Tensor | None = None, *, across: Local = LOCAL
+    ) -> Tensor:
+        """Return the loss of one stream; see ``dalib.losses.SegmentationLossFunction``."""
         valid = label != IGNORE
-        main = cross_entropy(step.logits(stream), label)
-        proportional = cross_entropy(step.output(stream, "aux.p"), label)
-        boundary = resize(step.output(stream, "boundary").float(), (label.shape[-2], label.shape[-1])).squeeze(1)
+        main = cross_entropy(outputs["logits"], label)
+        proportional = cross_entropy(outputs["aux.p"], label)
+        boundary = resize(outputs["boundary"].float(), (label.shape[-2], label.shape[-1])).squeeze(1)
         near = valid & (boundary.sigmoid() > self.boundary_threshold)
-        edges = boundary_cross_entropy(boundary, boundary_target(label), valid)
+        edges = boundary_cross_entropy(boundary, boundary_target(label), valid, across=across)
+        hard, hard_near = (hard_pixels(main, among, self.ohem, self.min_kept, across=across) for among in (valid, near))
         return (
-            self.auxiliary * step.mean(proportional, valid, weight)
-            + step.mean(main, hard_pixels(main, valid, self.ohem, self.min_kept), weight)
-            + self.boundary * step.mean(edges, valid, weight)
-            + step.mean(main, hard_pixels(main, near, self.ohem, self.min_kept), weight)
+            self.auxiliary * across.mean(proportional, valid, weight)
+            + across.mean(main, hard, weight)
+            + self.boundary * across.mean(edges, valid, weight)
+            + across.mean(main, hard_near, weight)
         )

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib.models.backbones import create_backbone
-from dalib.models.layers import ConvBlock, extend, resize, resize_logits
+from dalib.models.layers import ConvBlock, extend
+from dalib.resizing import resize, resize_logits
 
 FINEST = 4  # the stride that heads fuse at; a level that is finer costs more than it tells
 DILATIONS = (1, 6, 12, 18)

@@ -1,7 +1,6 @@
 """Loading trained weights: from dalib's own checkpoints and from official layouts, all checked before any is copied."""
 
 import logging
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -11,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dalib.announce import announce
-from dalib.checkpoint import check_sum
 from dalib.errors import CheckpointError, WeightsError, suggest
+from dalib.files import find_checkpoint, load_tensors
+from dalib.models.announce import announce
 from dalib.models.layouts import LAYOUTS
 from dalib.models.pairing import likeliest_layout, pair, same_but_ones
 from dalib.models.wrapper import network_of
-from dalib.run_folder import find_checkpoint
-from dalib.tensor_file import load_tensors
 
 logger = logging.getLogger("dalib")
 
@@ -158,8 +155,6 @@ def _read_file(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        if zipfile.is_zipfile(path):
-            check_sum(path)
         return load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in the readers
         raise WeightsError(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dalib.errors import DalibError
 from dalib.models.batchnorm import guard_batch_norm
-from dalib.models.layers import resize_logits
+from dalib.resizing import resize_logits
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -4,12 +4,13 @@ from dataclasses import fields
 
 from torch import Tensor, nn
 
-from dalib import DenseCRF, Predict, Strategy, hookimpl
+from dalib import Predict, Strategy, hookimpl
+from dalib_plugins.dense_crf import DenseCRF
 from dalib_plugins.ranges import Count, NotNegative, Positive, Whole
 
 
 class Crf(Strategy):
-    """Refine every prediction with mean-field inference; the options are those of ``dalib.crf.DenseCRF``.
+    """Refine every prediction with mean-field inference; the options are those of ``dalib_plugins.dense_crf.DenseCRF``.
 
     Training does not see it.
     """

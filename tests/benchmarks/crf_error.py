@@ -10,11 +10,11 @@ import time
 
 import torch
 import torch.nn.functional as F
+from tests.test_crf import dense_mean_field
 from torch import Tensor
 
 from dalib import create_dataset
-from dalib.crf import DenseCRF
-from tests.test_crf import dense_mean_field
+from dalib_plugins.dense_crf import DenseCRF
 
 SMALL, FULL = (72, 96), (512, 1024)
 SCENES = 3

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib import Engine, create_dataset, create_model, create_strategy
-from dalib.bench import check_variant, compiled, hardware_name, in_form
+from dalib.core.optim import OPTIMIZERS
+from dalib.deploy.bench import check_variant, compiled, in_form
+from dalib.device import hardware_name
 from dalib.models import BiSeNet, SegmentationModel
-from dalib.optim import OPTIMIZERS
 
 SIZE = (512, 1024)
 FORMS = (

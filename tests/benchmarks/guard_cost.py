@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 from dalib import Batch, Engine, Stream, create_model, create_strategy
-from dalib.finite import Guard
+from dalib.core.guard import Guard
 
 
 def seconds_of_a_step(engine: Engine, batch: Batch) -> float:

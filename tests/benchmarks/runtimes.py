@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from dalib import create_dataset, create_model, evaluate
-from dalib.bench import hardware_name
+from dalib.deploy.export import export, streets
 from dalib.deploy.runtimes import ExportedFile
-from dalib.export import export, streets
-from dalib.loading import load_run
+from dalib.device import hardware_name
+from dalib.runs.loading import load_run
 
 SIZE = (512, 1024)
 CALIBRATED_ON = 32

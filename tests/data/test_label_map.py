@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dalib.data.label_map import default_palette, read_label_map
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from dalib.errors import DalibError, DataError
+from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from dalib.data.encodings import IdMap, identity
 from dalib.data.faults import Fault, collecting
-from dalib.data.labels import IdMap, identity
 from dalib.data.pairs import PairedFiles
 from dalib.errors import DataError
 

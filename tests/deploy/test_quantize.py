@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dalib import wrap_model
+from dalib.deploy.export import export, streets
 from dalib.deploy.quantize import quantize
 from dalib.deploy.runtimes import open_onnx
-from dalib.export import export, streets
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

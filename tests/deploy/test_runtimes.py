@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from dalib import DalibError, wrap_model
+from dalib.deploy.export import export
 from dalib.deploy.runtimes import ExportedFile, Sizes, open_onnx, write_metadata
-from dalib.export import export
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dalib import DalibError, Engine, create_dataset, create_model
-from dalib.panels import write_png
+from dalib.evaluation.panels import write_png
 from tests.command import own_logging
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "compare_networks.py"
@@ -90,7 +90,7 @@ def test_a_latency_that_cannot_be_measured_is_said_before_the_training(
     def refused(*_: object, **__: object) -> None:
         raise DalibError("no compiler")
 
-    monkeypatch.setattr("dalib.bench.measure", refused)
+    monkeypatch.setattr("dalib.deploy.bench.measure", refused)
     with pytest.raises(SystemExit, match="no compiler"):
         compare(tmp_path, monkeypatch, "bisenet", *QUICK, *DATA)
 

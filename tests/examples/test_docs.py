@@ -11,12 +11,12 @@ import pytest
 
 from dalib import Engine, create_dataset, make_recipe
 from dalib.cli import main, make_parser
+from dalib.core.hookspecs import HOOKS
 from dalib.data.label_map import read_label_map
-from dalib.hookspecs import HOOKS
+from dalib.discovery import default_registry, load_module
+from dalib.evaluation.panels import write_png
 from dalib.models import PIDNetLoss
-from dalib.panels import write_png
-from dalib.registry import default_registry
-from dalib.yaml_text import parse_yaml
+from dalib.yaml import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "examples" / "third_party"
@@ -48,8 +48,8 @@ def shorten(code: str) -> str:
 def with_example_plugin(monkeypatch):
     monkeypatch.syspath_prepend(str(THIRD_PARTY))
     registry = default_registry.__wrapped__()
-    registry.load_module("dalib_example")
-    for module in ("dalib.create", "dalib.recipe"):
+    load_module(registry, "dalib_example")
+    for module in ("dalib.core.create", "dalib.runs.recipe"):
         monkeypatch.setattr(f"{module}.default_registry", lambda: registry)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dalib import create_dataset, create_model
-from dalib.panels import write_png
+from dalib.evaluation.panels import write_png
 from tests.command import own_logging
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -13,9 +13,9 @@ import torch
 
 from dalib import Engine, Registry, wrap_model
 from dalib.cli import main
+from dalib.discovery import default_registry, load_entry_points, load_module
 from dalib.errors import RegistryError
-from dalib.hookspecs import hookimpl
-from dalib.registry import default_registry
+from dalib.hooks import hookimpl
 from tests.plugins.probe import prepared
 from tests.tiny import Supervised, tiny_batch, tiny_model
 
@@ -26,7 +26,7 @@ PACKAGE = Path(__file__).parents[2] / "examples" / "third_party"
 def registry(monkeypatch):
     monkeypatch.syspath_prepend(str(PACKAGE))
     registry = Registry()
-    registry.load_module("dalib_example")
+    load_module(registry, "dalib_example")
     return registry
 
 
@@ -94,7 +94,7 @@ def test_installed_rivals_are_found_out_by_name(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
     with pytest.raises(RegistryError, match="'first_rival' and by 'second_rival'"):
-        Registry().load_entry_points()
+        load_entry_points(Registry())
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def installed(tmp_path_factory):
 
 def test_installed_it_is_listed_and_the_broken_package_beside_it_too(installed, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(installed))
-    monkeypatch.setattr("dalib.commands.default_registry", default_registry.__wrapped__)
+    monkeypatch.setattr("dalib.cli.commands.default_registry", default_registry.__wrapped__)
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["plugins"]) == 0
     listed = capsys.readouterr().out

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dalib import Engine, create_dataset, make_recipe, run
-from dalib.panels import write_png
+from dalib.evaluation.panels import write_png
 from dalib_plugins.adversarial import DISCRIMINATORS, OutputDiscriminator
 
 OPEN_FILES = 256

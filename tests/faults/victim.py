@@ -12,9 +12,9 @@ from typing import Any
 import kornia.augmentation  # noqa: F401  (all that a run imports, so that a fork of this process imports nothing)
 import torch
 
-import dalib.training
+import dalib.runs.run
 from dalib import Engine, make_recipe, run
-from dalib.registry import default_registry
+from dalib.discovery import default_registry
 from dalib_plugins.adversarial import DISCRIMINATORS, OutputDiscriminator
 
 RECIPE: dict[str, Any] = {
@@ -134,7 +134,7 @@ def _open_name(descriptor: int) -> str:
 _OPERATIONS: dict[str, tuple[Any, str, Callable[..., str]]] = {
     "fsync": (os, "fsync", _open_name),
     "rename": (Path, "replace", lambda path, target: Path(target).name),
-    "build": (dalib.training, "build_engine", lambda *_: ""),
+    "build": (dalib.runs.run, "build_engine", lambda *_: ""),
     "predict": (Engine, "predict", lambda *_: ""),
     "evaluate": (Engine, "evaluate", lambda *_: ""),
 }

@@ -90,11 +90,11 @@ def _targets(folder: Path) -> dict[str, Callable[[Any], object]]:
 
     from dalib.data.decode import read_image, read_label
     from dalib.data.label_map import read_label_map
-    from dalib.loading import load_run
+    from dalib.discovery import allow_bundled_only, default_registry
     from dalib.models import load_weights
-    from dalib.recipe import make_recipe
-    from dalib.registry import allow_bundled_only, default_registry
-    from dalib.yaml_text import dump_yaml, parse_yaml
+    from dalib.runs.loading import load_run
+    from dalib.runs.recipe import make_recipe
+    from dalib.yaml import dump_yaml, parse_yaml
     from tests.tiny import TinyModel
 
     allow_bundled_only()

@@ -14,9 +14,9 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from dalib import checkpoint
-from dalib.engine import Engine
-from dalib.yaml_text import parse_yaml
+from dalib.core import checkpoint
+from dalib.core.engine import Engine
+from dalib.yaml import parse_yaml
 from tests.command import RECIPE
 from tests.tiny import TinyModel
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dalib import Engine, create_dataset, create_model, create_strategy, list_models
-from dalib.precision import PrecisionName
+from dalib.core.precision import PrecisionName
 
 SIZE = (47, 65)
 

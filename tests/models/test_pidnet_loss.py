@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dalib import Batch, Engine, Stream, create_model
+from dalib.core.step import Step
+from dalib.core.terms import Terms
 from dalib.losses import cross_entropy, hard_pixels
 from dalib.models.pidnet_loss import PIDNetLoss, boundary_cross_entropy, boundary_target
-from dalib.step import Step
-from dalib.terms import Terms
 from tests.tiny import Supervised
 
 

@@ -14,9 +14,10 @@ import torchvision
 from torch import Tensor, nn
 
 from dalib import create_model
-from dalib.checkpoint import write as write_checkpoint
+from dalib.core.checkpoint import write as write_checkpoint
+from dalib.deploy.fuse import fuse
 from dalib.errors import WeightsError
-from dalib.models import fuse, load_weights, wrap_model
+from dalib.models import load_weights, wrap_model
 
 
 class Net(nn.Module):

@@ -3,8 +3,8 @@
 import torch
 
 from dalib import Engine
-from dalib.crf import DenseCRF
 from dalib_plugins.crf import Crf
+from dalib_plugins.dense_crf import DenseCRF
 from tests.tiny import Supervised, tiny_batch, tiny_model
 
 

@@ -15,8 +15,8 @@ from dalib.data.diorama.photo import develop, photograph
 from dalib.data.diorama.scene import draw_scene
 from dalib.data.diorama.things import paint_hood, paint_things
 from dalib.data.diorama.view import View
-from dalib.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from dalib.errors import DataError, suggest
+from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
 __all__ = ["Diorama", "diorama"]
 

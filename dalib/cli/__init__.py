@@ -1,0 +1,176 @@
+"""The command line: arguments in, exit status out; the work is done by ``dalib.cli.commands``."""
+
+import argparse
+import errno
+import logging
+import math
+import os
+import sys
+from collections.abc import Sequence
+
+from dalib import __version__
+from dalib.errors import DalibError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+# What a path, its permissions or a full disk bring about, wherever a command reads or writes.
+OUTSIDE = {
+    *(errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 2 for a user's error (one message, no traceback), 128 + a signal.
+
+    A fault of ours leaves as an exception, with its traceback and status 1.
+    """
+    parser = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    _take_overrides(parser, options, rest)
+    # Before torch is loaded: threads that spin while they wait made a step eight times as slow on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    configure_logging()
+    from dalib.cli import commands
+    from dalib.discovery import allow_bundled_only
+
+    if options.safe:
+        allow_bundled_only()
+    try:
+        return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
+    except DalibError as error:
+        _say(str(error))
+        stopped_by = getattr(error, "signal", None)  # a run that was asked to stop, and has saved itself
+        return USER_ERROR if stopped_by is None else 128 + stopped_by
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away, as `| head` does
+        return 0
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        _say(f"{error.filename or 'a file'}: {error.strerror}; check the path, its permissions and the disk's space.")
+        return USER_ERROR
+
+
+def configure_logging() -> None:
+    """Write what dalib tells on its way, such as how many tensors of a file of weights fitted, to stderr."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.getLogger("dalib").setLevel(logging.INFO)
+
+
+def _say(message: str) -> None:
+    print(f"dalib: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _take_overrides(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> None:
+    """Let overrides stand after options, too, where argparse leaves them over."""
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; it imports nothing heavy, so that --help answers at once."""
+    parser = argparse.ArgumentParser(
+        prog="dalib", description="Unsupervised domain adaptation for semantic segmentation, from one recipe."
+    )
+    parser.add_argument("--version", action="version", version=f"dalib {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train what a recipe says, evaluate and report it")
+    _add_recipe(train)
+    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/NAME-OF-THE-RECIPE)")
+    train.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint, if there is one")
+    train.add_argument("--before", metavar="RUN", help="a run to compare with in panels and report")
+
+    evaluate = commands.add_parser("evaluate", help="score a run or an exported file on its evaluation data, or others")
+    _add_run(evaluate, " or an exported .onnx file")
+    evaluate.add_argument("--recipe", metavar="R", help="whose data.eval and evaluate count (default: the run's own)")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.eval.split=test")
+    evaluate.add_argument("--json", metavar="FILE", help="write the result here, too")
+
+    predict = commands.add_parser("predict", help="segment an image or a folder of images")
+    _add_run(predict)
+    predict.add_argument("input", metavar="INPUT", help="an image, or a folder of images")
+    predict.add_argument("--out", metavar="DIR", required=True, help="where labels, colours and blends are written")
+    predict.add_argument("--size", nargs=2, type=count, metavar=("H", "W"), help="size that the network sees")
+    predict.add_argument("--teacher", action="store_true", help="use the teacher instead of the student")
+
+    plan = commands.add_parser("plan", help="check a recipe's stack and print it in order")
+    _add_recipe(plan)
+
+    commands.add_parser("plugins", help="list the installed plugins and what they register")
+
+    doctor = commands.add_parser("doctor", help="examine a recipe's data: counts, sizes, labels, broken files")
+    _add_recipe(doctor)
+    doctor.add_argument("--sample", type=count, metavar="N", help="read at most N images of each set")
+    doctor.add_argument("--json", metavar="FILE", help="write all findings here, every fault of a long list included")
+
+    bench = commands.add_parser("bench", help="measure networks: parameters, multiply-adds, latency, memory")
+    bench.add_argument(
+        "networks",
+        nargs="+",
+        metavar="NETWORK",
+        help="registered models, see `dalib plugins`; with options in quotes: 'timm backbone=convnext_atto'",
+    )
+    bench.add_argument("--size", nargs=2, type=count, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
+    bench.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="V",
+        help="channels-last, fused, bf16, compiled, joined by +; or eager, onnxruntime[-int8], openvino[-int8]",
+    )
+    bench.add_argument("--device", metavar="D", help="cpu or cuda (default: the GPU where there is one)")
+    bench.add_argument("--threads", type=count, metavar="N", help="threads of the CPU")
+    bench.add_argument(
+        "--seconds", type=seconds, default=5.0, metavar="S", help="how long each is measured (default: 5)"
+    )
+    bench.add_argument("--json", metavar="FILE", help="write the rows here, too")
+
+    export = commands.add_parser("export", help="write a run's model as ONNX or torch.export, checked by running it")
+    _add_run(export)
+    export.add_argument("--out", metavar="FILE", required=True, help="a path ending in .onnx or .pt2")
+    export.add_argument(
+        "--size", nargs=2, type=count, metavar=("H", "W"), help="traced at this size (default: the run's, or 512 1024)"
+    )
+    export.add_argument("--image", metavar="FILE", help="a picture to compare on (default: a made-up street)")
+    export.add_argument("--int8", action="store_true", help="quantise the .onnx file, calibrated on target pictures")
+    export.add_argument(
+        "--calibrate", metavar="DIR|RECIPE", help="pictures, or a recipe with data.target (default: the run's recipe)"
+    )
+    export.add_argument("--teacher", action="store_true", help="export the teacher instead of the student")
+    for command in commands.choices.values():
+        command.add_argument("--safe", action="store_true", help="import no plugins but dalib's own")
+    return parser
+
+
+def count(text: str) -> int:
+    """Return the number that an argument gives; argparse.ArgumentTypeError unless it is a whole one of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return the time that an argument gives; argparse.ArgumentTypeError unless it is finite and at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
+    return value
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100 strategies.1.beta=0.05")
+
+
+def _add_run(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument("run", metavar="RUN", help=f"a run's folder or one of its checkpoints{more}")

@@ -1,0 +1,272 @@
+"""What each command of the command line does."""
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import interpolate as resize
+
+from dalib.core.create import dataset_from
+from dalib.core.plan import PlannedStrategy, make_plan
+from dalib.core.teacher import Teacher
+from dalib.data.dataset import classes_of, same_classes
+from dalib.data.decode import read_image
+from dalib.data.doctor import compare, counted, examine_new
+from dalib.data.faults import Fault
+from dalib.data.files import find_images
+from dalib.deploy.bench import VARIANTS
+from dalib.deploy.bench import bench as run_bench
+from dalib.deploy.bench_table import bench_table
+from dalib.deploy.export import export as export_model
+from dalib.deploy.runtimes import ExportedFile
+from dalib.discovery import default_registry
+from dalib.errors import DalibError
+from dalib.evaluation import Result
+from dalib.evaluation import evaluate as score_model
+from dalib.evaluation.predict import predict_images
+from dalib.files import check_writable, write_json
+from dalib.runs.build import build_dataset, build_engine, build_model, dataset_options, forget_files
+from dalib.runs.loading import load_run
+from dalib.runs.recipe import Recipe, apply_override, load_recipe, make_recipe
+from dalib.runs.run import run as run_recipe
+from dalib.yaml import parse_yaml
+
+logger = logging.getLogger("dalib")
+
+CALIBRATED_ON = 32  # pictures, of which every second one is for the comparison
+
+
+def train(options: Namespace) -> None:
+    """Train a recipe into a run folder."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    out = options.out or Path("runs") / Path(options.recipe).stem
+    run_recipe(recipe, out, resume=options.resume, before=options.before, console=Console())
+
+
+def evaluate(options: Namespace) -> None:
+    """Score a run, or an exported file by a recipe."""
+    score: Callable[..., Result]
+    if Path(options.run).suffix == ".onnx":
+        if options.recipe is None:
+            raise DalibError(f"{options.run}: name what it is scored on with --recipe, such as its run's recipe.yaml.")
+        file = ExportedFile(options.run)
+        own, classes, score = load_recipe(options.recipe), file.classes, partial(score_model, file)
+    else:
+        loaded = load_run(options.run)
+        own = loaded.recipe if options.recipe is None else load_recipe(options.recipe)
+        classes = loaded.classes
+        score = partial(loaded.engine.evaluate, teacher=own.evaluate.model == "teacher")
+    recipe = _overridden(own, options.overrides)
+    dataset = build_dataset(recipe, "eval")
+    assert dataset is not None
+    if classes is not None:
+        same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
+    _check_json(options)
+    settings = recipe.evaluate
+    result = score(
+        dataset,
+        protocol=settings.protocol,
+        classes=settings.classes,
+        batch_size=settings.batch_size,
+        limit=settings.limit,
+    )
+    Console().print(result.table())
+    if options.json:
+        write_json(Path(options.json), result.to_dict())
+
+
+def predict(options: Namespace) -> None:
+    """Segment images."""
+    loaded = load_run(options.run)
+    engine = loaded.engine
+    written = predict_images(
+        engine.network(options.teacher),
+        Path(options.input),
+        Path(options.out),
+        loaded.palette,
+        loaded.classes,
+        engine.device,
+        predict=engine.predictor(engine.network(options.teacher)),
+        size=None if options.size is None else tuple(options.size),
+    )
+    Console().print(f"{len(written)} files in {options.out}", soft_wrap=True)
+
+
+def plan(options: Namespace) -> None:
+    """Check a stack on the meta device, without data or memory, and print it."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    meta = torch.device("meta")
+    forget_files(recipe)
+    recipe.train.precision = "fp32"
+    classes = tuple(map(str, range(19)))
+    with meta:
+        engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta)
+    streams = {name: getattr(recipe.data, name) for name in ("source", "target")}
+    sizes = {name: _size(data) for name, data in streams.items() if data is not None}
+    console = Console()
+    made = make_plan(engine.stack, sizes)
+    for number, row in enumerate(made.rows, start=1):
+        console.print(_described(number, row), highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(engine.stack.groups)} backward passes a micro-batch; teacher: {_teacher(engine.teacher)}",
+        highlight=False,
+    )
+    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False)
+    for warning in made.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def plugins(options: Namespace) -> None:
+    """List plugins, broken ones with their errors, and names."""
+    registry = default_registry()
+    found = Table("plugin", "module", "state", title="plugins")
+    for name, module in registry.loaded.items():
+        found.add_row(name, module, "loaded")
+    for name, error in registry.broken.items():
+        found.add_row(name, "", f"[red]broken[/]: {escape(error)}")
+    names = Table("kind", "name", "plugin", title="registered names")
+    for kind in ("strategy", "model", "dataset"):
+        for name in registry.names(kind):
+            names.add_row(kind, name, registry.owner(kind, name))
+    console = Console()
+    console.print(found)
+    console.print(names)
+
+
+def doctor(options: Namespace) -> int:
+    """Examine the data of a recipe; status 2 when something in it is broken."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    _check_json(options)
+    console, found = Console(), []
+    faults: dict[Fault, None] = {}
+    for name in ("source", "target", "eval"):
+        chosen = dataset_options(recipe, name)
+        if chosen is not None:
+            create = partial(dataset_from, chosen, f"data.{name}")
+            one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
+            found.append(examine_new(create, name=f"data.{name}", limit=options.sample, one_size=one_size))
+            compare(found[0], found[-1])
+            console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
+            faults |= dict.fromkeys(found[-1].faults)
+    console.print(counted(len(faults), "fault") if faults else "no faults", style="bold")
+    if options.json:
+        write_json(Path(options.json), {"faults": len(faults), "sets": [findings.to_dict() for findings in found]})
+    return 2 if faults else 0
+
+
+def bench(options: Namespace) -> None:
+    """Measure networks."""
+    measured = run_bench(
+        options.networks,
+        tuple(options.size),
+        options.variants or VARIANTS,
+        device=options.device,
+        threads=options.threads,
+        seconds=options.seconds,
+    )
+    _check_json(options)
+    rows = []
+    try:
+        for row in measured:
+            rows.append(row)
+            logger.info("%s, %s: %.1f ms", row.model, row.variant, row.median_ms)
+    finally:  # what is measured is kept when the next one fails
+        if rows:
+            Console().print(bench_table(rows))
+            if options.json:
+                write_json(Path(options.json), {"rows": [row.to_dict() for row in rows]})
+
+
+def export(options: Namespace) -> None:
+    """Write a run's model for other runtimes."""
+    loaded = load_run(options.run, device="cpu")
+    trained = _size(dataset_options(loaded.recipe, "eval") or {})
+    size = tuple(options.size) if options.size else trained or (512, 1024)
+    image = None if options.image is None else read_image(Path(options.image)).float() / 255
+    if around := [strategy.name for strategy in loaded.engine.stack.implementing("predictor")]:
+        logger.warning(
+            "the run predicts through %s; the file is of the network alone, and gives what it gives without.",
+            ", ".join(around),
+        )
+    written = export_model(
+        loaded.engine.network(options.teacher),
+        options.out,
+        size,
+        image=image,
+        classes=loaded.classes,
+        palette=loaded.palette,
+        calibrate=_calibration(options, loaded.recipe, size),
+    )
+    Console().print(str(written), soft_wrap=True, highlight=False)
+
+
+def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> list[Tensor] | None:
+    """Return the target's pictures that int8 is calibrated on, spread over a folder or a recipe's target; no labels."""
+    if not options.int8:
+        if options.calibrate:
+            raise DalibError("--calibrate names the pictures of --int8, which is not asked for; add it.")
+        return None
+    source = Path(options.calibrate) if options.calibrate else None
+    if source is not None and source.is_dir():
+        files = list(find_images(source).values())
+        pictures = [read_image(files[i]) for i in _spread(len(files))]
+    else:
+        dataset = build_dataset(recipe if source is None else load_recipe(source), "target")
+        if dataset is None:
+            raise DalibError("the recipe has no data.target to calibrate int8 on; name a folder with --calibrate.")
+        pictures = [dataset[i][0] for i in _spread(len(dataset))]
+    return [resize(picture[None].float() / 255, size, mode="bilinear", antialias=True)[0] for picture in pictures]
+
+
+def _spread(count: int) -> list[int]:
+    """Return up to ``CALIBRATED_ON`` positions, spread evenly over ``count``."""
+    wanted = min(count, CALIBRATED_ON)
+    return [i * count // wanted for i in range(wanted)]
+
+
+def _check_json(options: Namespace) -> None:
+    """Refuse a place for --json before the work whose result goes there."""
+    if options.json:
+        check_writable(Path(options.json))
+
+
+def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
+    value = parse_yaml(recipe.to_yaml())
+    value["data"]["eval"] = dataset_options(recipe, "eval")
+    for override in overrides:
+        apply_override(value, override)
+    return make_recipe(value)
+
+
+def _size(data: dict[str, object]) -> tuple[int, int] | None:
+    size = data.get("size")
+    return (size[0], size[1]) if isinstance(size, list) else None
+
+
+def _teacher(teacher: Teacher | None) -> str:
+    return "none" if teacher is None else f"EMA {teacher.decay}, BatchNorm {teacher.batch_norm}"
+
+
+def _described(number: int, row: PlannedStrategy) -> str:
+    """Return what one strategy does in the stack, a line an aspect: wide enough for a terminal of 80 columns."""
+    strategy = row.strategy
+    kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
+    forwards = "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards))
+    aspects = {
+        "hooks": ", ".join(row.hooks),
+        "reads": ", ".join(sorted(strategy.requires)),
+        "writes": ", ".join(sorted(strategy.writes | strategy.provides)),
+        "forwards": f"{forwards} (backward pass {row.group + 1})" if forwards and row.group is not None else "",
+        "sizes after": ", ".join(
+            f"{n} {'?' if size is None else f'{size[0]}x{size[1]}'}" for n, size in row.sizes.items()
+        ),
+    }
+    lines = [f"    {name:<12}{text}" for name, text in aspects.items() if text]
+    return "\n".join([f"{number}. {strategy.name}{kind}, weight {strategy.weight:g}", *lines])

@@ -1,0 +1,1 @@
+"""The engine and what a plugin author meets."""

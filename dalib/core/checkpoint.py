@@ -1,0 +1,128 @@
+"""Checkpoint files: tensors and primitives, written whole or not at all."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dalib.errors import CheckpointError, DalibError
+from dalib.files import load_tensors, replaced
+
+
+def write(state: Mapping[str, Any], path: Path, previous: Path | None = None) -> None:
+    """Write ``state`` to ``path``: to a temporary file beside it, flushed to the disk, then renamed over it.
+
+    torch's format is a ZIP archive, whose checksums tell damage.
+
+    Args:
+        previous: where the file that stands at ``path`` goes.
+
+    Raises:
+        DalibError: the disk is full, or the place cannot be written; the file at ``path`` is whole.
+    """
+    with replaced(path, previous) as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:  # how torch reports that a write has failed
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; only tensors and primitives, so that a stranger's file can be opened.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist.")
+    try:
+        state = load_tensors(path)
+    except Exception as error:  # a damaged file fails anywhere in torch's reader
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
+    if not isinstance(state, dict) or "model" not in state or "step" not in state:
+        raise CheckpointError(f"{path} is not a checkpoint of a run; expected the keys 'model' and 'step'.")
+    return state
+
+
+@contextmanager
+def taken_from(what: Path) -> Iterator[None]:
+    """Turn what fails in the body, whatever a stranger put under the right keys, into a CheckpointError.
+
+    Args:
+        what: the checkpoint or run to name.
+    """
+    try:
+        yield
+    except DalibError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{what} holds what no run writes ({reason:.200}); it cannot be used.") from error
+
+
+def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless ``state`` has the strategies, critics, optimisers and tensors of ``mine``."""
+    lacking = sorted(mine.keys() - state.keys())
+    if lacking:
+        raise CheckpointError(f"the checkpoint is not one of a training run: it lacks {', '.join(lacking)}.")
+    if state["stack"] != mine["stack"]:
+        raise CheckpointError(
+            f"the checkpoint's strategies are {_listed(state['stack'])}; this run's are {_listed(mine['stack'])}. "
+            "Resume with the recipe of the run, or start a new run."
+        )
+    if state["critics"].keys() != mine["critics"].keys():
+        raise CheckpointError(
+            f"the checkpoint's critics are {sorted(state['critics'])}; this run's are {sorted(mine['critics'])}."
+        )
+    if (state["teacher"] is None) != (mine["teacher"] is None):
+        raise CheckpointError("one of checkpoint and run has a teacher, the other has none.")
+    if bool(state["scaler"]) != bool(mine["scaler"]):
+        raise CheckpointError(
+            "one of checkpoint and run is in fp16, the other is not; resume in the precision of the run."
+        )
+    _check_tensors("the model", state["model"], mine["model"])
+    _check_optimizer("the model", state["optimizer"], mine["optimizer"])
+    if mine["teacher"] is not None:
+        _check_tensors("the teacher", state["teacher"], mine["teacher"])
+    for name, critic in mine["critics"].items():
+        _check_tensors(f"critic {name!r}", state["critics"][name]["module"], critic["module"])
+        _check_optimizer(f"critic {name!r}", state["critics"][name]["optimizer"], critic["optimizer"])
+
+
+def _listed(stack: list[list[str]]) -> str:
+    return ", ".join(name if name == kind else f"{name} ({kind})" for name, kind in stack) or "none"
+
+
+def _check_optimizer(what: str, state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Refuse another kind of optimiser, which torch would take and then fail with in its first step."""
+    found, expected = ([(sorted(g), len(g["params"])) for g in s["param_groups"]] for s in (state, mine))
+    if found != expected:
+        raise CheckpointError(
+            f"the optimiser of {what} is another one: the checkpoint's has {_groups(found)}; this run's has "
+            f"{_groups(expected)}. Resume with the recipe of the run, or start a new run."
+        )
+
+
+def _groups(groups: list[tuple[list[str], int]]) -> str:
+    return " and ".join(f"{count} parameters with {', '.join(options)}" for options, count in groups)
+
+
+def _check_tensors(what: str, state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    absent = sorted(mine.keys() - state.keys())
+    extra = sorted(state.keys() - mine.keys())
+    if absent or extra:
+        raise CheckpointError(
+            f"{what} of the checkpoint is another one: {len(absent)} tensors are absent ({', '.join(absent[:3])} ...) "
+            f"and {len(extra)} are unknown ({', '.join(extra[:3])} ...)."
+        )
+    for key, tensor in mine.items():
+        if state[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{what} of the checkpoint has {key} of shape {tuple(state[key].shape)}; this run's is "
+                f"{tuple(tensor.shape)}. Do the class counts differ?"
+            )

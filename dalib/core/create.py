@@ -1,0 +1,137 @@
+"""Models, data sets and strategies by name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dalib.core.strategy import Strategy
+from dalib.discovery import default_registry
+from dalib.errors import RecipeError, RegistryError
+from dalib.options import check_options
+from dalib.registry import Factory, Kind
+from dalib.yaml import parse_yaml
+
+if TYPE_CHECKING:
+    from dalib.data.dataset import SegmentationDataset
+
+Options = Mapping[str, Any]
+
+
+def create_model(name: str, num_classes: int = 19, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
+    """Create a model and wrap it: (B, 3, H, W) in [0, 1] -> logits (B, K, H, W) of the input's size.
+
+    Args:
+        name: a registered model, see ``list_models``.
+        weights: a file of weights, a checkpoint or a run folder to start from.
+        options: the factory's own.
+
+    Raises:
+        RegistryError: no model has that name.
+        RecipeError: an option is unknown or has a wrong value.
+        WeightsError: the file of weights does not fit.
+    """
+    return model_from({"use": name, "weights": weights, **options}, num_classes, name)
+
+
+def create_dataset(name: str, **options: Any) -> "SegmentationDataset":
+    """Create a data set; items are (image uint8 (3, H, W), label uint8 (H, W))."""
+    return dataset_from({"use": name, **options}, name)
+
+
+def create_strategy(use: str, /, **options: Any) -> Strategy:
+    """Create a strategy; ``name=`` in the options is its name in the stack, by default the registered one."""
+    return strategy_from({"use": use, **options}, use)
+
+
+def model_from(options: Options, num_classes: int, path: str) -> nn.Module:
+    """Create the model of ``{use: name, **options}``; ``path`` is where that stands, for messages."""
+    from dalib.models import load_weights, wrap_model
+
+    if num_classes < 1:
+        raise RecipeError(f"{path}.num_classes: expected at least 1, got {num_classes}.")
+    factory, rest = _factory("model", options)
+    weights = rest.get("weights")
+    checked = check_options(factory, {**_check_model(rest, path), "num_classes": num_classes}, path)
+    model = wrap_model(factory(**checked), num_classes)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def dataset_from(options: Options, path: str) -> "SegmentationDataset":
+    """Create the data set of ``{use: name, **options}``."""
+    factory, rest = _factory("dataset", options)
+    dataset: SegmentationDataset = factory(**check_options(factory, rest, path))
+    return dataset
+
+
+def strategy_from(options: Options, path: str) -> Strategy:
+    """Create the strategy of ``{use: name, **options}``."""
+    cls, rest = _factory("strategy", options)
+    strategy: Strategy = cls(**{"name": options["use"], **check_options(cls, rest, path)})
+    return strategy
+
+
+def _factory(kind: Kind, options: Options) -> tuple[Factory, dict[str, Any]]:
+    rest = dict(options)
+    return default_registry().get(kind, rest.pop("use")), rest
+
+
+def parse_use(text: str) -> dict[str, Any]:
+    """Return ``{use: name, **options}`` of "NAME key=value ...", whose values are YAML, as a command line gives it.
+
+    Raises:
+        RecipeError: a word after the name is no key=value, a key stands twice, or a value is no YAML.
+    """
+    name, *pairs = text.split() or [""]
+    options: dict[str, Any] = {"use": name}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise RecipeError(f"{text!r}: expected a name and options as key=value, got {pair!r}.")
+        if key in options:
+            raise RecipeError(f"{text!r}: {key!r} is given twice; give it once.")
+        options[key] = parse_yaml(value, f"{name}.{key}")
+    return options
+
+
+def check_use(kind: Kind, options: Options, path: str) -> None:
+    """Check ``{use: name, ...}`` of a recipe without making anything."""
+    name = options.get("use")
+    if not isinstance(name, str):
+        raise RecipeError(f"{path}.use: expected the name of a {kind}, got {name!r}.")
+    try:
+        factory = default_registry().get(kind, name)
+    except RegistryError as error:
+        raise RegistryError(f"{path}.use: {error}") from None
+    rest = {key: value for key, value in options.items() if key != "use"}
+    if kind == "model":
+        rest = _check_model(rest, path)
+    check_options(factory, rest, path)
+
+
+def _check_model(options: dict[str, Any], path: str) -> dict[str, Any]:
+    """Check what every model has beside its factory's options, and return what its factory gets."""
+    weights = options.pop("weights", None)
+    if not isinstance(weights, str | Path | None):
+        raise RecipeError(f"{path}.weights: expected a path or null, got {weights!r}.")
+    if "num_classes" in options:
+        raise RecipeError(f"{path}.num_classes: the data sets give the number of classes; drop it.")
+    return {"num_classes": 1, **options}
+
+
+def list_models() -> list[str]:
+    """Return the names of the registered models."""
+    return default_registry().names("model")
+
+
+def list_datasets() -> list[str]:
+    """Return the names of the registered data sets."""
+    return default_registry().names("dataset")
+
+
+def list_strategies() -> list[str]:
+    """Return the names of the registered strategies."""
+    return default_registry().names("strategy")

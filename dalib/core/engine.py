@@ -1,0 +1,366 @@
+"""The training engine: one loop that every strategy hooks into."""
+
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dalib.core import checkpoint
+from dalib.core.clock import Clock
+from dalib.core.context import SetupContext, TeacherSettings
+from dalib.core.critic import Critic, MakeOptimizer
+from dalib.core.forwards import Forwards
+from dalib.core.guard import Guard, NonFinitePolicy
+from dalib.core.optim import parameters_of, sgd
+from dalib.core.plan import make_plan
+from dalib.core.precision import Precision, PrecisionName
+from dalib.core.stack import Stack
+from dalib.core.step import Step
+from dalib.core.strategy import Strategy
+from dalib.core.teacher import Teacher
+from dalib.core.terms import Terms
+from dalib.data.bad_items import BadItems
+from dalib.data.batch import Batch
+from dalib.data.dataset import SegmentationDataset
+from dalib.data.loader import StreamLoader
+from dalib.device import choose_device
+from dalib.errors import CheckpointError, StackError
+from dalib.evaluation.evaluate import evaluate, inference
+from dalib.evaluation.result import Result
+from dalib.hooks import Predict
+from dalib.labels import default_classes
+from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.models.wrapper import network_of
+from dalib.randomness import seeded
+
+Schedule = Callable[[int], float]
+
+
+class Engine:
+    """Trains a model with an ordered stack of strategies.
+
+    Args:
+        model: (B, 3, H, W) in [0, 1] -> logits (B, K, H, W), as ``create_model`` and ``wrap_model`` give it.
+        strategies: the stack; list order is call order.
+        optimizer: makes the model's optimiser from its parameters; default SGD at 2.5e-4, see ``dalib.core.optim``.
+        schedule: factor on every learning rate, the critics' included, by optimiser step (from 0).
+        clip: greatest norm of the model's gradient. precision: ``fp32``, ``bf16`` or ``fp16``.
+        accumulate: micro-batches an optimiser step in ``fit``.
+        seed: with the step and the strategy's name it decides every random draw.
+        on_non_finite: when a term or gradient is NaN or infinite, ``stop`` with the state before that step, or ``skip``
+            the step, a bounded number of times.
+        loss: the segmentation loss; default the model's own ``segmentation_loss``, else cross-entropy.
+        device: default the GPU where there is one. classes: names, for strategies that want them.
+
+    Raises:
+        StackError: the strategies do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        strategies: Sequence[Strategy],
+        *,
+        optimizer: MakeOptimizer | None = None,
+        schedule: Schedule | None = None,
+        clip: float | None = None,
+        device: torch.device | str | None = None,
+        precision: PrecisionName = "fp32",
+        accumulate: int = 1,
+        seed: int = 0,
+        on_non_finite: NonFinitePolicy = "stop",
+        loss: SegmentationLossFunction | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self.device = choose_device(device)
+        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.stack = Stack(strategies)
+        self.precision = Precision(precision, self.device)
+        self.schedule = schedule
+        self.clip = clip
+        self.accumulate = accumulate
+        self.seed = seed
+        self.index = 0
+        self.clock = Clock(self.device)
+        self.segmentation_loss = loss or getattr(network_of(model), "segmentation_loss", None) or SegmentationLoss()
+        self.critics: dict[str, Critic] = {}
+        self._planned: dict[str, tuple[int, int]] = {}
+        self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)))
+        self.optimizer = (optimizer or sgd(lr=2.5e-4))(parameters_of(network_of(self.model)))
+        for each in self.optimizers:
+            for group in each.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+        self.guard = Guard(self, on_non_finite)
+
+    # ------------------------------------------------------------------------------------------------ one step
+
+    def step(self, *micro_batches: Batch) -> dict[str, Tensor]:
+        """Do one optimiser step and return its terms, unweighted and detached, by ``strategy/term``."""
+        self._plan(micro_batches[0])
+        self._begin()
+        parts = len(micro_batches)
+        terms, forwards = Terms(parts), self._forwards()
+        with self.guard.whole_step():
+            for micro, batch in enumerate(micro_batches):
+                step = Step(self.index, micro, batch.to(self.device), terms, forwards, self.segmentation_loss)
+                with torch.no_grad():
+                    self._call("pre_batch", step)
+                for group in self.stack.groups:
+                    self._backward([(s.weight, self._scalars("loss", s, step, terms)) for s in group], parts)
+                    step.detach_outputs()
+                with self._training_critics() as critics:
+                    scalars = [(1.0, self._scalars("critic_loss", s, step, terms)) for s in critics]
+                    self._backward(scalars, parts)
+            step.finite = self.guard.update(terms.losses, self._update)
+            with torch.no_grad():
+                self._call("post_step", step)
+            self.index += 1
+        return terms.means()
+
+    def _begin(self) -> None:
+        self.model.train()
+        factor = self.schedule(self.index) if self.schedule else 1.0
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * group.get("lr_scale", 1.0) * factor
+
+    def _backward(self, weighted: Sequence[tuple[float, Mapping[str, Tensor]]], accumulate: int) -> None:
+        """Backpropagate the weighted sum of the terms; a term that is a constant trains nothing."""
+        terms = [weight * term.float() for weight, terms in weighted for term in terms.values() if term.requires_grad]
+        if terms:
+            with self.clock.section("backward"):
+                self.precision.scaler.scale(torch.stack(terms).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
+
+    def _update(self) -> None:
+        """Step every optimiser that received a gradient, under one scaler that is updated once; then the teacher."""
+        scaler = self.precision.scaler
+        received = [self._optimizers[name] for name in self.gradients()]
+        with self.clock.section("optimizer"):
+            for optimizer in received:
+                scaler.unscale_(optimizer)
+                if self.clip is not None and optimizer is self.optimizer:
+                    nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+                scaler.step(optimizer)
+            if received:
+                scaler.update()
+        if self.teacher:
+            with self.clock.section("teacher"):
+                self.teacher.update(self.model, self.index)
+
+    def _scalars(self, hook: str, strategy: Strategy, step: Step, terms: Terms) -> dict[str, Tensor]:
+        scalars = self.stack.scalars(hook, strategy, step)
+        terms.add(strategy.name, scalars)
+        return scalars
+
+    def _call(self, hook: str, step: Step) -> None:
+        for strategy in self.stack.implementing(hook):
+            self.stack.call(hook, strategy, step=step)
+
+    @contextmanager
+    def _training_critics(self) -> Iterator[tuple[Strategy, ...]]:
+        for critic in self.critics.values():
+            critic.unfreeze()
+        try:
+            yield self.stack.implementing("critic_loss")
+        finally:
+            for critic in self.critics.values():
+                critic.freeze()
+
+    def _forwards(self) -> Forwards:
+        teacher = self.teacher.module if self.teacher else None
+        return Forwards(self.model, teacher, self.precision, self.clock, self.device, self.seed)
+
+    # --------------------------------------------------------------------------------------------- many steps
+
+    def iterate(
+        self,
+        source: SegmentationDataset,
+        target: SegmentationDataset | None = None,
+        *,
+        steps: int,
+        batch_size: int,
+        workers: int = 0,
+        bad_items: BadItems | None = None,
+    ) -> Generator[dict[str, Tensor], None, None]:
+        """Train up to step number ``steps``, counted from the run's start, yielding the terms of each step.
+
+        A stream that no strategy reads is not loaded.
+
+        Args:
+            batch_size: images a domain an optimiser step, over all micro-batches.
+            bad_items: counts images that cannot be read; default the first ends the run.
+        """
+        datasets = self.stack.read({"source": source} | ({"target": target} if target is not None else {}))
+        draws = self.stack.draws(datasets)
+        loader = StreamLoader(datasets, draws, batch_size, self.accumulate, self.seed, workers, bad_items)
+        with loader.batches(self.index, steps, self.device) as batches:
+            while self.index < steps:
+                with self.clock.section("data"):
+                    micro_batches = next(batches)
+                yield self.step(*micro_batches)
+        self.guard.look(wait=True)
+
+    def fit(
+        self,
+        source: SegmentationDataset,
+        target: SegmentationDataset | None = None,
+        *,
+        steps: int,
+        batch_size: int,
+        workers: int = 0,
+        eval: SegmentationDataset | None = None,
+    ) -> Result | None:
+        """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it."""
+        for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, workers=workers):
+            pass
+        return None if eval is None else self.evaluate(eval)
+
+    def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
+        """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
+        model = self.network(teacher)
+        with self.clock.section("evaluation"):
+            return evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
+
+    def network(self, teacher: bool) -> nn.Module:
+        """Return the student, or the teacher; StackError where no strategy asked for one."""
+        if not teacher:
+            return self.model
+        if self.teacher is None:
+            raise StackError("there is no teacher to evaluate: no strategy of this stack asked for one.")
+        return self.teacher.module
+
+    def predict(self, images: Tensor, *, teacher: bool = False) -> Tensor:
+        """Return train ids (B, H, W) uint8 on the CPU for images (B, 3, H, W) uint8, through the predictors."""
+        model = self.network(teacher)
+        with inference(model):
+            logits = self.predictor(model)(images.to(self.device).float() / 255)
+        return logits.argmax(1).to(torch.uint8).cpu()
+
+    def predictor(self, model: nn.Module) -> Predict:
+        """Return ``predict(images) -> logits`` with what the strategies put around the model."""
+
+        def predict(images: Tensor) -> Tensor:
+            with self.precision.autocast():
+                logits: Tensor = model(images)
+            return logits.float()
+
+        return self.stack.predictor(model, predict)
+
+    # --------------------------------------------------------------------------------------------------- state
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.model.num_classes)  # type: ignore[arg-type]
+
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """The model's optimiser and those of the critics."""
+        return tuple(self._optimizers.values())
+
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"the model": self.optimizer} | {f"critic {n!r}": c.optimizer for n, c in self.critics.items()}
+
+    def gradients(self) -> dict[str, list[Tensor]]:
+        """Return the gradients that this step gave, by ``the model`` or ``critic 'name'``."""
+        received = {
+            name: [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            for name, optimizer in self._optimizers.items()
+        }
+        return {name: gradients for name, gradients in received.items() if gradients}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that moves in training: tensors and primitives, after whole and finite steps alone.
+
+        Raises:
+            NonFiniteError: a step that the host has not yet looked at went bad; the state is that before it.
+            CheckpointError: an error broke off the last step in its update.
+        """
+        self.guard.look(wait=True)
+        if self.guard.torn:
+            raise CheckpointError(
+                f"step {self.index + 1} broke off in the middle of its update, so its state is neither that before nor "
+                "that after it. Go on from the last checkpoint."
+            )
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": network_of(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "teacher": network_of(self.teacher.module).state_dict() if self.teacher else None,
+            "critics": {name: critic.state_dict() for name, critic in self.critics.items()},
+            "strategies": self.stack.state_dict(),
+            "skipped": self.guard.state_dict(),
+            "stack": [[s.name, s.registered_name] for s in self.stack.strategies],
+            "seed": self.seed,
+            "step": self.index,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned; strict, and nothing changes if it does not fit."""
+        checkpoint.check_fits(state, self._state())
+        network_of(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        if self.teacher:
+            network_of(self.teacher.module).load_state_dict(state["teacher"])
+        for name, critic in self.critics.items():
+            critic.load_state_dict(state["critics"][name])
+        self.stack.load_state_dict(state["strategies"])
+        self.guard.load_state_dict(state["skipped"])
+        self.seed, self.index = state["seed"], state["step"]
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        checkpoint.write(self.state_dict(), Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a checkpoint, bit for bit."""
+        state = checkpoint.read(Path(path))
+        with checkpoint.taken_from(Path(path)):
+            self.load_state_dict(state)
+
+    def close(self) -> None:
+        """Let the strategies release what they took."""
+        self.stack.teardown()
+
+    # --------------------------------------------------------------------------------------------------- start
+
+    def _set_up(self, classes: tuple[str, ...]) -> Teacher | None:
+        settings = TeacherSettings()
+        for strategy in self.stack.implementing("setup"):
+            ctx = SetupContext(
+                strategy=strategy.name,
+                model=self.model,
+                num_classes=self.num_classes,
+                classes=classes,
+                device=self.device,
+                loss=self.segmentation_loss,
+                _precision=self.precision,
+                _critics=self.critics,
+                _teacher=settings,
+            )
+            with seeded(self.device, self.seed, "setup", strategy.name):
+                self.stack.call("setup", strategy, ctx=ctx)
+        return Teacher(self.model, settings.decay, settings.batch_norm) if settings.asked else None
+
+    def _plan(self, batch: Batch) -> None:
+        """Check the model, and the stack against the streams that really come, whenever these change."""
+        sizes = {name: stream.size for name, stream in batch.items()}
+        if sizes != self._planned:
+            if not any(p.requires_grad for p in self.model.parameters()):
+                raise StackError(
+                    "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
+                    "returns is for inference."
+                )
+            for message in make_plan(self.stack, sizes).warnings:
+                warnings.warn(message, stacklevel=3)
+            self._planned = sizes

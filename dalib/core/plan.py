@@ -1,0 +1,119 @@
+"""Mistakes in a stack, found before the first step by following what each strategy reads and writes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dalib.core.hookspecs import HOOKS
+from dalib.core.stack import Stack
+from dalib.core.strategy import Strategy
+from dalib.errors import StackError
+
+Size = tuple[int, int] | None  # (H, W); None = not known yet
+
+# Target labels never reach training, so no strategy can require them.
+GIVEN = {"source": ("image", "label", "index"), "target": ("image", "index")}
+
+
+@dataclass(frozen=True)
+class PlannedStrategy:
+    """One row of a plan: what a strategy does in the stack, and the streams' sizes after it."""
+
+    strategy: Strategy
+    hooks: tuple[str, ...]
+    group: int | None
+    sizes: dict[str, Size]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stack that fits together, in order, and what looks unintended in it."""
+
+    rows: tuple[PlannedStrategy, ...]
+    warnings: tuple[str, ...]
+
+
+def make_plan(stack: Stack, streams: Mapping[str, Size]) -> Plan:
+    """Follow the streams through the stack; raise StackError at the first thing that cannot work.
+
+    Args:
+        streams: the loader's streams, ``source`` and ``target``, with their (H, W) where known.
+    """
+    sizes: dict[str, Size] = dict(streams)
+    provided = {f"{stream}.{field}": "the data" for stream in streams for field in GIVEN.get(stream, ("image",))}
+    read: list[tuple[Strategy, str]] = []
+    rows, warnings = [], []
+    for position, strategy in enumerate(stack.strategies):
+        _check_required(stack.strategies, position, provided, streams)
+        _check_sizes(strategy, sizes)
+        changes = strategy in stack.implementing("pre_batch")
+        if changes:
+            warnings += [_stale(reader, field, strategy) for reader, field in read if field in strategy.writes]
+            read += [(strategy, field) for field in sorted(strategy.requires - strategy.writes)]
+            sizes = {name: size and strategy.resized(name, size) for name, size in sizes.items()}
+        _provide(strategy, provided, sizes)
+        rows.append(PlannedStrategy(strategy, _hooks(stack, strategy), _group(stack, strategy), dict(sizes)))
+    _check_forwards(stack, sizes)
+    return Plan(tuple(rows), tuple(warnings))
+
+
+def _check_required(
+    strategies: Sequence[Strategy], position: int, provided: Mapping[str, str], streams: Mapping[str, Size]
+) -> None:
+    strategy = strategies[position]
+    # What it writes need not be there yet, a weight for instance; the stream must.
+    written = {f"{field.split('.')[0]}.image" for field in strategy.writes}
+    for field in sorted((strategy.requires | written) - provided.keys()):
+        stream = field.split(".")[0]
+        later = [other.name for other in strategies[position + 1 :] if field in other.provides]
+        if later:
+            advice = f"{later[0]!r} provides it later in the list; move {strategy.name!r} after {later[0]!r}."
+        elif field == "target.label":
+            advice = "Labels of the target never reach training; use a teacher's pseudo-labels."
+        elif stream in GIVEN and stream not in streams:
+            advice = f"There is no {stream} data; name it under data.{stream} of the recipe (or pass it to fit)."
+        else:
+            advice = f"Nothing provides it; the stack has {', '.join(sorted(provided))}."
+        raise StackError(f"strategy {strategy.name!r} needs {field}. {advice}")
+
+
+def _check_sizes(strategy: Strategy, sizes: Mapping[str, Size]) -> None:
+    known = {name: sizes[name] for name in sorted(strategy.same_size) if sizes.get(name)}
+    if len(set(known.values())) > 1:
+        found = ", ".join(f"{name} {size[0]}x{size[1]}" for name, size in known.items() if size)
+        raise StackError(
+            f"strategy {strategy.name!r} needs streams of one size; it would get {found} (H x W). "
+            "Crop them before it, e.g. {use: augment, streams: [source, target], crop: [H, W]}, or set data.*.size."
+        )
+
+
+def _provide(strategy: Strategy, provided: dict[str, str], sizes: dict[str, Size]) -> None:
+    for field in sorted(strategy.provides):
+        if field in provided:
+            raise StackError(f"{field} is provided twice: by {provided[field]!r} and by {strategy.name!r}; drop one.")
+        provided[field] = strategy.name
+        shared = [sizes[name] for name in sorted(strategy.same_size) if name in sizes]
+        sizes.setdefault(field.split(".")[0], shared[0] if shared else None)
+
+
+def _check_forwards(stack: Stack, sizes: Mapping[str, Size]) -> None:
+    for strategy in stack.implementing("loss"):
+        for stream in sorted((strategy.forwards or frozenset()) - sizes.keys()):
+            raise StackError(
+                f"strategy {strategy.name!r} reads the student on stream {stream!r}, which nothing provides; "
+                f"there are {', '.join(sizes)}."
+            )
+
+
+def _stale(reader: Strategy, field: str, writer: Strategy) -> str:
+    return (
+        f"strategy {reader.name!r} reads {field} before {writer.name!r} changes it, so it sees the unchanged one; "
+        f"move {reader.name!r} after {writer.name!r} if that is not meant."
+    )
+
+
+def _hooks(stack: Stack, strategy: Strategy) -> tuple[str, ...]:
+    return tuple(hook for hook in HOOKS if strategy in stack.implementing(hook))
+
+
+def _group(stack: Stack, strategy: Strategy) -> int | None:
+    return next((i for i, members in enumerate(stack.groups) if strategy in members), None)

@@ -1,0 +1,207 @@
+"""The ordered stack of strategies: pluggy checks the hooks, the user's list gives the order."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+from torch import Tensor
+
+from dalib.core.hookspecs import HOOKS, StrategySpecs
+from dalib.core.step import Step
+from dalib.core.strategy import Strategy
+from dalib.errors import DalibError, StackError, StrategyError, add_to, suggest
+from dalib.hooks import PROJECT, Predict
+
+if TYPE_CHECKING:
+    from dalib.data.dataset import Draw, SegmentationDataset
+
+Groups = list[tuple[Strategy, ...]]
+T = TypeVar("T")
+
+_READING = ("pre_batch", "loss", "critic_loss", "post_step")  # hooks that see a step
+
+
+class Stack:
+    """Strategies in list order, and calls of their hooks in that order."""
+
+    def __init__(self, strategies: Sequence[Strategy]) -> None:
+        self.strategies = tuple(strategies)
+        _check_names(self.strategies)
+        self._hooks = _register(self.strategies)
+        self.groups = self._make_groups()
+
+    def implementing(self, hook: str) -> tuple[Strategy, ...]:
+        """Return the strategies that implement a hook, in order."""
+        return tuple(s for s in self.strategies if s in self._hooks[hook])
+
+    def call(self, hook: str, strategy: Strategy, **arguments: Any) -> Any:
+        """Call one strategy's hook with what it may do; see ``calling``."""
+        implementation = self._hooks[hook][strategy]
+        with calling(strategy, hook, arguments.get("step")):
+            return implementation.function(*(arguments[name] for name in implementation.argnames))
+
+    def streams(self) -> frozenset[str] | None:
+        """Return the streams that the strategies read; None where one does not declare it, so that it may be any."""
+        readers = [s for s in self.strategies if any(s in self._hooks[hook] for hook in _READING)]
+        if any(_undeclared(s, s in self._hooks["loss"]) for s in readers):
+            return None
+        fields = {field.split(".")[0] for s in readers for field in s.requires | s.writes}
+        return frozenset(fields).union(*(s.forwards or () for s in readers))
+
+    def scalars(self, hook: str, strategy: Strategy, step: Step) -> dict[str, Tensor]:
+        """Call ``loss`` or ``critic_loss`` and check that it returned named scalars."""
+        terms = self.call(hook, strategy, step=step)
+        if not isinstance(terms, Mapping):
+            raise StackError(
+                f"{hook} of strategy {strategy.name!r} must return a dict of scalars, such as "
+                f'{{"entropy": tensor}}; it returned {type(terms).__name__}.'
+            )
+        for name, term in terms.items():
+            if not isinstance(term, Tensor) or term.ndim != 0:
+                found = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else repr(term)
+                raise StackError(f"{hook} of strategy {strategy.name!r}: term {name!r} must be a scalar, got {found}.")
+        return dict(terms)
+
+    def read(self, streams: Mapping[str, T]) -> dict[str, T]:
+        """Return what belongs to those of the streams that a strategy may read, such as their data sets."""
+        read = self.streams()
+        return {name: what for name, what in streams.items() if read is None or name in read}
+
+    def draws(self, datasets: Mapping[str, "SegmentationDataset"]) -> "dict[str, Draw]":
+        """Return what strategies let the loader draw from, by stream; StackError where two want the same stream."""
+        draws: dict[str, Draw] = {}
+        owners: dict[str, str] = {}
+        for strategy in self.implementing("sampler"):
+            for stream, dataset in datasets.items():
+                draw = self.call("sampler", strategy, stream=stream, dataset=dataset)
+                if draw is None:
+                    continue
+                if stream in owners:
+                    raise StackError(
+                        f"strategies {owners[stream]!r} and {strategy.name!r} both sample the stream {stream!r}; "
+                        "a stream has one sampler: drop one of them."
+                    )
+                draws[stream], owners[stream] = calling(strategy, "sampler")(draw), strategy.name
+        return draws
+
+    def predictor(self, model: Any, predict: Predict) -> Predict:
+        """Return ``predict`` wrapped by every strategy's ``predictor``, the first in the list innermost."""
+        for strategy in self.implementing("predictor"):
+            predict = self.call("predictor", strategy, model=model, predict=predict)
+            predict = calling(strategy, "predictor")(predict)
+        return predict
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the strategies' states by name."""
+        states = {}
+        for strategy in self.strategies:
+            with calling(strategy, "state_dict"):
+                states[strategy.name] = dict(strategy.state_dict())
+        return states
+
+    def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take back what ``state_dict`` returned."""
+        for strategy in self.strategies:
+            with calling(strategy, "load_state_dict"):
+                strategy.load_state_dict(states[strategy.name])
+
+    def teardown(self) -> None:
+        """Call ``teardown`` in reverse order."""
+        for strategy in reversed(self.implementing("teardown")):
+            self.call("teardown", strategy)
+
+    def _make_groups(self) -> Groups:
+        """Partition the strategies with a loss: those that share a student forward share a graph.
+
+        One that does not declare its forwards may read any stream, so then there is one group of all. One that reads
+        none has no forward's graph to keep, and goes along with the first group.
+        """
+        strategies = self.implementing("loss")
+        if any(s.forwards is None for s in strategies) or not any(s.forwards for s in strategies):
+            return [strategies] if strategies else []
+        groups: list[tuple[frozenset[str], tuple[Strategy, ...]]] = []
+        for strategy in (s for s in strategies if s.forwards):
+            streams = strategy.forwards or frozenset()
+            members: tuple[Strategy, ...] = (strategy,)
+            for other in [g for g in groups if g[0] & streams]:
+                groups.remove(other)
+                streams, members = other[0] | streams, other[1] + members
+            groups.append((streams, members))
+        order = {strategy: i for i, strategy in enumerate(strategies)}
+        first, *others = sorted((m for _, m in groups), key=lambda m: min(map(order.__getitem__, m)))
+        first += tuple(s for s in strategies if not s.forwards)
+        return [tuple(sorted(members, key=order.__getitem__)) for members in (first, *others)]
+
+
+def _undeclared(strategy: Strategy, has_loss: bool) -> bool:
+    return type(strategy).requires is Strategy.requires or (has_loss and strategy.forwards is None)
+
+
+@contextmanager
+def calling(strategy: Strategy, hook: str, step: Step | None = None) -> Iterator[None]:
+    """Run a hook as the body, or a function decorated with it: errors that leave it say where they come from.
+
+    In a step the hook may read and write what its strategy declares, with draws and a section of the clock of its own.
+    A ``DalibError`` stays one, for it speaks to the user; any other error is a fault in code: ``StrategyError``.
+    """
+    where = f"strategy {strategy.name!r} in its hook {hook!r}" + (f" at step {step.index + 1}" if step else "")
+    try:
+        with step.running(hook, strategy) if step else nullcontext():
+            yield
+    except StrategyError:  # of a predictor inside this one
+        raise
+    except DalibError as error:
+        if error.raised_by is None:
+            error.raised_by = where
+            add_to(error, f"It was raised by {where}.")
+        raise
+    except Exception as error:
+        raise StrategyError(f"{where} raised {type(error).__name__}: {error}") from error
+
+
+def _check_names(strategies: Sequence[Strategy]) -> None:
+    seen: set[str] = set()
+    for strategy in strategies:
+        if not isinstance(strategy, Strategy):
+            raise StackError(f"a stack holds Strategy instances; got {strategy!r}. Did you pass the class?")
+        if strategy.name in seen:
+            raise StackError(
+                f"two strategies are named {strategy.name!r}; give one of them its own `name`, "
+                "which is its key in logs and checkpoints."
+            )
+        seen.add(strategy.name)
+
+
+def _register(strategies: Sequence[Strategy]) -> dict[str, dict[Strategy, pluggy.HookImpl]]:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(StrategySpecs)
+    for strategy in strategies:
+        _check_hooks(manager, strategy)
+        try:
+            manager.register(strategy, name=strategy.name)
+        except pluggy.PluginValidationError as error:
+            detail = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+            raise StackError(f"strategy {strategy.name!r} has a hook with a wrong argument: {detail}.") from error
+    return {hook: {impl.plugin: impl for impl in getattr(manager.hook, hook).get_hookimpls()} for hook in HOOKS}
+
+
+def _check_hooks(manager: pluggy.PluginManager, strategy: Strategy) -> None:
+    """Make the two mistakes that pluggy lets pass loud: a hook without its mark, a mark without a hook."""
+    kind = type(strategy)
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        marked = manager.parse_hookimpl_opts(kind, name) is not None
+        if name in HOOKS and not marked:
+            raise StackError(
+                f"strategy {strategy.name!r}: {kind.__name__}.{name} is named like a hook but lacks @hookimpl."
+            )
+        if marked and name not in HOOKS:
+            raise StackError(
+                f"strategy {strategy.name!r}: {kind.__name__}.{method.__name__} is not a hook.{suggest(name, HOOKS)}"
+            )
+    if kind.state_dict is not Strategy.state_dict and kind.load_state_dict is Strategy.load_state_dict:
+        raise StackError(
+            f"strategy {strategy.name!r} returns state but cannot load it: {kind.__name__} defines state_dict "
+            "without load_state_dict."
+        )

@@ -1,0 +1,198 @@
+"""Reads a dataset before anybody waits for it: counts, sizes, classes, and every faulty item in one pass."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from dalib.data.dataset import SegmentationDataset, checked_item, classes_of, item_name, same_classes
+from dalib.data.faults import Fault, collecting
+from dalib.errors import DataError
+from dalib.labels import IGNORE
+
+_SHOWN = 5  # items of a kind of fault, and names in a note
+
+
+@dataclass
+class Findings:
+    """What ``examine`` saw.
+
+    Fields:
+        length: items in the dataset. examined: those that were read.
+        sizes: how many images have each (H, W).
+        pixels: (256,) int64, labelled pixels by train id; 255 = ignored.
+        images: (256,) int64, images in which each train id occurs.
+        faults: each once; empty when all is well.
+        single_color: images of one colour: black frames and the like, no fault but seldom wanted.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    length: int = 0
+    examined: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    pixels: Tensor = field(default_factory=lambda: torch.zeros(256, dtype=torch.int64))
+    images: Tensor = field(default_factory=lambda: torch.zeros(256, dtype=torch.int64))
+    faults: list[Fault] = field(default_factory=list)
+    single_color: list[str] = field(default_factory=list)
+
+    @property
+    def ignored(self) -> float:
+        """Share of pixels that are ignored, 0..1."""
+        return float(self.pixels[IGNORE] / self.pixels.sum().clamp(min=1))
+
+    @property
+    def absent(self) -> list[str]:
+        """Classes that no pixel belongs to."""
+        return [name for name, count in zip(self.classes, self.pixels.tolist(), strict=False) if count == 0]
+
+    def notes(self) -> list[str]:
+        """What is no fault but worth a look."""
+        notes = []
+        if self.sizes and self.ignored == 1:
+            notes.append("every pixel is ignored: unlabelled images, or a label map that fits no id")
+        elif self.sizes and self.absent:
+            notes.append(f"classes without a pixel: {', '.join(self.absent)}")
+        if self.single_color:
+            more = ", ..." if len(self.single_color) > _SHOWN else ""
+            first = ", ".join(self.single_color[:_SHOWN])
+            notes.append(f"{counted(len(self.single_color), 'image')} of one colour: {first}{more}")
+        return notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything found, every fault included, for a JSON file."""
+        labelled = [*enumerate(self.classes), (IGNORE, "ignored")]
+        return {
+            "name": self.name,
+            "length": self.length,
+            "read": self.examined,
+            "faults": [fault._asdict() for fault in self.faults],
+            "sizes": [{"size": list(size), "images": count} for size, count in self.sizes.most_common()],
+            "pixels": {name: int(self.pixels[train_id]) for train_id, name in labelled},
+            "images": {name: int(self.images[train_id]) for train_id, name in labelled},
+            "notes": self.notes(),
+        }
+
+    def render(self, known: Collection[Fault] = ()) -> RenderableType:
+        """Return the findings for a rich console: faults by kind, then tables; ``known`` faults are not told again."""
+        new = [fault for fault in self.faults if fault not in known]
+        found = counted(len(self.faults), "fault") if self.faults else "no faults"
+        above = f", {len(self.faults) - len(new)} listed above" if len(new) < len(self.faults) else ""
+        title = f"{self.name}: {counted(self.length, 'image')}, {self.examined} read, {found}{above}"
+        parts: list[RenderableType] = [Text(title, style="bold"), *map(Text, _by_kind(new))]
+        if self.sizes:
+            parts += [self._size_table(), self._class_table()]
+        return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in self.notes()))
+
+    def _size_table(self) -> Table:
+        table = Table("H x W", "images", title="sizes", title_justify="left")
+        for (height, width), count in self.sizes.most_common():
+            table.add_row(f"{height} x {width}", str(count))
+        return table
+
+    def _class_table(self) -> Table:
+        table = Table("id", "class", "pixels %", "images", title="labels", title_justify="left")
+        total = max(int(self.pixels.sum()), 1)
+        pixels, images = self.pixels.tolist(), self.images.tolist()
+        for train_id, name in [*enumerate(self.classes), (IGNORE, "ignored")]:
+            table.add_row(str(train_id), Text(name), f"{100 * pixels[train_id] / total:.3f}", str(images[train_id]))
+        return table
+
+
+def examine(
+    dataset: SegmentationDataset,
+    *,
+    name: str = "dataset",
+    limit: int | None = None,
+    one_size: bool = False,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Findings:
+    """Read a dataset, any with the two methods of the protocol, and collect what is wrong instead of stopping at it.
+
+    Args:
+        limit: read at most this many items, evenly spread; None reads all.
+        one_size: images of different size are a fault, as they are where they make batches.
+        advance: called with (items done, items to do), for a progress bar.
+    """
+    findings = Findings(name, classes_of(dataset), len(dataset))
+    indices = _spread(len(dataset), limit)
+    for done, index in enumerate(indices, 1):
+        try:
+            image, label = checked_item(dataset, index)
+        except Exception as error:  # of whatever kind: a dataset may be anybody's
+            findings.faults.append(_fault(dataset, index, error))
+        else:
+            _count(findings, image, label, item_name(dataset, index))
+        findings.examined = done
+        advance(done, len(indices))
+    if not len(dataset):
+        findings.faults.append(Fault("", "expected images, found none; check its root, split and lists."))
+    if one_size and len(findings.sizes) > 1:
+        findings.faults.append(Fault("", "the images differ in size; give `size: [H, W]` to make batches of them."))
+    return findings
+
+
+def examine_new(create: Callable[[], SegmentationDataset], *, name: str = "dataset", **options: Any) -> Findings:
+    """Like ``examine``, for a dataset that may not even open: what stops it is a fault among the others."""
+    with collecting() as faults:
+        try:
+            dataset = create()
+        except DataError as error:
+            return Findings(name, faults=[*faults, Fault("", str(error))])
+    findings = examine(dataset, name=name, **options)
+    findings.faults = list(dict.fromkeys([*faults, *findings.faults]))
+    return findings
+
+
+def compare(first: Findings, other: Findings) -> None:
+    """Add a fault to ``other`` where its classes are not those of ``first``."""
+    try:
+        same_classes({findings.name: findings.classes for findings in (first, other) if findings.classes})
+    except DataError as error:
+        other.faults.append(Fault("", str(error)))
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 fault", "2 faults"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _by_kind(faults: Iterable[Fault]) -> list[str]:
+    """Return a line per kind of fault, the first one's reason, and under it the first items of thousands."""
+    kinds: dict[str, list[Fault]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.kind or fault.reason, []).append(fault)
+    lines = []
+    for alike in kinds.values():
+        lines.append(f"  {alike[0].reason}" + (f" ({len(alike)} of this kind)" if len(alike) > 1 else ""))
+        lines += [f"    {fault.item}" for fault in alike[:_SHOWN] if fault.item]
+        if len(alike) > _SHOWN:
+            lines.append(f"    and {len(alike) - _SHOWN} more")
+    return lines
+
+
+def _fault(dataset: SegmentationDataset, index: int, error: Exception) -> Fault:
+    """Return an item's error under the file that it is about, which may be that of the label."""
+    if isinstance(error, DataError):
+        return Fault(error.item or item_name(dataset, index), error.reason, error.kind)
+    return Fault(item_name(dataset, index), f"{type(error).__name__}: {error}")
+
+
+def _spread(length: int, limit: int | None) -> list[int]:
+    count = length if limit is None else min(limit, length)
+    return [i * length // count for i in range(count)]
+
+
+def _count(findings: Findings, image: Tensor, label: Tensor, item: str) -> None:
+    pixels = label.flatten().int().bincount(minlength=256)
+    findings.pixels += pixels
+    findings.images += pixels > 0
+    findings.sizes[image.shape[-2], image.shape[-1]] += 1
+    if (image == image[:, :1, :1]).all():
+        findings.single_color.append(item)

@@ -1,0 +1,151 @@
+"""From what a label file stores, ids or colours, to train ids."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from dalib.errors import DataError
+from dalib.labels import IGNORE, Color
+
+Channel = Literal["red", "green", "blue"]
+Unknown = Literal["error", "ignore"]
+
+_T = TypeVar("_T", int, Tensor)
+
+CHANNELS: tuple[Channel, ...] = ("red", "green", "blue")
+
+# fmt: off
+CITYSCAPES_IDS = {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9,
+    23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
+}
+# fmt: on
+"""Cityscapes' labelId to train id; GTA5 numbers its classes the same way."""
+
+
+class LabelMap(Protocol):
+    """Turns a stored label into train ids."""
+
+    def __call__(self, stored: Tensor, file: Path) -> Tensor:
+        """Map ``stored`` (C, H, W), uint8 or uint16, to uint8 (H, W) train ids; ``file`` is for messages alone.
+
+        Raises:
+            DataError: the file stores something else than this map reads.
+        """
+        ...
+
+
+class IdMap:
+    """Label files that store one class id a pixel.
+
+    Args:
+        ids: train id of each stored id; 255 stays 255 unless it is named.
+        unknown: what a stored id that is not named is: an "error", or "ignore" for 255.
+        channel: the channel of an RGB(A) file that holds the id; None: the file has one channel.
+        bits: 8 or 16, of each stored id.
+    """
+
+    def __init__(
+        self,
+        ids: Mapping[int, int],
+        *,
+        unknown: Unknown = "error",
+        channel: Channel | None = None,
+        bits: Literal[8, 16] = 8,
+    ) -> None:
+        self.channel = channel
+        self.bits = bits
+        self.table = torch.full((2**bits,), -1 if unknown == "error" else IGNORE, dtype=torch.int16)
+        self.table[IGNORE] = IGNORE
+        for stored, train_id in ids.items():
+            self.table[stored] = train_id
+
+    def __call__(self, stored: Tensor, file: Path) -> Tensor:
+        ids = self._ids(stored, file).int()
+        label = self.table[ids]
+        unknown = label < 0
+        if unknown.any():
+            found = ", ".join(str(i) for i in sorted(set(ids[unknown].tolist()))[:10])
+            raise DataError(
+                f"expected only class ids that the label map names, or 255; found {found}. "
+                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there.",
+                item=file,
+                kind="unknown ids or colours",
+            )
+        return label.to(torch.uint8)
+
+    def _ids(self, stored: Tensor, file: Path) -> Tensor:
+        if stored.dtype == torch.uint16 and self.bits == 8:
+            raise DataError(
+                "expected a label of 8 bits, found 16 bits; use the dataset `folder` with a label map "
+                "that says `bits: 16`, or save the labels as 8-bit PNG.",
+                item=file,
+            )
+        channels = stored.shape[0]
+        if self.channel is None:
+            if channels > 2:  # two are the id and an alpha channel
+                raise DataError(
+                    f"expected class ids in one channel, found {_mode(channels)}; use the dataset `folder` "
+                    "with a label map: `channel: red` for ids in a channel, `colors:` for painted classes.",
+                    item=file,
+                )
+            return stored[0]
+        if channels < 3:
+            raise DataError(
+                f"expected the class id in the {self.channel} channel of an RGB image, found "
+                f"{_mode(channels)}; for such files leave `channel` out of a `folder` label map.",
+                item=file,
+            )
+        return stored[CHANNELS.index(self.channel)]
+
+
+class ColorMap:
+    """Label files that paint each class in its colours.
+
+    Args:
+        colors: train id of each RGB colour.
+        unknown: what a colour that is not named is: an "error", or "ignore" for 255.
+    """
+
+    def __init__(self, colors: Mapping[Color, int], *, unknown: Unknown = "error") -> None:
+        self.unknown = unknown
+        by_code = sorted((_code(*color), train_id) for color, train_id in colors.items())
+        self.codes = torch.tensor([code for code, _ in by_code], dtype=torch.int32)
+        self.train_ids = torch.tensor([train_id for _, train_id in by_code], dtype=torch.uint8)
+
+    def __call__(self, stored: Tensor, file: Path) -> Tensor:
+        if stored.shape[0] < 3 or stored.dtype != torch.uint8:
+            raise DataError(
+                f"expected classes painted in 8-bit RGB colours, found {_mode(stored.shape[0])} of "
+                f"{stored.element_size() * 8} bits; where the file stores class ids, the label map takes `ids:`.",
+                item=file,
+            )
+        red, green, blue = stored[:3].int()
+        code = _code(red, green, blue)
+        position = torch.searchsorted(self.codes, code).clamp_(max=len(self.codes) - 1)
+        named = self.codes[position] == code
+        if self.unknown == "error" and not named.all():
+            found = "; ".join(f"{c >> 16},{c >> 8 & 255},{c & 255}" for c in sorted(set(code[~named].tolist()))[:5])
+            raise DataError(
+                f"expected only colours that the label map names; found {found}. "
+                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there.",
+                item=file,
+                kind="unknown ids or colours",
+            )
+        return self.train_ids[position].where(named, IGNORE)
+
+
+def identity(num_classes: int, **options: Any) -> IdMap:
+    """Labels that store train ids already; ``options`` are those of ``IdMap``."""
+    return IdMap({i: i for i in range(num_classes)}, **options)
+
+
+def _code(red: _T, green: _T, blue: _T) -> _T:
+    return red * 65536 + green * 256 + blue
+
+
+def _mode(channels: int) -> str:
+    return {1: "one channel", 2: "one channel with alpha", 3: "RGB", 4: "RGBA"}[channels]

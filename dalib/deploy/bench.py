@@ -1,0 +1,260 @@
+"""What networks cost on this machine: parameters, multiply-adds, latency, throughput and memory."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from dalib.core.create import model_from, parse_use
+from dalib.deploy.bfloat16 import in_bfloat16
+from dalib.deploy.cost import count_macs, peak_memory
+from dalib.deploy.export import streets, trace, write_onnx
+from dalib.deploy.fuse import fuse
+from dalib.deploy.quantize import quantize
+from dalib.deploy.runtimes import PACKAGES, Run, Size, open_onnx, require
+from dalib.device import choose_device, hardware_name
+from dalib.errors import DalibError, suggest
+from dalib.models import SegmentationModel
+
+FORMS = ("fused", "bf16", "channels-last", "compiled")  # in the order that they are applied in
+VARIANTS = ("eager", "channels-last", "fused", "bf16", "compiled", "fused+bf16+channels-last+compiled")
+RUNTIMES = ("onnxruntime", "openvino", "onnxruntime-int8", "openvino-int8")  # each alone, of the exported file
+ALONE = ("eager", *RUNTIMES)
+WARM_UP = 3
+FEWEST_RUNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One network in one form on one machine, fed one image at a time.
+
+    Fields:
+        parameters, inference_parameters: all, and all but those of training heads.
+        macs: multiply-adds of a forward, see ``dalib.deploy.cost.count_macs``.
+        median_ms, p95_ms: latency over ``runs`` forwards, the device synchronised after each.
+        processor_ms: median time that the processor itself works for a forward, summed over its threads; on one thread
+            of a machine that others use, too, this is the latency that it would show alone.
+        images_per_second: of forwards one behind the other, the device synchronised at the end.
+        peak_memory: bytes, see ``dalib.deploy.cost.peak_memory``; None for compiled code on a CPU and for runtimes,
+            which cannot be seen into.
+        hardware, threads, torch: what it was measured on.
+    """
+
+    model: str
+    variant: str
+    size: Size
+    parameters: int
+    inference_parameters: int
+    macs: int
+    median_ms: float
+    p95_ms: float
+    processor_ms: float
+    images_per_second: float
+    peak_memory: int | None
+    runs: int
+    hardware: str
+    threads: int
+    torch: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as primitives, for JSON."""
+        return asdict(self)
+
+
+def bench(
+    networks: Sequence[str],
+    size: Size = (512, 1024),
+    variants: Sequence[str] = VARIANTS,
+    *,
+    device: torch.device | str | None = None,
+    threads: int | None = None,
+    seconds: float = 5.0,
+) -> Iterator[Row]:
+    """Measure networks in each of the variants, with random weights if not said; yield a row as soon as it is known.
+
+    Args:
+        networks: registered models, see ``dalib.list_models``, alone or with options: "timm backbone=convnext_atto".
+        size: (H, W) of the image.
+        variants: "eager", forms out of "fused", "bf16", "channels-last" and "compiled", joined by "+", or the exported
+            file in "onnxruntime" or "openvino", with "-int8" quantised, calibrated on made-up streets; these on a CPU.
+        device: None: the GPU, if there is one.
+        threads: of the CPU; None: as many as PyTorch takes.
+        seconds: for how long latency is measured, and throughput again; at least five forwards.
+
+    Raises:
+        DalibError: an unknown variant or device, or a network that cannot be made, before anything is measured; or a
+            variant that this machine cannot run, when its turn comes.
+    """
+    chosen = choose_device(device)
+    for variant in variants:
+        check_variant(variant)
+    uses = [parse_use(network) for network in networks]
+    models = [cast(SegmentationModel, model_from(use, 19, use["use"])) for use in uses]
+
+    def rows() -> Iterator[Row]:
+        with cpu_threads(threads):
+            for network, model in zip(networks, models, strict=True):
+                for variant in variants:
+                    yield measure(model, size, variant, name=network, device=chosen, seconds=seconds)
+
+    return rows()
+
+
+def measure(
+    model: SegmentationModel,
+    size: Size,
+    variant: str = "eager",
+    *,
+    name: str,
+    device: torch.device | str | None = None,
+    seconds: float = 5.0,
+) -> Row:
+    """Measure one model, which stays as it is, in one variant; see ``bench``."""
+    device = choose_device(device)
+    forms = check_variant(variant)
+    form = in_form(model, forms).to(device)
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    if "channels-last" in forms:
+        image = image.contiguous(memory_format=torch.channels_last)
+    torch.compiler.reset()  # each model is compiled anew, and PyTorch stops compiling a function after eight of them
+    ready: Callable[[Tensor], Tensor] = form
+    if variant in RUNTIMES:
+        if device.type != "cpu":
+            raise DalibError(f"variant {variant!r} runs on a CPU, and the device is {device.type}; say --device cpu.")
+        ready = in_runtime(model, variant, size)
+    elif "compiled" in forms:
+        ready = compiled(form, image)
+    with torch.inference_mode():
+        times, processor, rate = time_forward(lambda: ready(image), device, seconds)
+    return Row(
+        model=name,
+        variant=variant,
+        size=size,
+        parameters=sum(p.numel() for p in model.parameters()),
+        inference_parameters=inference_parameters(model),
+        macs=count_macs(form, (1, 3, *size)),
+        median_ms=1000 * statistics.median(times),
+        p95_ms=1000 * sorted(times)[ceil(0.95 * len(times)) - 1],
+        processor_ms=1000 * statistics.median(processor),
+        images_per_second=rate,
+        peak_memory=None if ready is not form and device.type == "cpu" else peak_memory(form, image),
+        runs=len(times),
+        hardware=hardware_name(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
+def check_variant(variant: str) -> tuple[str, ...]:
+    """Return the forms that a variant joins, in the order that they are applied in.
+
+    Raises:
+        DalibError: an unknown variant, or a runtime whose package is absent.
+    """
+    if variant in RUNTIMES:
+        runtime = variant.removesuffix("-int8")
+        require(f"variant {variant!r}", (*PACKAGES, runtime), "openvino" if runtime == "openvino" else "onnx")
+        return ("fused",)
+    forms = [] if variant == "eager" else variant.split("+")
+    for form in forms:
+        if form not in FORMS:
+            raise DalibError(
+                f"unknown variant {variant!r} of a benchmark: {form!r} is no form."
+                f"{suggest(form, FORMS if len(forms) > 1 else (*FORMS, *ALONE))} Forms are joined by '+', as in "
+                f"fused+bf16; {', '.join(ALONE)} stand alone."
+            )
+    return tuple(form for form in FORMS if form in forms)
+
+
+def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel:
+    """Return a copy of ``model`` in eval mode and in these forms, but for "compiled"; see ``compiled``."""
+    model = fuse(model) if "fused" in forms else deepcopy(model).eval()
+    if "bf16" in forms:
+        model = in_bfloat16(model)
+    return model.to(memory_format=torch.channels_last) if "channels-last" in forms else model
+
+
+def compiled(model: SegmentationModel, image: Tensor) -> SegmentationModel:
+    """Return ``model`` compiled for images like this one; on the CPU with its weights frozen into the code.
+
+    Raises:
+        DalibError: compiling fails.
+    """
+    ready = torch.compile(model, dynamic=False)
+    # Not an option of torch.compile, since tracing reads the setting, too, and that happens at the first forward.
+    with torch.inference_mode(), torch._inductor.config.patch(freezing=image.device.type == "cpu"):
+        try:
+            ready(image)
+        except Exception as error:  # a missing compiler and one that does not work fail in ways of their own
+            reason = str(error).strip().partition("\n")[0]
+            raise DalibError(
+                f"the compiled form needs what torch.compile needs, on a CPU a C++ compiler, and that failed: {reason} "
+                "Install one (Debian's package is g++), name another in the environment variable CXX, or do without "
+                "compiled."
+            ) from error
+    return cast(SegmentationModel, ready)
+
+
+def in_runtime(model: SegmentationModel, variant: str, size: Size) -> Run:
+    """Return what runs the model, exported for images of this size, in a runtime of ``RUNTIMES``."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        write_onnx(trace(model, size, None), path, None)
+        if variant.endswith("-int8"):
+            quantize(path, path, streets(size, 2), goal=0)  # which classes change is of no interest to the clock
+        return open_onnx(path, variant.removesuffix("-int8"))
+
+
+def time_forward(
+    forward: Callable[[], object], device: torch.device, seconds: float
+) -> tuple[list[float], list[float], float]:
+    """Return seconds and processor seconds of single forwards, and how many a second are done one behind the other."""
+    for _ in range(WARM_UP):
+        forward()
+    _synchronize(device)
+    times: list[float] = []
+    processor: list[float] = []
+    while len(times) < FEWEST_RUNS or sum(times) < seconds:
+        started = time.process_time()
+        times.append(_timed(forward, 1, device))
+        processor.append(time.process_time() - started)
+    return times, processor, len(times) / _timed(forward, len(times), device)
+
+
+def inference_parameters(model: SegmentationModel) -> int:
+    """Count the parameters outside of the heads that only run in training."""
+    heads = tuple(f"{head}." for head in getattr(model.network, "training_heads", ()))
+    return sum(p.numel() for name, p in model.network.named_parameters() if not name.startswith(heads))
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Run with that many threads inside; None leaves them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(forward: Callable[[], object], repeats: int, device: torch.device) -> float:
+    started = time.perf_counter()
+    for _ in range(repeats):
+        forward()
+    _synchronize(device)
+    return time.perf_counter() - started
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

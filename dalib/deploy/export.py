@@ -1,0 +1,328 @@
+"""Export of a model to a file that runs without dalib, as ONNX or as torch.export, checked against the model itself."""
+
+import errno
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as tracing
+
+from dalib.deploy.fuse import fuse
+from dalib.deploy.quantize import Quantized, quantize
+from dalib.deploy.runtimes import PACKAGES, Run, Size, Sizes, open_onnx, require, texts, write_metadata
+from dalib.errors import DalibError
+from dalib.evaluation.evaluate import inference, model_device
+from dalib.models import SegmentationModel
+from dalib.models.backbones import Backbone
+from dalib.models.wrapper import unwrap
+
+logger = logging.getLogger("dalib")
+
+OPSET = 20
+REQUIRED_AGREEMENT = 0.999
+SHORTER, LONGER = 0.75, 1.25  # sides of the other sizes of the check, beside the one asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A file that was written, and how well it agrees with the model.
+
+    Fields:
+        format: what it is, with ONNX's opset.
+        sizes: the images that it takes.
+        agreement: by size (H, W), the share of an image's pixels whose class is the model's; of a file in int8, that of
+            the file in float32 that it was made from.
+        quantized: of a file in int8, how well it agrees with that.
+    """
+
+    path: Path
+    format: str
+    sizes: Sizes
+    agreement: dict[Size, float]
+    quantized: Quantized | None = None
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{100 * share:.2f} % at {h}x{w}" for (h, w), share in self.agreement.items())
+        text = f"{self.path}: {self.format}, for {self.sizes}; pixels that get the model's class: {shares} (HxW)"
+        return text if self.quantized is None else f"{text}\n{self.quantized}"
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    size: Size = (512, 1024),
+    *,
+    image: Tensor | None = None,
+    classes: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    calibrate: Sequence[Tensor] | None = None,
+) -> Export:
+    """Write ``model`` as ONNX (``.onnx``) or torch.export (``.pt2``), run the file, and compare it with the model.
+
+    The file's input ``images`` is (batch, 3, height, width) float32 RGB in [0, 1] for any batch, height and width, its
+    output ``logits`` is (batch, K, height, width); normalisation and the interpolation of the logits are inside. What
+    is written is ``fuse(model)``. A network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for the
+    multiples of its coarsest stride, or, where ``size`` is none, for ``size`` alone, as is a Swin transformer; see
+    ``size_multiple``. So is a network that the tracer follows for no other sizes.
+    The file says of itself, in ONNX's ``metadata_props`` or torch.export's ``extra_files``, what ``metadata`` gives.
+
+    Args:
+        size: (H, W) that it is traced at and compared at; where it takes others, at a lower and wider one, too, and at
+            a higher and narrower one.
+        image: (3, h, w) in [0, 1] to compare on; by default a procedural street scene.
+        classes, palette: names and (red, green, blue) of the K classes, for the file to say.
+        calibrate: pictures (3, H, W) of the file's size to quantise an ONNX file with, see ``quantize``; None: float32.
+
+    Raises:
+        DalibError: another suffix, a place that cannot be written, the packages for ONNX are absent, the model is none
+            of ``create_model`` or ``wrap_model``, or cannot be traced, or fewer than 99.9 % of the pixels agree. A file
+            that was there before stays.
+    """
+    path = Path(path)
+    if path.suffix not in (".onnx", ".pt2"):
+        raise DalibError(f"{path}: the suffix says the format; expected .onnx (ONNX) or .pt2 (torch.export).")
+    if path.suffix == ".onnx":
+        require("export to ONNX", PACKAGES, "onnx")
+    elif calibrate is not None:
+        raise DalibError(f"{path}: int8 is for ONNX; expected a path ending in .onnx.")
+    model = _check_wrapped(unwrap(model))
+    image = streets(size, 1)[0] if image is None else image
+    with _beside(path) as written:
+        try:
+            exported = _write(model, written, size, size_multiple(model, size), image)
+        except Exception as error:  # the tracer, the writer and what runs the file fail in many ways
+            logger.info("%s cannot take images of other sizes: %s", path, str(error).partition("\n")[0])
+            exported = _write_for_one_size(model, written, size, image)
+        exported = replace(exported, path=path)
+        _refuse_disagreement(exported)
+        if calibrate is not None:
+            exported = replace(exported, quantized=quantize(written, written, calibrate))
+        said = metadata(model, exported, classes, palette)
+        if path.suffix == ".onnx":
+            write_metadata(written, said)
+        else:
+            torch.export.save(torch.export.load(written), written, extra_files=texts(said))
+    return exported
+
+
+def metadata(
+    model: SegmentationModel, exported: Export, classes: Sequence[str] | None, palette: Sequence[Sequence[int]] | None
+) -> dict[str, object]:
+    """Return what a file says of itself: by whom and from what, for which images, and what its outputs mean."""
+    return {
+        "dalib": version("dalib-seg"),
+        "classes": classes,
+        "palette": palette,
+        "images": "RGB in [0, 1]; the file itself subtracts mean and divides by std",
+        "mean": model.mean.tolist(),
+        "std": model.std.tolist(),
+        "precision": "float32" if exported.quantized is None else "int8",
+        "size": exported.sizes.size,
+        "multiple": exported.sizes.multiple,
+        "least": exported.sizes.least,
+    }
+
+
+def _write(model: nn.Module, path: Path, size: Size, multiple: int | None, image: Tensor) -> Export:
+    as_onnx = path.suffix == ".onnx"
+    program = trace(model, size, multiple)
+    run = write_onnx(program, path, multiple) if as_onnx else write_program(program, path)
+    sizes = Sizes(size=size, multiple=multiple, least=1 if multiple != 1 else _least(run, model))
+    return Export(
+        path=path,
+        format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
+        sizes=sizes,
+        agreement=agreement(model, run, image, _checked(size, multiple)),
+    )
+
+
+def _write_for_one_size(model: nn.Module, path: Path, size: Size, image: Tensor) -> Export:
+    try:
+        return _write(model, path, size, None, image)
+    except Exception as error:
+        raise DalibError(f"the model cannot be exported: {error}") from error
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give a path in a temporary folder beside ``path``, to which the file goes when the body ends without an error."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise DalibError(f"{path} cannot be written: {error.strerror}.") from error
+    with folder:
+        yield Path(folder.name) / path.name
+        (Path(folder.name) / path.name).replace(path)
+
+
+def trace(model: nn.Module, size: Size, multiple: int | None) -> ExportedProgram:
+    """Return the program of ``fuse(model)`` for images (B, 3, H, W) of the sizes that ``multiple`` says, any B."""
+    # Channels-last memory, which training uses, would bind the program to sizes at which that differs.
+    plain = fuse(model).cpu().to(memory_format=torch.contiguous_format)
+    free = {0: Dim.DYNAMIC} if multiple is None else dict.fromkeys((0, 2, 3), Dim.DYNAMIC)
+    # Sizes of 1, as a pyramid's pools have them for small images, are like any other and make no condition.
+    with torch.no_grad(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        return torch.export.export(
+            plain if multiple in (1, None) else Whole(plain, multiple),
+            (torch.zeros(1, 3, *size),),
+            dynamic_shapes=(free,),
+        )
+
+
+def size_multiple(model: nn.Module, size: Size) -> int | None:
+    """Return what H and W of an exported model's images have to be multiples of, if it is traced at ``size``.
+
+    1, but for a model that pads as TensorFlow does, by amounts that timm computes from the size of what it pads, which
+    PyTorch's tracer takes minutes to follow and ONNX's longer. They are the same at all multiples of the backbone's
+    coarsest stride. None if ``size`` is no such multiple: then the amounts are those of ``size`` alone. None, too, for
+    a transformer of windows, such as Swin, whose padding to whole windows is another at every size.
+    """
+    if any("Window" in type(module).__name__ for module in model.modules()):
+        return None
+    if not any(type(module).__name__.endswith("Same") for module in model.modules()):
+        return 1
+    strides = [module.levels[-1][0] for module in model.modules() if isinstance(module, Backbone)]
+    whole = bool(strides) and all(side % max(strides) == 0 for side in size)
+    return max(strides) if whole else None
+
+
+class Whole(nn.Module):
+    """A model for images whose sides are multiples of one number, where TensorFlow's padding is known beforehand."""
+
+    def __init__(self, model: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.model = model
+        self.multiple = multiple
+        for name, module in [*model.named_modules()]:
+            if type(module).__name__ == "Conv2dSame":
+                model.set_submodule(name, nn.Sequential(nn.ZeroPad2d(_padding(module)), _unpadded(module)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, K, H, W)."""
+        for side in images.shape[-2:]:
+            torch._check(side % self.multiple == 0, lambda: f"expected sides that are multiples of {self.multiple}")
+        # ONNX knows no checks, but cells of another number of pixels cannot be made.
+        cells = F.pixel_unshuffle(images, self.multiple)
+        logits: Tensor = self.model(F.pixel_shuffle(cells, self.multiple))
+        return logits
+
+
+def _padding(conv: Any) -> tuple[int, int, int, int]:
+    """Return the padding (left, right, top, bottom) before a convolution of sides that are multiples of its stride."""
+    (top, bottom), (left, right) = (
+        ((total := max(dilation * (kernel - 1) + 1 - stride, 0)) // 2, total - total // 2)
+        for kernel, stride, dilation in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+    )
+    return left, right, top, bottom
+
+
+def _unpadded(conv: Any) -> nn.Conv2d:
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+    )
+    plain.load_state_dict(conv.state_dict())
+    return plain.requires_grad_(False)
+
+
+def write_onnx(program: ExportedProgram, path: Path, multiple: int | None) -> Run:
+    """Write the program as ONNX, weights inside, and return what runs the file in ONNX Runtime on the CPU."""
+    sides = {} if multiple is None else {2: "height", 3: "width"}
+    written = torch.onnx.export(
+        program,
+        input_names=["images"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        dynamic_shapes=({0: "batch", **sides},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert written is not None
+    written.save(str(path), external_data=False)
+    return open_onnx(path)
+
+
+def write_program(program: ExportedProgram, path: Path) -> Run:
+    """Write the program as torch.export does, and return what runs the file."""
+    torch.export.save(program, path)
+    run: Run = torch.export.load(path).module()
+    return run
+
+
+def agreement(model: nn.Module, run: Run, image: Tensor, sizes: Sequence[Size]) -> dict[Size, float]:
+    """Return, at each size (H, W), the share of pixels in which ``run`` agrees, of a batch: image and mirror image."""
+    shares, device = {}, model_device(model)
+    both = torch.stack([image, image.flip(-1)]).cpu()
+    with inference(model):
+        for height, width in sizes:
+            images = F.interpolate(both, (height, width), mode="bilinear", antialias=True)
+            same = run(images).argmax(1) == model(images.to(device)).argmax(1).cpu()
+            shares[height, width] = same.float().mean().item()
+    return shares
+
+
+def _check_wrapped(model: nn.Module) -> SegmentationModel:
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    if not isinstance(model, SegmentationModel) or not kinds <= {torch.float32}:
+        what = f"{type(model).__name__} in {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}"
+        raise DalibError(
+            "export takes a model as create_model and wrap_model give it, which normalises its images, in float32; "
+            f"this one is {what}."
+        )
+    return model
+
+
+def _least(run: Run, model: nn.Module) -> int:
+    """Return the shortest side of images that a file for any size runs on: 1, or what passes the coarsest cells."""
+    coarsest = max((module.levels[-1][0] for module in model.modules() if isinstance(module, Backbone)), default=1)
+    for side in (1, coarsest + 1):
+        try:
+            run(torch.zeros(1, 3, side, side))
+        except Exception as error:  # of the tracer's own kinds
+            refused = error
+        else:
+            return side
+    raise refused
+
+
+def _checked(size: Size, multiple: int | None) -> list[Size]:
+    if multiple is None:
+        return [size]
+    (lower, narrower), (higher, wider) = (
+        [max(int(share * side) // multiple, 1) * multiple for side in size] for share in (SHORTER, LONGER)
+    )
+    return [size, (lower, wider), (higher, narrower)]
+
+
+def streets(size: Size, count: int) -> list[Tensor]:
+    """Return procedural street scenes (3, H, W) in [0, 1]."""
+    from dalib.core.create import create_dataset
+
+    scenes = create_dataset("diorama", domain="target", split="val", size=size)
+    return [scenes[i][0].float() / 255 for i in range(count)]
+
+
+def _refuse_disagreement(exported: Export) -> None:
+    for (height, width), share in exported.agreement.items():
+        if share < REQUIRED_AGREEMENT:
+            raise DalibError(
+                f"{exported.path} ({exported.format}) gives the model's class to {100 * share:.2f} % of the pixels at "
+                f"{height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. It was not kept."
+            )

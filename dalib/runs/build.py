@@ -1,0 +1,100 @@
+"""From a checked recipe to the objects it names."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dalib.core.create import dataset_from, model_from, strategy_from
+from dalib.data.dataset import classes_of, same_classes
+from dalib.core.engine import Engine
+from dalib.errors import RecipeError
+from dalib.losses import SegmentationLoss
+from dalib.core.optim import OPTIMIZERS, SCHEDULES
+from dalib.randomness import seeded
+from dalib.runs.recipe import Options, Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from dalib.data.dataset import SegmentationDataset
+
+
+def dataset_options(recipe: Recipe, name: str) -> Options | None:
+    """Return the options of ``source``, ``target`` or ``eval``; None where the recipe has no such data.
+
+    ``eval`` defaults to the target with ``split: val``, and to the source's where there is no target.
+    """
+    options: Options | None = getattr(recipe.data, name)
+    if name == "eval" and options is None:
+        return {**(recipe.data.target or recipe.data.source), "split": "val"}
+    return options
+
+
+def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
+    """Return the data set ``source``, ``target`` or ``eval``; None where the recipe has none."""
+    options = dataset_options(recipe, name)
+    if options is None:
+        return None
+    dataset = dataset_from(options, f"data.{name}")
+    scored = getattr(dataset, "for_evaluation", None) if name == "eval" else None
+    return scored() if scored else dataset
+
+
+def forget_files(recipe: Recipe) -> None:
+    """Let the model be made without files of weights or a download: it gets its weights otherwise, or needs none."""
+    replaced = {"weights": None, "backbone_weights": None, "pretrained": False}
+    recipe.model.update({key: value for key, value in replaced.items() if recipe.model.get(key)})
+
+
+def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device") -> nn.Module:
+    """Return the model for these classes, its random weights drawn from the recipe's seed."""
+    with seeded(device, recipe.train.seed, "model"):
+        return model_from(recipe.model, len(classes), "model")
+
+
+def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], device: "torch.device") -> Engine:
+    """Return the engine with the recipe's stack, optimiser and schedule."""
+    strategies = [strategy_from(options, f"strategies[{i}]") for i, options in enumerate(recipe.strategies)]
+    optimizer, optimizer_options = _used(recipe.optimizer)
+    schedule = None
+    if recipe.schedule is not None:
+        used, rest = _used(recipe.schedule)
+        schedule = SCHEDULES[used](**{"steps": recipe.train.steps, **rest})
+    engine = Engine(
+        model,
+        strategies,
+        optimizer=OPTIMIZERS[optimizer](**optimizer_options),
+        schedule=schedule,
+        clip=recipe.train.clip,
+        device=device,
+        precision=recipe.train.precision,
+        accumulate=recipe.train.accumulate,
+        seed=recipe.train.seed,
+        on_non_finite=recipe.train.on_non_finite,
+        loss=_loss(recipe.loss, len(classes)),
+        classes=classes,
+    )
+    if recipe.evaluate.model == "teacher":
+        engine.network(teacher=True)  # raises here, not after the training
+    return engine
+
+
+def check_classes(**datasets: "SegmentationDataset | None") -> tuple[str, ...]:
+    """Return the classes that all data sets share; DataError where two differ."""
+    present = {f"data.{name}": classes_of(dataset) for name, dataset in datasets.items() if dataset is not None}
+    same_classes(present)
+    return next(iter(present.values()))
+
+
+def _loss(options: Options | None, num_classes: int) -> SegmentationLoss | None:
+    if options is None:
+        return None
+    weights = options.get("class_weights")
+    if weights is not None and len(weights) != num_classes:
+        raise RecipeError(f"loss.class_weights: expected {num_classes} values, one a class, got {len(weights)}.")
+    return SegmentationLoss(**options)
+
+
+def _used(options: Options) -> tuple[str, dict[str, Any]]:
+    rest = dict(options)
+    return rest.pop("use"), rest

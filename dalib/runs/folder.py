@@ -1,0 +1,123 @@
+"""The files of a run."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dalib.core import checkpoint
+from dalib.errors import CheckpointError, DalibError
+from dalib.files import append_line, checkpoints_of, remove_temporaries, write_json, write_text
+
+logger = logging.getLogger("dalib")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its recipe, environment, metrics, results, checkpoints, panels and report."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def panels(self) -> Path:
+        return self.path / "panels"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The last but one, to go on from where the last is damaged."""
+        return self.last.with_name("previous.pt")
+
+    @property
+    def best(self) -> Path:
+        return self.last.with_name("best.pt")
+
+    def kept(self, step: int) -> Path:
+        """Return where the checkpoint of a step goes that is kept for good."""
+        return self.last.with_name(f"step_{step:06d}.pt")
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Those that a run can go on from, the newest first; ``best.pt`` is not among them."""
+        return checkpoints_of(self.path)
+
+    def start(self, recipe: str, environment: Mapping[str, Any], *, again: bool = False) -> None:
+        """Begin a run here at step 0; a folder that holds one already is refused unless it is begun ``again``."""
+        if self.recipe.exists() and not again:
+            raise DalibError(
+                f"{self.path} already holds a run. Go on with it by --resume, or choose another folder with --out."
+            )
+        self.clean()
+        self.rewind(0)
+        write_json(self.environment, environment)
+        write_text(self.recipe, recipe)  # last, for it makes the folder a run's
+
+    def newest(self) -> dict[str, Any] | None:
+        """Read the newest whole checkpoint; a damaged one is named and set aside, and the one before it taken.
+
+        Raises:
+            CheckpointError: all are damaged.
+        """
+        damaged: dict[Path, CheckpointError] = {}
+        for path in self.checkpoints:
+            try:
+                state = checkpoint.read(path)
+            except CheckpointError as error:
+                damaged[path] = error
+                continue
+            for bad, reason in damaged.items():
+                aside = bad.replace(bad.with_name(f"{bad.name}.damaged"))
+                logger.warning("%s Set aside as %s; %s, of step %s, is whole.", reason, aside, path, state["step"])
+            return state
+        if damaged:
+            raise next(iter(damaged.values()))
+        return None
+
+    def clean(self) -> None:
+        """Remove what a process that was killed has left half-written."""
+        for folder in (self.path, self.last.parent, self.panels):
+            remove_temporaries(folder)
+
+    def discard(self) -> None:
+        """Take back what ``start`` wrote."""
+        self.recipe.unlink()
+        self.environment.unlink()
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Add a line to the metrics."""
+        append_line(self.metrics, json.dumps(metrics))
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics of steps after ``step``, which a resumed run will log again, and a line cut short."""
+        if not self.metrics.exists():
+            return
+        kept = [line for line in self.metrics.read_text().splitlines() if _logged_step(line) <= step]
+        write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,50 @@
+"""The few scenes of the evaluation data that a run is pictured on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from dalib.data.decode import resize_label
+from dalib.core.engine import Engine
+from dalib.evaluation.panels import sample_panel, write_png
+
+if TYPE_CHECKING:
+    from dalib.data.dataset import SegmentationDataset
+
+SCENES = 4
+LEGIBLE_HEIGHT = 192  # pixels
+
+
+class Samples:
+    """Scenes spread evenly over a data set, and what networks make of them, by caption."""
+
+    def __init__(self, dataset: "SegmentationDataset", palette: Sequence[tuple[int, int, int]]) -> None:
+        count = min(SCENES, len(dataset))
+        self._items = [dataset[(2 * i + 1) * len(dataset) // (2 * count)] for i in range(count)]
+        self._palette = palette
+        self._predictions: dict[str, list[Tensor]] = {}
+
+    def predict(self, caption: str, engine: Engine, *, teacher: bool = False) -> None:
+        """Keep what the engine's student or teacher predicts, under ``caption``."""
+        self._predictions[caption] = [engine.predict(image[None], teacher=teacher)[0] for image, _ in self._items]
+
+    def write(self, folder: Path) -> None:
+        """Write a panel a scene: image, truth, then every prediction in the order it was made."""
+        for number, (image, truth) in enumerate(self._items):
+            predictions = {caption: labels[number] for caption, labels in self._predictions.items()}
+            truth = resize_label(truth[None], (image.shape[-2], image.shape[-1]))[0]
+            panel = sample_panel(
+                enlarged(image),
+                enlarged(truth),
+                {caption: enlarged(label) for caption, label in predictions.items()},
+                self._palette,
+            )
+            write_png(folder / f"scene_{number}.png", panel)
+
+
+def enlarged(pixels: Tensor) -> Tensor:
+    """Return (..., H, W) with every pixel repeated, where the picture would be too small to look at."""
+    factor = max(1, LEGIBLE_HEIGHT // pixels.shape[-2])
+    return pixels.repeat_interleave(factor, -2).repeat_interleave(factor, -1)

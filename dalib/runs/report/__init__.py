@@ -1,0 +1,29 @@
+"""The report of a run: one HTML file that needs nothing beside it."""
+
+from pathlib import Path
+
+from dalib.files import write_atomically
+from dalib.runs.report.page import render
+from dalib.runs.report.run_files import read_run
+
+__all__ = ["write_report"]
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``report.html`` from what the run folder holds so far, and return its path.
+
+    Every part may be missing: a run that has just started gives a short report. Read are
+
+    - ``metrics.jsonl``: a line a logged step, with ``step``, terms named ``strategy/term``, ``eval/miou``, ``lr``,
+      ``images_per_second``;
+    - ``results.json``: ``miou``, ``iou`` by class name, ``counted`` (names that the mean is over), ``steps``,
+      ``seconds``, ``time`` (seconds by strategy name), ``before`` (``miou`` and ``iou`` before adaptation),
+      ``palette`` (RGB by class name);
+    - ``environment.json``, ``recipe.yaml`` and ``panels/*.png``.
+
+    Raises:
+        DataError: the folder holds none of these files.
+    """
+    path = run_folder / "report.html"
+    write_atomically(path, render(read_run(run_folder)).encode())
+    return path

@@ -1,0 +1,241 @@
+"""The page of a report: its sections, pure functions of the run that are empty where it has nothing for them."""
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, Color
+from dalib.runs.report.bars import Bar, bar_chart
+from dalib.runs.report.curves import line_chart, short
+from dalib.runs.report.run_files import RunRecord, Series
+
+COLORS = 8  # --c0 to --c7 of the style sheet
+EVALUATION = "eval/"
+
+
+def render(run: RunRecord) -> str:
+    """Return the whole page; it loads nothing."""
+    sections = (headline, overview, panels, losses, progress, settings)
+    body = "\n".join(section(run) for section in sections)
+    style = files("dalib.runs.report").joinpath("style.css").read_text(encoding="utf-8")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(run.name)} · dalib</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<header><p>dalib run</p><h1>{escape(run.name)}</h1></header>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def headline(run: RunRecord) -> str:
+    """The numbers that a reader looks for first."""
+    results, before = run.results, run.results.get("before", {})
+    rates = [value for _, value in run.curves.get("images_per_second", []) if math.isfinite(value)]
+    tiles = [
+        _tile("mIoU %", _percent(results.get("miou")), _against(results.get("miou"), before.get("miou")), main=True),
+        _tile("mIoU % before", _percent(before.get("miou"))) if before else "",
+        _tile("steps", f"{_steps(run):,}"),
+        _tile("time", _duration(results["seconds"])) if "seconds" in results else "",
+        _tile("images a second", f"{median(rates):.1f}", "median") if rates else "",
+    ]
+    return f'<section class="tiles">{"".join(tiles)}</section>'
+
+
+def overview(run: RunRecord) -> str:
+    """The score by class; beside it as training went on, and where the time went."""
+    beside = evaluation(run) + time(run)
+    columns = [f"<div>{column}</div>" for column in (classes(run), beside) if column]
+    return f'<div class="columns">{"".join(columns)}</div>' if columns else ""
+
+
+def evaluation(run: RunRecord) -> str:
+    """Scores on held-out images as training went on."""
+    curves = {name: series for name, series in run.curves.items() if name.startswith(EVALUATION)}
+    cards = [_chart(name, series, "var(--accent)", smooth=False) for name, series in curves.items()]
+    return _section("Evaluation", f'<div class="charts">{"".join(cards)}</div>' if cards else "")
+
+
+def losses(run: RunRecord) -> str:
+    """One chart for each loss term, coloured by its strategy."""
+    terms = {name: series for name, series in run.curves.items() if "/" in name and not name.startswith(EVALUATION)}
+    colors = _strategy_colors(run)
+    cards = [_chart(name, series, colors[name.split("/")[0]]) for name, series in terms.items()]
+    note = "<p>Each logged term faint, its running mean bold.</p>"
+    return _section("Learning curves", f'{note}<div class="charts">{"".join(cards)}</div>' if cards else "")
+
+
+def progress(run: RunRecord) -> str:
+    """Everything else that was logged, such as the learning rate."""
+    curves = {name: series for name, series in run.curves.items() if "/" not in name and name != "seconds"}
+    cards = [_chart(name, series, "var(--soft)", smooth=False) for name, series in curves.items()]
+    return _section("Training", f'<div class="charts">{"".join(cards)}</div>' if cards else "")
+
+
+def classes(run: RunRecord) -> str:
+    """IoU of each class, before and after."""
+    scores, before = run.results.get("iou", {}), run.results.get("before", {}).get("iou", {})
+    if not scores:
+        return ""
+    counted, palette = run.results.get("counted", list(scores)), _palette(run)
+    bars = [
+        Bar(
+            label=name,
+            value=score,
+            before=before.get(name),
+            figure=_percent(score),
+            note=_class_note(score, before.get(name), name in counted),
+            tone=_tone(score, before.get(name)) if name in counted else "tick",
+            swatch=palette.get(name, ""),
+            faint=name not in counted,
+        )
+        for name, score in scores.items()
+    ]
+    key = _key({"after": "var(--accent)", "before": "var(--before)"}) if before else ""
+    chart = bar_chart(bars, label="intersection over union by class", width=620, percent_axis=True)
+    return _section("IoU by class", f'{_protocol(run)}<div class="card">{key}{chart}</div>')
+
+
+def panels(run: RunRecord) -> str:
+    """Sample images with truth and predictions, and what the colours mean."""
+    pictures = "".join(_picture(path) for path in run.panels)
+    legend = _key(_palette(run) | {"ignored": "#000000"}, "legend")
+    return _section("Samples", f'<div class="card">{pictures}{legend}</div>' if pictures else "")
+
+
+def time(run: RunRecord) -> str:
+    """Seconds of each strategy and of the engine's own work; those with learning curves in their colour."""
+    seconds: dict[str, float] = run.results.get("time", {})
+    total, colors = sum(seconds.values()), _strategy_colors(run)
+    if not total:
+        return ""
+    longest = max(seconds.values())
+    bars = [
+        Bar(
+            label=name,
+            value=s / longest,
+            figure=_duration(s),
+            note=f"{s / total:.0%}",
+            color=colors.get(name, "var(--before)"),
+        )
+        for name, s in sorted(seconds.items(), key=lambda item: -item[1])
+    ]
+    return _section(
+        "Where the time went",
+        f'<div class="card">{bar_chart(bars, label="seconds by part of the step", width=380)}</div>',
+    )
+
+
+def settings(run: RunRecord) -> str:
+    """The recipe and the environment, so that the run can be repeated."""
+    rows = "".join(_row(key, value) for key, value in run.environment.items())
+    recipe = f'<div><h2>Recipe</h2><div class="card"><pre>{escape(run.recipe)}</pre></div></div>' if run.recipe else ""
+    table = f'<div><h2>Environment</h2><div class="card"><table>{rows}</table></div></div>' if rows else ""
+    return f'<section class="columns">{recipe}{table}</section>' if recipe or table else ""
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body}</section>" if body else ""
+
+
+def _tile(name: str, value: str, note: str = "", *, main: bool = False) -> str:
+    small = note if note.startswith("<") else f"<small>{escape(note)}</small>"
+    return f'<div class="card tile{" main" if main else ""}"><p>{name}</p><strong>{escape(value)}</strong>{small}</div>'
+
+
+def _chart(name: str, series: Series, color: str, *, smooth: bool = True) -> str:
+    bad = sum(not math.isfinite(value) for _, value in series)
+    warning = f"<p>{bad} of {len(series)} values are not finite</p>" if bad else ""
+    chart = line_chart(series, color=color, label=f"{name} by step", smooth=smooth)
+    last = f"<span>{short(series[-1][1])}</span>"
+    title = f'<h3><span><i class="dot" style="background:{color}"></i>{escape(name)}</span>{last}</h3>'
+    return f'<div class="card chart">{title}{chart}{warning}</div>'
+
+
+def _protocol(run: RunRecord) -> str:
+    """Two scores compare only under one protocol, so it stands beside them."""
+    results = run.results
+    if "protocol" not in results:
+        return ""
+    return f"<p>Protocol {escape(results['protocol'])}, {results.get('images', 0):,} images.</p>"
+
+
+def _picture(path: Path) -> str:
+    caption = escape(path.stem.replace("_", " "))
+    data = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _key(colors: Mapping[str, str], style: str = "key") -> str:
+    entries = (f'<span><i style="background:{color}"></i>{escape(name)}</span>' for name, color in colors.items())
+    return f'<div class="{style}">{"".join(entries)}</div>'
+
+
+def _palette(run: RunRecord) -> dict[str, str]:
+    known: dict[str, Color] = dict(zip(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, strict=True))
+    names = run.results.get("iou") or known
+    known |= {name: tuple(color) for name, color in run.results.get("palette", {}).items()}
+    return {name: "#{:02x}{:02x}{:02x}".format(*known[name]) for name in names if name in known}
+
+
+def _strategy_colors(run: RunRecord) -> dict[str, str]:
+    terms = [name for name in run.curves if "/" in name and not name.startswith(EVALUATION)]
+    strategies = dict.fromkeys(name.split("/")[0] for name in terms)
+    return {name: f"var(--c{i % COLORS})" for i, name in enumerate(strategies)}
+
+
+def _steps(run: RunRecord) -> int:
+    logged = max((series[-1][0] for series in run.curves.values()), default=0)
+    return int(run.results.get("steps", logged))
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _difference(after: float | None, before: float | None) -> str:
+    return "" if after is None or before is None else f"{100 * (after - before):+.1f}"
+
+
+def _class_note(after: float | None, before: float | None, counted: bool) -> str:
+    return "left out" if not counted else "absent" if after is None else _difference(after, before)
+
+
+def _tone(after: float | None, before: float | None) -> str:
+    return "tick" if after is None or before is None else "gain" if after >= before else "loss"
+
+
+def _against(after: float | None, before: float | None) -> str:
+    difference = _difference(after, before)
+    return f'<small class="{_tone(after, before)}">{difference} over before</small>' if difference else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def _row(key: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "".join(_row(f"{key} · {name}", part) for name, part in value.items())
+    plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"<tr><th>{escape(key)}</th><td>{escape(plain)}</td></tr>"

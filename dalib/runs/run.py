@@ -1,0 +1,247 @@
+"""A run: train what a recipe says, into a folder, and evaluate, picture and report it."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from dalib.core import checkpoint
+from dalib.runs.build import build_dataset, build_engine, build_model, check_classes
+from dalib.data.bad_items import BadItems
+from dalib.data.dataset import palette_of
+from dalib.data.loader import check_not_empty, first_size
+from dalib.device import choose_device
+from dalib.runs.progress import Display
+from dalib.core.engine import Engine
+from dalib.errors import CheckpointError, DalibError
+from dalib.evaluation.result import Result
+from dalib.files import write_json, write_text
+from dalib.runs.signals import Interruption
+from dalib.runs.loading import Earlier
+from dalib.runs.saving import Saving
+from dalib.evaluation.result import class_ids
+from dalib.core.plan import make_plan
+from dalib.runs.recipe import Recipe
+from dalib.runs.report import write_report
+from dalib.runs.environment import environment_of
+from dalib.runs.folder import RunFolder
+from dalib.runs.lock import locked
+from dalib.runs.resuming import check_same_recipe
+from dalib.runs.pictures import Samples
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path = "runs/run",
+    *,
+    resume: bool = False,
+    before: str | Path | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Train, evaluate and report; return the result on ``data.eval``.
+
+    Args:
+        out: the run's folder.
+        resume: go on from the folder's newest whole checkpoint; without one, start at step 0.
+        before: another run to show beside this one in panels and report, such as the source-only one.
+
+    Raises:
+        DalibError: a user's error; the recipe, data and stack are checked before the first step.
+    """
+    return Run(recipe, Path(out), console or Console(quiet=True), before).go(resume)
+
+
+class Run:
+    """One run in its folder."""
+
+    def __init__(self, recipe: Recipe, out: Path, console: Console, before: str | Path | None = None) -> None:
+        self.recipe = recipe
+        self.folder = RunFolder(out)
+        self.console = console
+        self.before = None if before is None else Earlier.read(Path(before))
+        source, self.target, held_out = (build_dataset(recipe, name) for name in ("source", "target", "eval"))
+        assert source is not None and held_out is not None
+        self.source, self.eval = source, held_out
+        self.palette = palette_of(self.eval)
+        self.classes = check_classes(source=self.source, target=self.target, eval=self.eval)
+        class_ids(recipe.evaluate.classes, self.classes)
+        device = choose_device(recipe.train.device)
+        self.engine = build_engine(recipe, build_model(recipe, self.classes, device), self.classes, device)
+        streams = {"source": self.source} | ({} if self.target is None else {"target": self.target})
+        check_not_empty(self.eval, "eval")
+        self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
+        sizes = {name: first_size(dataset, name, self.bad_items) for name, dataset in streams.items()}
+        make_plan(self.engine.stack, sizes)
+        self.seconds = 0.0  # trained so far, earlier sittings included
+        self.best = -1.0
+        self.saving = Saving(self.engine, self.folder, recipe.train, self._extras)
+        self.time: Counter[str] = Counter()  # of earlier sittings
+        self._logged = (0, 0.0)  # step and seconds of the last line of metrics
+
+    def go(self, resume: bool) -> Result:
+        """Train what is missing, then evaluate, picture and report."""
+        with locked(self.folder.path):
+            return self._go(resume)
+
+    def _go(self, resume: bool) -> Result:
+        samples = Samples(self.eval, self.palette)
+        fresh = not self.folder.recipe.exists()
+        self._begin(resume, samples)
+        try:
+            self._train()
+        except DalibError:
+            if fresh and not self.engine.index:  # data that make no first batch leave no run behind
+                self.folder.discard()
+            raise
+        result = self._score()
+        samples.predict("prediction after", self.engine, teacher=self._teacher)
+        samples.write(self.folder.panels)
+        self._finish(result)
+        return result
+
+    def _begin(self, resume: bool, samples: Samples) -> None:
+        state = None
+        if resume and self.folder.checkpoints:
+            check_same_recipe(self.folder.path, self.recipe.to_yaml())
+            state = self.folder.newest()
+        if state is None:
+            self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
+        samples.predict("prediction before", self.before.engine if self.before else self.engine)
+        if state is not None:  # only now, so that a resumed run, too, is pictured as it started
+            self._restore(state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        if not {"seconds", "best", "time", "bad_items"} <= state.keys():
+            raise CheckpointError(f"the checkpoint in {self.folder.path} is not one that `dalib train` wrote.")
+        with checkpoint.taken_from(self.folder.path):
+            self.engine.load_state_dict(state)
+            self.seconds, self.best = float(state["seconds"]), float(state["best"])
+            self.time, self.bad_items.messages = Counter(state["time"]), dict(state["bad_items"])
+        self.folder.clean()
+        write_text(self.folder.recipe, self.recipe.to_yaml())
+        self._logged, self.saving.saved = (self.engine.index, self.seconds), self.engine.index
+        self.folder.rewind(self.engine.index)
+        self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
+
+    def _train(self) -> None:
+        train, data = self.recipe.train, self.recipe.data
+        earlier, started = self.seconds, time.perf_counter()
+        steps = self.engine.iterate(
+            self.source,
+            self.target,
+            steps=train.steps,
+            batch_size=data.batch_size,
+            workers=data.workers,
+            bad_items=self.bad_items,
+        )
+        with (
+            Interruption() as interruption,
+            Display(self.console, train.steps, self.engine.index) as display,
+            self.saving.rescued(interruption),
+            closing(steps),
+        ):
+            for terms in steps:
+                self.seconds = earlier + time.perf_counter() - started
+                self._record(terms, display)
+                self.saving.save_due()
+                if interruption.signal is not None:
+                    raise self.saving.interrupted(interruption.signal)
+
+    def _record(self, terms: Mapping[str, Tensor], display: Display) -> None:
+        """Write a step's line of metrics, if it is due one."""
+        step, train = self.engine.index, self.recipe.train
+        metrics: dict[str, float] = {}
+        if step % train.log_every == 0 or step == train.steps:
+            metrics |= self._metrics(terms)
+        if train.eval_every and step % train.eval_every == 0 and step < train.steps:
+            metrics["eval/miou"] = self._score_on_the_way()
+        if metrics:
+            self.folder.log({"step": step, **metrics})
+            display.log(step, metrics)
+        display.step(step)
+
+    def _metrics(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """Fetch the step's terms from the device, the only wait for it in an ordinary step."""
+        guard = self.engine.guard
+        guard.look(wait=True)
+        values = torch.stack([term.float() for term in terms.values()]).tolist() if terms else []
+        images = (self.engine.index - self._logged[0]) * self.recipe.data.batch_size
+        rate = images / max(self.seconds - self._logged[1], 1e-9)
+        self._logged = (self.engine.index, self.seconds)
+        return {
+            **{name: value for name, value in zip(terms, values, strict=True) if math.isfinite(value)},
+            **({"skipped": guard.skipped} if guard.skipped else {}),
+            "lr": self.engine.optimizer.param_groups[0]["lr"],
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(rate, 3),
+            **({"bad_items": len(self.bad_items.messages)} if self.bad_items.messages else {}),
+        }
+
+    def _score_on_the_way(self) -> float:
+        """Score the model; the best checkpoint of these is kept, but a run's results are its last step's."""
+        miou = self._score().miou
+        if miou > self.best:
+            self.best = miou
+            self.saving.save_best()
+        return miou
+
+    def _extras(self) -> dict[str, Any]:
+        """Return what a checkpoint of a run holds beside the engine's state."""
+        return {
+            "recipe": self.recipe.to_yaml(),
+            "classes": list(self.classes),
+            "palette": [list(color) for color in self.palette],
+            "seconds": self.seconds,
+            "time": dict(self._time()),
+            "best": self.best,
+            "bad_items": self.bad_items.messages,
+        }
+
+    def _time(self) -> Counter[str]:
+        """Return seconds by section of the clock, earlier sittings included."""
+        return self.time + Counter(self.engine.clock.totals())
+
+    def _score(self) -> Result:
+        options = self.recipe.evaluate
+        return self.engine.evaluate(
+            self.eval,
+            teacher=self._teacher,
+            protocol=options.protocol,
+            classes=options.classes,
+            batch_size=options.batch_size,
+            limit=options.limit,
+        )
+
+    def _skipping(self, message: str) -> None:
+        self.console.print(
+            f"skipping a bad item: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
+
+    def _finish(self, result: Result) -> None:
+        results = {
+            **result.to_dict(),
+            "steps": self.engine.index,
+            "seconds": round(self.seconds, 1),
+            "model": self.recipe.evaluate.model,
+            "seed": self.recipe.train.seed,
+            "bad_items": self.bad_items.messages,
+            "time": {name: round(seconds, 3) for name, seconds in self._time().items()},
+            "palette": {name: list(color) for name, color in zip(self.classes, self.palette, strict=True)},
+        }
+        if self.before is not None:
+            results["before"] = self.before.scores
+        write_json(self.folder.results, results)
+        write_report(self.folder.path)
+        self.console.print(result.table())
+        self.console.print(f"report: {self.folder.path / 'report.html'}", soft_wrap=True)
+
+    @property
+    def _teacher(self) -> bool:
+        return self.recipe.evaluate.model == "teacher"

@@ -1,0 +1,212 @@
+"""The fully connected CRF (Kraehenbuehl and Koltun, NIPS 2011), which draws a prediction to the edges of its image."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from dalib.options import check_options
+
+TRUNCATION = 4  # standard deviations of position after which the smoothness kernel is cut
+
+LOWEST = -30.0  # exponent of the appearance kernel; what is smaller counts nothing, and subnormal numbers are slow
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseCRF:
+    """Mean-field inference under an appearance and a smoothness kernel between all pairs of pixels, with Potts labels.
+
+    ``k(i, j) = w_a exp(-|p_i - p_j|^2 / 2 s_a^2 - |I_i - I_j|^2 / 2 s_c^2)  +  w_s exp(-|p_i - p_j|^2 / 2 s_s^2)``
+
+    (their equation 3), each kernel K normalised to D^-1/2 K D^-1/2, where D holds the sums of K's rows, so that weights
+    mean the same at every size and deviation.
+
+    The smoothness kernel is a separable blur. The appearance kernel is approximated: pixel i hears cells of
+    ``cell`` x ``cell`` pixels, out to ``reach`` cells away, each cell as two: the summed beliefs of its pixels that are
+    brighter than its mean, and of the others, both at its centre and each at its mean colour. Of these the pixels of
+    one cell hear the ``heard`` that matter most to them together: most colours within reach are too far away to count.
+    With ``cell=1``, ``heard=None`` and a reach over the whole image it is exact.
+
+    Fields:
+        iterations: of the mean field, each an update of all pixels at once.
+        appearance_weight, smoothness_weight: w_a and w_s.
+        appearance_position, smoothness_position: s_a and s_s in pixels.
+        appearance_color: s_c in grey levels out of 255.
+        cell: pixels a side.
+        reach: cells each way.
+        heard: halves of cells, or None for all within reach; the kernel takes 4 ``heard`` bytes a pixel.
+
+    Raises:
+        RecipeError: a field has a value out of its range.
+    """
+
+    iterations: Count = 5
+    appearance_weight: NotNegative = 4.0
+    appearance_position: Positive = 67.0
+    appearance_color: Positive = 3.0
+    smoothness_weight: NotNegative = 3.0
+    smoothness_position: Positive = 3.0
+    cell: Count = 8
+    reach: Annotated[int, Field(ge=0)] = 12
+    heard: Count | None = 256
+
+    def __post_init__(self) -> None:
+        check_options(DenseCRF, vars(self), "DenseCRF")
+
+    def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return the logarithm of the beliefs, (B, K, H, W), after mean-field inference.
+
+        Args:
+            logits: (B, K, H, W), whose log-softmax is the unary term.
+            images: (B, 3, H, W) in [0, 1].
+        """
+        # In the formats of autocast, the differences of squares in the kernel would be noise.
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        with torch.autocast(logits.device.type, enabled=False):
+            return self._mean_field(logits.to(dtype), images.to(dtype))
+
+    def _mean_field(self, logits: Tensor, images: Tensor) -> Tensor:
+        unary = logits.log_softmax(1)
+        ones = torch.ones_like(unary[:, :1])
+        appearance, smoothness = self._appearance(images), self._blur
+        # A pixel hears itself, so that no sum of a row is below 1 but by the approximation.
+        scale_a, scale_s = appearance(ones).clamp(min=1).rsqrt(), smoothness(ones).rsqrt()
+        log_beliefs = unary
+        for _ in range(self.iterations):
+            beliefs = log_beliefs.exp()
+            messages = self.appearance_weight * scale_a * appearance(scale_a * beliefs)
+            messages = messages + self.smoothness_weight * scale_s * smoothness(scale_s * beliefs)
+            log_beliefs = (unary + messages).log_softmax(1)
+        return log_beliefs
+
+    def _appearance(self, images: Tensor) -> "CellFilter":
+        colors = images * (255 / self.appearance_color)
+        return CellFilter(colors, self.appearance_position, self.cell, self.reach, self.heard)
+
+    def _blur(self, x: Tensor) -> Tensor:
+        """Filter (B, C, H, W) with an unnormalised Gaussian of position, zeros outside."""
+        radius = int(TRUNCATION * self.smoothness_position + 0.5)
+        distance = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / self.smoothness_position
+        kernel = (-distance.square() / 2).exp()
+        rows = kernel.view(1, 1, -1, 1).repeat(x.shape[1], 1, 1, 1)
+        x = F.conv2d(x, rows, padding=(radius, 0), groups=x.shape[1])
+        return F.conv2d(x, rows.mT, padding=(0, radius), groups=x.shape[1])
+
+
+class CellFilter:
+    """A Gaussian filter of position and colour from the halves of cells to pixels.
+
+    Args:
+        colors: (B, 3, H, W) in standard deviations.
+        position: standard deviation in pixels.
+        cell: pixels a side.
+        reach: how many cells away, each way, a pixel hears.
+        heard: how many halves of cells the pixels of a cell hear, see ``DenseCRF``.
+    """
+
+    def __init__(self, colors: Tensor, position: float, cell: int, reach: int, heard: int | None) -> None:
+        self.size, self.cell, self.reach = colors.shape[-2:], cell, reach
+        colors = colors - colors.mean((2, 3), keepdim=True)  # keeps the squares below small
+        self.bright = self._is_bright(colors.mean(1, keepdim=True))
+        halves = self._halves(torch.cat((colors, torch.ones_like(colors[:, :1])), dim=1))
+        reached = self._reached(colors)
+        sums, counts = halves[reached][..., :3], halves[reached][..., 3]
+        centers = sums / counts[..., None].clamp(min=1)
+        # |a - b|^2 / 2 as a product: (a, -|a|^2 / 2, 1) . (b, 1, -|b|^2 / 2) is its negative.
+        pixels, one = self._pixels(colors), torch.ones_like
+        pixels = torch.cat((pixels, _half_square(pixels), one(pixels[..., :1])), dim=-1)
+        centers = torch.cat((centers, one(centers[..., :1]), _half_square(centers)), dim=-1)
+        real = self._pixels(torch.ones_like(colors[:, :1]))
+        nearness = -self._squared_distances(colors).repeat(1, 2) / (2 * position**2)
+        heard = min(heard or centers.shape[2], centers.shape[2])
+        # A row of cells at a time, which bounds the memory that the kernel takes before it is cut.
+        rows = [
+            _heaviest(_kernel(features, near, nearness), is_real, count, heard)
+            for features, is_real, near, count in zip(pixels, real, centers, counts, strict=True)
+        ]
+        self.kernel, places = (torch.stack(parts) for parts in zip(*rows, strict=True))
+        self.heard = reached.gather(2, places)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return sum_j k(i, j) x_j for every pixel i, (B, C, H, W)."""
+        return self._image(self.kernel @ self._halves(x)[self.heard], x.shape[0])
+
+    def _is_bright(self, brightness: Tensor) -> Tensor:
+        mean = self._cell_sums(brightness) / self._cell_sums(torch.ones_like(brightness))
+        height, width = self.size
+        spread = mean.repeat_interleave(self.cell, 2).repeat_interleave(self.cell, 3)[..., :height, :width]
+        return (brightness >= spread).to(brightness.dtype)
+
+    def _halves(self, x: Tensor) -> Tensor:
+        """Return sums over the halves of cells, (1 + 2 * B * h * w, C): a zero, all bright halves, all dark ones."""
+        sums = [self._cell_sums(x * half).permute(0, 2, 3, 1).flatten(0, 2) for half in (self.bright, 1 - self.bright)]
+        return torch.cat([torch.zeros_like(sums[0][:1]), *sums])
+
+    def _reached(self, x: Tensor) -> Tensor:
+        """Return the places in ``_halves`` of what cells of ``x`` reach, (rows of cells, B * columns, 2 * window)."""
+        batch, (rows, columns) = x.shape[0], (-(-side // self.cell) for side in self.size)
+        numbers = torch.arange(1, 1 + 2 * batch * rows * columns, device=x.device)
+        places = numbers.view(2, batch, 1, rows, columns)
+        return torch.cat([self._windows(half)[..., 0] for half in places], dim=2)
+
+    def _cell_sums(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(_whole_cells(x, self.cell), self.cell) * self.cell**2
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        """Rearrange (B, C, H, W) to (rows of cells, B * columns of cells, pixels of a cell, C)."""
+        s = self.cell
+        x = _whole_cells(x, self.cell)
+        x = x.view(*x.shape[:2], x.shape[2] // s, s, x.shape[3] // s, s)  # (B, C, h, s, w, s)
+        return x.permute(2, 0, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
+
+    def _image(self, x: Tensor, batch: int) -> Tensor:
+        """Undo ``_pixels``."""
+        s, (height, width) = self.cell, self.size
+        x = x.view(x.shape[0], batch, -1, s, s, x.shape[-1])  # (h, B, w, s, s, C)
+        return x.permute(1, 5, 0, 3, 2, 4).flatten(4, 5).flatten(2, 3)[..., :height, :width]
+
+    def _windows(self, cells: Tensor) -> Tensor:
+        """Return (rows of cells, B * columns, cells of a window, C) of cells (B, C, h, w), zeros outside."""
+        r, side = self.reach, 2 * self.reach + 1
+        x = F.pad(cells, (r, r, r, r)).unfold(2, side, 1).unfold(3, side, 1)  # (B, C, h, w, side, side)
+        return x.permute(2, 0, 3, 4, 5, 1).flatten(3, 4).flatten(1, 2)
+
+    def _squared_distances(self, like: Tensor) -> Tensor:
+        """Return (pixels of a cell, cells of a window) in pixels squared."""
+        s, r = self.cell, self.reach
+        pixel = torch.arange(s, device=like.device, dtype=like.dtype)
+        center = torch.arange(-r, r + 1, device=like.device, dtype=like.dtype) * s + (s - 1) / 2
+        axis = (pixel[:, None] - center).square()  # (pixel, cell) along either side
+        return (axis[:, None, :, None] + axis[None, :, None, :]).flatten(2, 3).flatten(0, 1)
+
+
+def _kernel(pixels: Tensor, centers: Tensor, nearness: Tensor) -> Tensor:
+    """Return (N, pixels of a cell, centers) of features (N, pixels of a cell, 5) and (N, centers, 5)."""
+    return torch.bmm(pixels, centers.mT).add_(nearness).clamp_(min=LOWEST).exp_()
+
+
+def _heaviest(kernel: Tensor, real: Tensor, counts: Tensor, heard: int) -> tuple[Tensor, Tensor]:
+    """Return the columns of (N, P, M) with the most weight, (N, P, heard), and their places, (N, heard).
+
+    Args:
+        real: (N, P, 1), 0 where a cell reaches over the image's edge, else 1.
+        counts: of pixels that each column stands for, (N, M).
+    """
+    places = ((real.mT @ kernel).squeeze(1) * counts).topk(heard, sorted=False).indices
+    return kernel.gather(2, places[:, None].expand(-1, kernel.shape[1], -1)), places
+
+
+def _half_square(x: Tensor) -> Tensor:
+    return -x.square().sum(-1, keepdim=True) / 2
+
+
+def _whole_cells(x: Tensor, cell: int) -> Tensor:
+    """Extend (B, C, H, W) with zeros at the right and below, to sides that are multiples of ``cell``."""
+    return F.pad(x, (0, -x.shape[-1] % cell, 0, -x.shape[-2] % cell))

@@ -1,0 +1,304 @@
+"""The command line: what it prints, what it refuses, and the status it ends with."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dalib import __version__
+from dalib.cli import main
+from dalib.data.diorama import Diorama
+from dalib.errors import DalibError
+from dalib.runs.folder import RunFolder
+from tests.command import RECIPE, TINY, refusal, run_dalib
+
+SIZES = "data.target.size=[48, 64]"
+FDA, DACS, SUPERVISED = "{use: fda}", "{use: dacs}", "{use: supervised}"
+
+# A stack that does not fit, as the override that makes it so, and the message.
+STACKS = [
+    ([f"strategies=[{SUPERVISED}, {SUPERVISED}]"], "two strategies are named 'supervised'; give one of them its own"),
+    (
+        [f"strategies=[{FDA}]", SIZES],
+        "strategy 'fda' needs streams of one size; it would get source 32x64,",
+    ),
+    ([f"strategies=[{DACS}]", SIZES], "strategy 'dacs' needs streams of one size; it would get source 32x64, target"),
+    ([f"strategies=[{DACS}, {{use: dacs, name: again}}]"], "mixed.image is provided twice: by 'dacs' and by 'again'"),
+    (
+        ["strategies=[{use: augment, streams: [mixed], flip: 0.5}, {use: dacs}]"],
+        "strategy 'augment' needs mixed.image. 'dacs' provides it later in the list; move 'augment' after 'dacs'.",
+    ),
+    (["strategies=[{use: supervised, streams: [target]}]"], "strategy 'supervised' needs target.label. Labels of the"),
+    (
+        [f"strategies=[{FDA}]", "data.target=null"],
+        "strategy 'fda' needs target.image. There is no target data;",
+    ),
+    (
+        ["strategies=[{use: dacs, ema: 0.9}, {use: dacs, name: b, ema: 0.99}]"],
+        "strategies 'dacs' and 'b' want different teachers: decay 0.9 and 0.99. An engine has one teacher;",
+    ),
+    (
+        ["strategies=[{use: supervised, class_weights: [1, 2]}]"],
+        "strategy 'supervised': class_weights has 2 values for 19 classes; give one a class.",
+    ),
+]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "streets.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A recipe and the folder of its run, by the command itself."""
+    folder = tmp_path_factory.mktemp("cli")
+    path = folder / "tiny.yaml"
+    path.write_text(TINY)
+    assert run_dalib("train", path, "--out", folder / "run", "train.steps=3") == 0
+    return path, folder / "run"
+
+
+@pytest.mark.parametrize(("overrides", "message"), STACKS, ids=[m[:40] for _, m in STACKS])
+def test_a_stack_that_does_not_fit_is_refused_before_anything_is_written(overrides, message, recipe, capsys):
+    assert message in refusal(capsys, "plan", recipe, *overrides)
+
+
+def test_plan_prints_the_stack_in_order_and_warns_of_a_stale_read(recipe, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    jitter = "{use: augment, streams: [source], color_jitter: [0.1, 0.1, 0.1, 0.1]}"
+    assert run_dalib("plan", recipe, f"strategies=[{FDA}, {jitter}, {SUPERVISED}, {DACS}]") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.index("fda") < printed.index("augment") < printed.index("supervised") < printed.index("dacs")
+    assert "backward passes a micro-batch; teacher: EMA 0.99, BatchNorm train" in printed
+    assert run_dalib("plan", recipe, f"strategies=[{DACS}, {jitter}, {SUPERVISED}]") == 0
+    warned = " ".join(capsys.readouterr().out.split())
+    assert "warning: strategy 'dacs' reads source.image before 'augment' changes it" in warned
+
+
+def test_train_leaves_a_run_and_takes_overrides_on_both_sides_of_options(trained):
+    _, folder = trained
+    results = json.loads((folder / "results.json").read_text())
+    assert results["steps"] == 3 and 0 <= results["miou"] <= 1
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_kept(trained, capsys):
+    recipe, folder = trained
+    before = (folder / "results.json").read_bytes()
+    assert refusal(capsys, "train", recipe, "--out", folder) == (
+        f"{folder} already holds a run. Go on with it by --resume, or choose another folder with --out."
+    )
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_resuming_with_another_recipe_is_refused_by_the_entry_that_differs(trained, capsys):
+    recipe, folder = trained
+    said = refusal(capsys, "train", recipe, "optimizer.lr=0.5", "--out", folder, "--resume")
+    assert f"the run in {folder} has optimizer.lr = " in said
+    assert "this recipe has 0.5. Resume with the run's own recipe" in said
+
+
+def test_a_checkpoint_of_another_stack_or_network_is_refused(trained, tmp_path, capsys):
+    recipe, run = trained
+    folder = tmp_path / "run"  # without recipe.yaml
+    shutil.copytree(run / "checkpoints", folder / "checkpoints")
+    said = refusal(capsys, "train", recipe, "strategies=[{use: minent}]", "--out", folder, "--resume")
+    assert said.startswith("the checkpoint's strategies are supervised; this run's are minent. Resume with the recipe")
+    said = refusal(capsys, "train", recipe, "model={use: bisenet}", "--out", folder, "--resume")
+    assert said.startswith("the model of the checkpoint is another one: ")
+
+
+def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
+    recipe, _ = trained
+    file = tmp_path / "run" / "checkpoints" / "last.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"PK damaged")
+    said = refusal(capsys, "train", recipe, "--out", tmp_path / "run", "--resume")
+    assert said.startswith(f"checkpoint {file} cannot be read: ")
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_can_be_evaluated_as_of_the_one_before_it(trained, tmp_path, capsys):
+    _, run = trained
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(run / "checkpoints", folder.last.parent)
+    shutil.copy(folder.last, folder.previous)
+    folder.last.write_bytes(b"PK damaged")
+    said = refusal(capsys, "evaluate", folder.path)
+    assert said.startswith(f"checkpoint {folder.last} cannot be read: ")
+    assert said.endswith(f"The one before it can be given in the folder's place: {folder.previous}.")
+    assert run_dalib("evaluate", folder.previous) == 0
+
+
+def test_resuming_a_finished_run_ends_well(trained, capsys):
+    recipe, folder = trained
+    assert run_dalib("train", recipe, "train.steps=3", "--out", folder, "--resume") == 0
+    assert "at step 3" in capsys.readouterr().out
+
+
+def test_evaluate_scores_a_run_and_a_checkpoint_alike(trained, tmp_path, capsys):
+    _, folder = trained
+    for number, run in enumerate((folder, folder / "checkpoints" / "last.pt")):
+        assert run_dalib("evaluate", run, "--json", tmp_path / f"{number}.json") == 0
+    first, second = (json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2))
+    assert first == second and first["miou"] == json.loads((folder / "results.json").read_text())["miou"]
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "images", "--out", "out"]], ids=["evaluate", "predict"])
+def test_a_run_that_is_none_is_named(command, tmp_path, capsys):
+    name, *rest = command
+    assert refusal(capsys, name, tmp_path / "none", *rest) == (
+        f"{tmp_path / 'none'} does not exist; expected a run folder or a checkpoint."
+    )
+    assert refusal(capsys, name, tmp_path, *rest).startswith(f"{tmp_path} has no checkpoint; expected ")
+    torch.save({"model": {}, "step": 1}, tmp_path / "foreign.pt")
+    said = refusal(capsys, name, tmp_path / "foreign.pt", *rest)
+    assert said.startswith(f"{tmp_path / 'foreign.pt'} holds no recipe, so its model is not known;")
+
+
+def test_evaluating_on_other_classes_is_refused(trained, capsys, monkeypatch):
+    monkeypatch.setattr(Diorama, "classes", ("road", "car"), raising=False)
+    assert refusal(capsys, "evaluate", trained[1]) == (
+        "the run has 19 classes and its evaluation data 2; evaluate on data with the classes that it was trained on."
+    )
+
+
+def test_plugins_lists_names_with_their_plugin(capsys):
+    assert run_dalib("plugins") == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("bundled", "dalib_plugins", "supervised", "bisenet", "diorama"))
+
+
+def test_an_interrupt_ends_with_130_and_a_stopped_run_with_128_and_its_signal(recipe, monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    class StoppedError(DalibError):
+        signal = 15
+
+    def stopped(options):
+        raise StoppedError("stopped at step 1.")
+
+    monkeypatch.setattr("dalib.cli.commands.plan", interrupted)
+    assert run_dalib("plan", recipe) == 130
+    monkeypatch.setattr("dalib.cli.commands.plan", stopped)
+    assert run_dalib("plan", recipe) == 143
+    assert capsys.readouterr().err == "dalib: stopped at step 1.\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(recipe, monkeypatch):
+    def faulty(options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("dalib.cli.commands.plan", faulty)
+    with pytest.raises(ZeroDivisionError):
+        run_dalib("plan", recipe)
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["plan", "r.yaml", "--sede=1"], ["plan", "r", "x"]])
+def test_wrong_usage_ends_with_status_2(arguments, capsys):
+    status = None
+    try:
+        status = run_dalib(*arguments)
+    except SystemExit as error:
+        status = error.code
+    assert status == 2 and capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--size", "0", "8"], ["--size", "8", "x"], ["--threads", "0"], ["--seconds", "nan"], ["--seconds", "-1"]],
+)
+def test_a_benchmark_of_nothing_is_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "bisenet", *arguments])
+    assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "run", "images", "--out", "o", "--size", "0", "5"],
+        ["predict", "run", "images", "--out", "o", "--size", "5", "-3"],
+        ["export", "run", "--out", "o.onnx", "--size", "0", "5"],
+        ["doctor", "recipe", "--sample", "-1"],
+        ["doctor", "recipe", "--sample", "0"],
+    ],
+)
+def test_sizes_and_numbers_of_images_start_at_1(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and "expected a whole number of at least 1, got" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_hold_the_json_is_refused_before_the_work(trained, tmp_path, monkeypatch, capsys):
+    def work(*_, **__):
+        raise AssertionError("worked for nothing")
+
+    recipe, run = trained
+    for name in ("dalib.deploy.bench.measure", "dalib.cli.commands.examine_new", "dalib.core.engine.Engine.evaluate"):
+        monkeypatch.setattr(name, work)
+    for command in (["bench", "bisenet", "--device", "cpu"], ["evaluate", run], ["doctor", recipe]):
+        assert refusal(capsys, *command, "--json", tmp_path).startswith(f"{tmp_path} is a folder; expected the path")
+
+
+def test_a_benchmark_takes_options_of_networks(tmp_path, capsys):
+    network, size = "timm backbone=mobilenetv3_small_050", ["--size", "32", "64", "--seconds", "0", "--device", "cpu"]
+    assert run_dalib("bench", network, *size, "--variants", "eager", "--json", tmp_path / "b.json") == 0
+    assert [row["model"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]] == [network]
+    assert refusal(capsys, "bench", "timm backbon=x").endswith("Did you mean 'backbone'?")
+
+
+def test_what_a_benchmark_has_measured_is_kept_when_the_next_form_fails(tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise DalibError("no compiler")
+
+    monkeypatch.setattr("dalib.deploy.bench.compiled", fails)
+    size = ["--size", "32", "64", "--seconds", "0", "--device", "cpu"]
+    assert main(["bench", "bisenet", *size, "--variants", "eager", "compiled", "--json", str(tmp_path / "b.json")]) == 2
+    printed = capsys.readouterr()
+    assert "12.1, 12.1" in printed.out and "dalib: no compiler" in printed.err
+    assert [row["variant"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]] == ["eager"]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "plan", "plugins", "doctor", "bench", "export"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0 and command in capsys.readouterr().out
+
+
+def test_help_and_version_need_no_torch():
+    code = (
+        "import sys\nfrom dalib.cli import main\ntry: main(['--version'])\n"
+        "except SystemExit as e: sys.exit(e.code or ('torch' in sys.modules))"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout.strip() == f"dalib {__version__}"
+
+
+def test_a_users_error_leaves_a_real_process_with_status_2_and_one_line(tmp_path):
+    environment = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dalib", "train", str(tmp_path / "none.yaml")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (2, f"dalib: {tmp_path / 'none.yaml'} does not exist.\n")
+
+
+def test_export_says_that_the_file_predicts_without_what_is_around_predictions(recipe, tmp_path, capsys):
+    strategies = "strategies=[{use: supervised}, {use: crf, cell: 4, reach: 2}]"
+    assert run_dalib("train", recipe, "--out", tmp_path / "run", "train.steps=1", strategies) == 0
+    capsys.readouterr()
+    assert run_dalib("export", tmp_path / "run", "--out", tmp_path / "net.pt2", "--size", 32, 64) == 0
+    assert "the run predicts through crf; the file is of the network alone" in capsys.readouterr().err
+
+
+def test_bench_tells_each_row_as_it_comes(capsys):
+    arguments = ("--size", 32, 32, "--seconds", 0, "--variants", "eager", "fused")
+    assert run_dalib("bench", "bisenet", *arguments) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bisenet, ")]
+    assert [line.split(":")[0] for line in told] == ["bisenet, eager", "bisenet, fused"]

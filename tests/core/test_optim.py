@@ -1,0 +1,134 @@
+"""Optimisers and schedules are torch's and the papers'."""
+
+import pytest
+import torch
+from torch import nn
+
+from dalib import Engine, StackError, hookimpl
+from dalib.core.optim import OPTIMIZERS, SCHEDULES, constant, parameters_of, poly, sgd
+from tests.tiny import Supervised, TinyModel, tiny_batch, tiny_model
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [
+        ("sgd", torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}),
+        ("adam", torch.optim.Adam, {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.0}),
+        ("adamw", torch.optim.AdamW, {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.01}),
+    ],
+)
+def test_a_named_optimiser_is_torchs_with_the_fields_defaults(name, kind, options):
+    made = OPTIMIZERS[name](lr=0.1)([nn.Parameter(torch.zeros(1))])
+    assert type(made) is kind
+    assert {key: made.param_groups[0][key] for key in options} == options
+
+
+def test_poly_follows_its_formula_from_1_to_0():
+    factor = poly(steps=10, power=0.9)
+    assert [factor(t) for t in range(11)] == pytest.approx([(1 - t / 10) ** 0.9 for t in range(11)])
+    assert factor(12) == 0.0
+
+
+def test_warmup_rises_linearly_to_the_curve():
+    factor, plain = poly(steps=100, warmup=4), poly(steps=100)
+    assert [factor(t) / plain(t) for t in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+
+
+def test_constant_stays():
+    assert {constant(steps=5)(t) for t in range(9)} == {1.0}
+    assert set(SCHEDULES) == {"poly", "constant"}
+
+
+def test_the_engine_scales_each_groups_own_rate_by_the_step():
+    def two_rates(parameters):
+        first, *rest = parameters
+        return torch.optim.SGD([{"params": [first], "lr": 1.0}, {"params": rest, "lr": 0.1}])
+
+    engine = Engine(tiny_model(), [Supervised()], optimizer=two_rates, schedule=lambda t: 0.5**t, device="cpu")
+    rates = []
+    for index in range(3):
+        engine.step(tiny_batch(index))
+        rates.append([group["lr"] for group in engine.optimizer.param_groups])
+    assert rates == [[1.0, 0.1], [0.5, 0.05], [0.25, 0.025]]
+
+
+def test_groups_of_iterators_train():
+    """As torch's own documentation writes them."""
+
+    class Grouped(TinyModel):
+        def parameter_groups(self):
+            yield {"params": self.parameters(), "lr_scale": 2.0}
+
+    model = Grouped()
+    engine = Engine(model, [Supervised()], optimizer=sgd(lr=0.3), device="cpu")
+    before = [p.clone() for p in model.parameters()]
+    engine.step(tiny_batch())
+    assert engine.optimizer.param_groups[0]["lr"] == 0.6
+    assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_a_parameter_that_stands_bare_is_one_of_its_group():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def parameter_groups(self):
+            return [{"params": self.scale}]
+
+    (group,) = parameters_of(network := Bare())
+    assert group["params"] == [network.scale]
+
+
+def test_a_network_without_parameters_is_refused():
+    with pytest.raises(StackError, match="ReLU has no parameters"):
+        parameters_of(nn.ReLU())
+
+
+def test_a_parameter_that_no_group_has_is_named_unless_it_is_frozen():
+    class Forgetful(TinyModel):
+        def parameter_groups(self):
+            return [{"params": self.body.parameters()}, {"params": self.auxiliary.parameters(), "lr_scale": 10.0}]
+
+    network = Forgetful()
+    with pytest.raises(StackError, match=r"parameter_groups of Forgetful leave out 'head.weight' and 1 more"):
+        parameters_of(network)
+    network.head.requires_grad_(False)
+    assert len(parameters_of(network)) == 2
+
+
+def test_without_a_schedule_the_rate_stays():
+    engine = Engine(tiny_model(), [Supervised()], optimizer=sgd(lr=0.3), device="cpu")
+    engine.step(tiny_batch())
+    assert engine.optimizer.param_groups[0]["lr"] == 0.3
+
+
+class Overflows(Supervised):
+    """Its gradients overflow in fp16 in the first step."""
+
+    @hookimpl
+    def loss(self, step):
+        value = step.segmentation_loss("source")
+        return {"loss": value * 1e4 if step.index == 0 else value}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_first_step_that_fp16s_scaler_skips_leaves_no_trace_in_the_optimiser(name):
+    engine = Engine(tiny_model(), [Overflows()], optimizer=OPTIMIZERS[name](lr=0.01), device="cpu", precision="fp16")
+    before = [parameter.detach().clone() for parameter in engine.model.parameters()]
+    junk = [torch.full_like(parameter, 1e30) for parameter in before]
+    del junk  # what torch's fused SGD would take for a momentum
+    engine.step(tiny_batch())
+    assert all(torch.equal(a, b) for a, b in zip(before, engine.model.parameters(), strict=True))
+    assert engine.precision.scaler.get_scale() < 2**16
+    assert not any(value.any() for state in engine.optimizer.state.values() for value in state.values())
+
+
+def test_a_parameter_may_have_its_first_gradient_late():
+    first, second = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = sgd(lr=0.1, weight_decay=0.0)([first, second])
+    for parameters in ([first], [first, second]):
+        for parameter in parameters:
+            parameter.grad = torch.ones(3)
+        optimizer.step()
+    torch.testing.assert_close(second.detach(), torch.full((3,), 0.9))

@@ -1,0 +1,284 @@
+"""An author's mistake in a strategy is one message before the first step; calls come in the order of the list."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from dalib import Engine, Strategy, hookimpl
+from dalib.core.stack import Stack
+from dalib.errors import StackError
+from tests.tiny import Entropy, Supervised, TinyData, tiny_batch, tiny_model
+
+
+class Unmarked(Strategy):
+    def loss(self, step):
+        return {}
+
+
+class Misspelled(Strategy):
+    @hookimpl
+    def prebatch(self, step):
+        pass
+
+
+class WrongArgument(Strategy):
+    @hookimpl
+    def loss(self, setp):
+        return {}
+
+
+class Stateful(Strategy):
+    def state_dict(self):
+        return {"count": 1}
+
+
+class Asking(Strategy):
+    decay: float | None = None
+    batch_norm: str | None = None
+
+    @hookimpl
+    def setup(self, ctx):
+        ctx.teacher(self.decay, self.batch_norm)
+
+
+class TwoCritics(Strategy):
+    @hookimpl
+    def setup(self, ctx):
+        for _ in range(2):
+            ctx.critic("d", torch.nn.Linear(1, 1), partial(torch.optim.SGD, lr=1.0))
+
+
+class ReadsTeacher(Strategy):
+    @hookimpl
+    def pre_batch(self, step):
+        step.teacher_logits("target")
+
+
+class ReadsOutput(Strategy):
+    @hookimpl
+    def loss(self, step):
+        return {"x": step.output("target", "boundary").mean()}
+
+
+class AddsTwice(Strategy):
+    provides = frozenset({"new.image"})
+
+    @hookimpl
+    def pre_batch(self, step):
+        step.batch.add("new", step.batch["target"])
+        step.batch.add("new", step.batch["target"])
+
+
+class ReadsNothing(Strategy):
+    @hookimpl
+    def pre_batch(self, step):
+        step.batch["nothing"]
+
+
+MISTAKES = [
+    ([Unmarked()], "strategy 'unmarked': Unmarked.loss is named like a hook but lacks @hookimpl."),
+    ([Misspelled()], "strategy 'misspelled': Misspelled.prebatch is not a hook. Did you mean 'pre_batch'?"),
+    (
+        [WrongArgument()],
+        "strategy 'wrongargument' has a hook with a wrong argument: hookimpl definition: loss(setp); "
+        "Argument(s) {'setp'} are declared in the hookimpl but can not be found in the hookspec.",
+    ),
+    (
+        [Supervised(), Supervised()],
+        "two strategies are named 'supervised'; give one of them its own `name`, which is its key in logs and "
+        "checkpoints.",
+    ),
+    (
+        [Supervised],
+        "a stack holds Strategy instances; got <class 'tests.tiny.Supervised'>. Did you pass the class?",
+    ),
+    (
+        [Stateful()],
+        "strategy 'stateful' returns state but cannot load it: Stateful defines state_dict without load_state_dict.",
+    ),
+    (
+        [Asking(name="a", decay=0.9), Asking(name="b"), Asking(name="c", decay=0.99)],
+        "strategies 'a' and 'c' want different teachers: decay 0.9 and 0.99. An engine has one teacher; give both one "
+        "value, or leave one unset.",
+    ),
+    (
+        [Asking(name="a", batch_norm="eval"), Asking(name="b", batch_norm="train")],
+        "strategies 'a' and 'b' want different teachers: batch_norm 'eval' and 'train'. An engine has one teacher; "
+        "give both one value, or leave one unset.",
+    ),
+    ([TwoCritics()], "strategy 'twocritics' makes two critics named 'd'; give each its own name."),
+]
+
+AT_THE_FIRST_STEP = [
+    (ReadsTeacher(), "strategy 'readsteacher' reads the teacher; ask for it in setup with ctx.teacher()."),
+    (
+        ReadsOutput(),
+        "strategy 'readsoutput' needs the model's output 'boundary', which this model does not give; in training it "
+        "gives logits, features, aux.1.",
+    ),
+    (AddsTwice(), "stream 'new' is already in the batch; use batch.write to change it."),
+    (
+        ReadsNothing(),
+        "stream 'nothing' is not in the batch; it holds source, target. A strategy names what it reads in `requires`; "
+        "a stream that none reads is not loaded.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("strategies", "message"), MISTAKES, ids=[m[:40] for _, m in MISTAKES])
+def test_a_mistake_is_said_when_the_engine_is_built(strategies, message):
+    with pytest.raises(StackError) as caught:
+        Engine(tiny_model(), strategies, device="cpu")
+    assert str(caught.value).partition(" It was raised by ")[0] == message
+
+
+@pytest.mark.parametrize(("strategy", "message"), AT_THE_FIRST_STEP, ids=[m[:40] for _, m in AT_THE_FIRST_STEP])
+def test_what_only_running_shows_is_said_in_the_first_step(strategy, message):
+    with pytest.raises(StackError) as caught:
+        Engine(tiny_model(), [strategy], device="cpu").step(tiny_batch())
+    said, _, where = str(caught.value).partition(" It was raised by ")
+    assert said == message and where.startswith(f"strategy {strategy.name!r} in its hook ") and "at step 1." in where
+
+
+def test_two_samplers_of_one_stream_are_refused():
+    class Sampler(Strategy):
+        @hookimpl
+        def sampler(self, stream, dataset):
+            return (lambda position: 0) if stream == "source" else None
+
+    engine = Engine(tiny_model(), [Supervised(), Sampler(name="a"), Sampler(name="b")], device="cpu")
+    with pytest.raises(StackError) as caught:
+        engine.fit(TinyData(), steps=1, batch_size=2)
+    assert str(caught.value) == (
+        "strategies 'a' and 'b' both sample the stream 'source'; a stream has one sampler: drop one of them."
+    )
+
+
+def test_a_sampler_decides_which_images_its_stream_gets_and_no_other():
+    class Third(Strategy):
+        @hookimpl
+        def sampler(self, stream, dataset):
+            return (lambda position: 3) if stream == "source" else None
+
+        @hookimpl
+        def pre_batch(self, step):
+            drawn.append((step.batch["source"].index.tolist(), step.batch["target"].index.tolist()))
+
+    drawn = []
+    Engine(tiny_model(), [Third(), Supervised()], device="cpu").fit(TinyData(), TinyData(), steps=2, batch_size=4)
+    assert [source for source, _ in drawn] == [[3] * 4] * 2
+    assert len({i for _, target in drawn for i in target}) == 8
+
+
+class Talker(Strategy):
+    """Says which hook of it ran."""
+
+    @hookimpl
+    def setup(self, ctx):
+        said.append(("setup", self.name))
+
+    @hookimpl
+    def pre_batch(self, step):
+        said.append(("pre_batch", self.name))
+
+    @hookimpl
+    def loss(self, step):
+        said.append(("loss", self.name))
+        return {}
+
+    @hookimpl
+    def critic_loss(self, step):
+        said.append(("critic_loss", self.name))
+        return {}
+
+    @hookimpl
+    def post_step(self, step):
+        said.append(("post_step", self.name))
+
+    @hookimpl
+    def predictor(self, model, predict):
+        said.append(("predictor", self.name))
+        return predict
+
+    @hookimpl
+    def teardown(self):
+        said.append(("teardown", self.name))
+
+
+said: list[tuple[str, str]] = []
+
+
+def test_hooks_are_called_in_the_order_of_the_list_and_teardown_reversed():
+    said.clear()
+    engine = Engine(tiny_model(), [Talker(name="z"), Talker(name="a")], device="cpu")
+    engine.step(tiny_batch(), tiny_batch())
+    engine.predictor(engine.model)
+    engine.close()
+    micro = ["pre_batch", "loss", "critic_loss"]
+    expected = [(hook, name) for hook in ["setup", *micro, *micro, "post_step", "predictor"] for name in "za"]
+    assert said == [*expected, ("teardown", "a"), ("teardown", "z")]
+
+
+def test_predictors_wrap_one_another_the_first_innermost():
+    class Add(Strategy):
+        text: str
+
+        @hookimpl
+        def predictor(self, model, predict):
+            return lambda images: f"{self.text}({predict(images)})"
+
+    stack = Stack([Add(name="a", text="a"), Add(name="b", text="b")])
+    assert stack.predictor(None, lambda images: images)("x") == "b(a(x))"
+
+
+def test_strategies_that_share_a_stream_share_a_graph_even_through_a_third():
+    class Both(Strategy):
+        forwards = frozenset({"source", "target"})
+        loss = Supervised.loss
+
+    source, target, both = Supervised(), Entropy(), Both()
+    assert Stack([target, source]).groups == [(target,), (source,)]
+    assert Stack([target, source, both]).groups == [(target, source, both)]
+
+
+def test_a_loss_without_a_forward_makes_no_backward_pass_of_its_own():
+    class Decay(Strategy):
+        forwards = frozenset()
+        loss = Supervised.loss
+
+    decay, source, target = Decay(), Supervised(), Entropy()
+    assert Stack([decay, source, target]).groups == [(decay, source), (target,)]
+    assert Stack([target, decay, source]).groups == [(target, decay), (source,)]
+    assert Stack([decay]).groups == [(decay,)] and Stack([]).groups == []
+
+
+def test_the_streams_that_a_stack_reads_are_known_where_every_reader_declares_them():
+    class Sampler(Strategy):
+        @hookimpl
+        def sampler(self, stream, dataset):
+            return None
+
+    class Undeclared(Strategy):
+        @hookimpl
+        def post_step(self, step): ...
+
+    class Any(Strategy):
+        requires = frozenset({"source.image"})
+        loss = Supervised.loss
+
+    assert Stack([Supervised(), Sampler()]).streams() == {"source"}
+    assert Stack([Supervised(), Entropy()]).streams() == {"source", "target"}
+    assert Stack([Supervised(), Undeclared()]).streams() is None
+    assert Stack([Supervised(), Any()]).streams() is None
+
+
+def test_strategies_compare_by_identity_and_take_options_by_keyword_alone():
+    class Plain(Strategy):
+        value: int = 1
+
+    one, other = Plain(value=2), Plain(value=2)
+    assert one != other and len({one, other}) == 2
+    assert (one.name, one.weight, Plain(name="mine").name) == ("plain", 1.0, "mine")
+    with pytest.raises(TypeError):
+        Plain(2)

@@ -1,0 +1,132 @@
+"""Evaluation of a network on a data set."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dalib.errors import DataError
+from dalib.evaluation.evaluate import evaluate, inference
+from dalib.evaluation.protocols import PROTOCOLS
+
+
+class Scenes:
+    """Random images of the sizes given, labels of three classes and ignore."""
+
+    classes = ("road", "sky", "car")
+
+    def __init__(self, *sizes):
+        generator = torch.Generator().manual_seed(0)
+        self.items = []
+        for size in sizes:
+            image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
+            label = torch.randint(0, 4, size, generator=generator, dtype=torch.uint8)
+            self.items.append((image, label.masked_fill(label == 3, 255)))
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+class Network(nn.Module):
+    def __init__(self, num_classes=3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, num_classes, 3, padding=1)
+        self.norm = nn.BatchNorm2d(num_classes)
+        self.batches = []
+
+    def forward(self, x):
+        self.batches.append(tuple(x.shape))
+        return self.norm(self.conv(x))
+
+
+def reference(model, scenes, input_size=None):
+    """Counts by a plain loop in float64."""
+    counts = torch.zeros(3, 3, dtype=torch.int64)
+    model = model.double().eval()
+    for image, label in scenes.items:
+        x = image[None].double() / 255
+        if input_size:
+            x = F.interpolate(x, input_size, mode="bilinear", antialias=True)
+        logits = F.interpolate(model(x), label.shape, mode="bilinear").float()
+        for truth, guess in zip(label.flatten().tolist(), logits[0].argmax(0).flatten().tolist(), strict=True):
+            if truth != 255:
+                counts[truth, guess] += 1
+    model.float()
+    return counts
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_equals_a_plain_loop_over_images_of_varied_size(batch_size):
+    scenes, model = Scenes((6, 8), (6, 8), (5, 7), (5, 7), (6, 8)), Network()
+    result = evaluate(model, scenes, batch_size=batch_size)
+    assert torch.equal(result.confusion, reference(model, scenes))
+    assert (result.images, result.classes, result.protocol) == (5, Scenes.classes, "full")
+
+
+def test_only_items_of_one_size_share_a_batch():
+    model = Network()
+    evaluate(model, Scenes((6, 8), (6, 8), (6, 8), (5, 7), (6, 8)), batch_size=2)
+    assert model.batches == [(2, 3, 6, 8), (1, 3, 6, 8), (1, 3, 5, 7), (1, 3, 6, 8)]
+
+
+def test_network_sees_the_input_size_and_pixels_are_counted_at_the_labels_size():
+    scenes, model = Scenes((12, 16)), Network()
+    result = evaluate(model, scenes, protocol=dataclasses.replace(PROTOCOLS["full"], input_size=(6, 8)))
+    assert model.batches == [(1, 3, 6, 8)]
+    assert torch.equal(result.confusion, reference(model, scenes, (6, 8)))
+
+
+def test_epsilon_protocol_counts_an_absent_class_as_zero():
+    scenes = Scenes((4, 4))
+    scenes.items[0][1].zero_()
+
+    def predict(x):
+        return F.one_hot(torch.zeros(len(x), *x.shape[-2:], dtype=torch.int64), 3).movedim(-1, 1).float()
+
+    present = evaluate(Network(), scenes, predict=predict)
+    everyone = evaluate(
+        Network(), scenes, protocol=dataclasses.replace(PROTOCOLS["full"], epsilon=1e-5), predict=predict
+    )
+    assert present.miou == 1.0
+    assert everyone.miou == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_every_module_returns_to_its_own_mode_even_after_an_error():
+    model = Network().train()
+    model.norm.eval()
+    with pytest.raises(RuntimeError), inference(model):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        raise RuntimeError
+    assert (model.training, model.conv.training, model.norm.training) == (True, True, False)
+
+
+def test_evaluation_leaves_batch_statistics_alone():
+    model = Network().train()
+    before = model.norm.running_mean.clone()
+    evaluate(model, Scenes((6, 8)))
+    assert torch.equal(model.norm.running_mean, before)
+    assert model.training
+
+
+def test_limit_and_progress():
+    calls = []
+    result = evaluate(Network(), Scenes(*[(4, 4)] * 5), limit=3, batch_size=2, progress=lambda *a: calls.append(a))
+    assert result.images == 3
+    assert calls == [(2, 3), (3, 3)]
+
+
+def test_class_count_that_differs_is_an_error():
+    with pytest.raises(DataError, match="the network gives 4 classes, the data set has 3"):
+        evaluate(Network(4), Scenes((4, 4)))
+
+
+def test_empty_data_set_is_an_error():
+    with pytest.raises(DataError, match="empty"):
+        evaluate(Network(), Scenes())

@@ -1,0 +1,121 @@
+"""The report of a run."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from dalib.errors import DataError
+from dalib.evaluation.panels import write_png
+from dalib.runs.report import write_report
+from dalib.runs.report.run_files import read_run
+
+HOSTILE = '<script>alert("x")</script>'
+RESULTS = {
+    "miou": 0.5,
+    "iou": {"road": 0.75, "sky": 0.25, HOSTILE: None},
+    "counted": ["road", "sky"],
+    "protocol": "dacs",
+    "images": 1_500,
+    "steps": 40_000,
+    "seconds": 5_000.0,
+    "time": {"supervised": 30.0, "fda": 10.0},
+    "before": {"miou": 0.375, "iou": {"road": 0.25, "sky": 0.5}},
+    "palette": {"road": [1, 2, 3]},
+}
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    records = [{"step": s, "supervised/loss": 1 / (s + 1), "lr": 1e-4, "images_per_second": 8} for s in range(5)]
+    records[4] |= {"eval/miou": 0.5, f"fda/{HOSTILE}": float("nan")}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    (folder / "environment.json").write_text(json.dumps({"torch": "2.14", "note": HOSTILE}))
+    (folder / "recipe.yaml").write_text(f"# {HOSTILE}\nmodel: {{use: bisenet}}\n")
+    write_png(folder / "panels" / f"{HOSTILE.replace('/', '')}.png", torch.zeros(3, 4, 8, dtype=torch.uint8))
+    return folder
+
+
+class Tags(HTMLParser):
+    """Every tag and address of a page, and whether the tags nest."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.names, self.addresses = [], set(), []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.names.add(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.names.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_nests_loads_nothing_and_runs_nothing(run_folder):
+    page = write_report(run_folder).read_text()
+    tags = Tags(page)
+    assert tags.open == []
+    assert tags.addresses
+    assert all(address.startswith("data:image/png;base64,") for address in tags.addresses)
+    assert not tags.names & {"script", "link", "iframe", "object", "alert"}
+    assert not re.search(r"https?://|@import|url\(", page)
+
+
+def test_text_from_the_run_is_escaped_everywhere(run_folder):
+    page = write_report(run_folder).read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 5  # class, term, environment, recipe, panel
+
+
+def test_page_shows_the_numbers_of_the_run(run_folder):
+    page = write_report(run_folder).read_text()
+    for shown in (
+        "my run",
+        "50.0",
+        "37.5",
+        "+12.5 over before",
+        "40,000",
+        "Protocol dacs, 1,500 images",
+        "1 h 23 min",
+        "+50.0",
+        "-25.0",
+    ):
+        assert shown in page
+    assert "#010203" in page  # the run's own palette wins over Cityscapes'
+    assert "75%" in page.split("Where the time went")[1]
+    assert "1 of 1 values are not finite" in page
+
+
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "results.json", "recipe.yaml"])
+def test_any_part_alone_makes_a_report(run_folder, kept):
+    for path in run_folder.iterdir():
+        if path.name not in (kept, "panels"):
+            path.unlink()
+    assert Tags(write_report(run_folder).read_text()).open == []
+
+
+def test_run_without_a_score_yet_makes_a_report(run_folder):
+    (run_folder / "results.json").write_text(json.dumps({"miou": None, "iou": {"road": None}, "time": {}}))
+    assert "absent" in write_report(run_folder).read_text()
+
+
+def test_a_folder_of_something_else_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="expected a run folder"):
+        write_report(tmp_path)
+
+
+def test_curves_survive_a_torn_line_and_take_the_later_of_two_values(tmp_path):
+    lines = ('"step": 2, "a/b": 1, "c/d": 7}', '"step": 1, "a/b": 5}', '"step": 2, "a/b": 3, "e": "x"}', '"step": 3,')
+    (tmp_path / "metrics.jsonl").write_text("\n".join("{" + line for line in lines))
+    assert read_run(tmp_path).curves == {"a/b": [(1, 5), (2, 3)], "c/d": [(2, 7)]}

@@ -1,0 +1,274 @@
+"""A run from a recipe to its folder, on small streets."""
+
+import io
+import json
+import os
+import shutil
+import signal
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+import dalib.data.diorama as diorama
+from dalib import DalibError, Engine, create_dataset, make_recipe, run
+from dalib.errors import DataError
+from dalib.runs.signals import InterruptedRunError
+from dalib.runs.loading import load_run
+from dalib.yaml import parse_yaml
+from tests.command import TINY
+
+STEP = Engine.step
+STACK = """\
+strategies:
+  - {use: augment, streams: [source], flip: 0.5, color_jitter: [0.5, 0.5, 0.5, 0.05]}
+  - {use: fda}
+  - {use: supervised}
+  - {use: dacs, threshold: 0.5}
+"""
+
+
+def recipe(**train):
+    value = parse_yaml(TINY.replace("strategies:\n  - {use: supervised}\n", STACK))
+    value["train"] |= {"steps": 4, **train}
+    return make_recipe(value)
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(folder):
+    state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+    return {f"{part}/{key}": value for part in ("model", "teacher") for key, value in state[part].items()}
+
+
+def assert_same_run(one, other):
+    """Compare what a run came to, apart from how long it took."""
+    ours, theirs = final_state(one), final_state(other)
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    timeless = [
+        [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in metrics(folder)]
+        for folder in (one, other)
+    ]
+    assert timeless[0] == timeless[1]
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
+    assert all(results[0][key] == results[1][key] for key in ("miou", "iou", "steps"))
+    panels = [{p.name: p.read_bytes() for p in (folder / "panels").iterdir()} for folder in (one, other)]
+    assert panels[0] == panels[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, run(recipe(eval_every=2), folder)
+
+
+def test_a_run_leaves_everything_in_its_folder(whole):
+    folder, result = whole
+    results = json.loads((folder / "results.json").read_text())
+    assert results["miou"] == pytest.approx(result.miou) and results["steps"] == 4 and results["seconds"] > 0
+    assert list(results["iou"]) == list(result.classes)
+    assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4]
+    assert {"supervised/source", "dacs/mixed", "dacs/confident", "lr", "seconds"} <= metrics(folder)[0].keys()
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert "src=" in (folder / "report.html").read_text() and "http://" not in (folder / "report.html").read_text()
+    assert len(list((folder / "panels").glob("*.png"))) == 2
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"].startswith("2.")
+
+
+def test_its_resolved_recipe_trains_the_same_again(whole, tmp_path):
+    folder, _ = whole
+    run(make_recipe(parse_yaml((folder / "recipe.yaml").read_text())), tmp_path / "again")
+    assert_same_run(folder, tmp_path / "again")
+
+
+class StoppedError(Exception):
+    pass
+
+
+@contextmanager
+def broken_off(at):
+    """Let the body's run break off before the step with this index."""
+
+    def breaks(self, *batches):
+        if self.index == at:
+            raise StoppedError
+        return STEP(self, *batches)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(Engine, "step", breaks)
+        yield
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_run_that_was_broken_off_resumes_to_the_same_end(at, whole, tmp_path):
+    folder, _ = whole
+    with broken_off(at):
+        run(recipe(eval_every=2, checkpoint_every=2), tmp_path / "broken")
+    run(recipe(eval_every=2, checkpoint_every=2), tmp_path / "broken", resume=True)
+    assert_same_run(folder, tmp_path / "broken")
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_end(whole, tmp_path, caplog):
+    folder = tmp_path / "run"
+    with broken_off(3):
+        run(recipe(eval_every=2, checkpoint_every=1), folder)
+    last = folder / "checkpoints" / "last.pt"
+    data = last.read_bytes()
+    last.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+    assert metrics(folder)[-1]["step"] == 3
+    run(recipe(eval_every=2, checkpoint_every=1), folder, resume=True)
+    assert f"checkpoint {last} cannot be read" in caplog.text and "previous.pt, of step 2, is whole" in caplog.text
+    assert_same_run(whole[0], folder)
+
+
+def test_checkpoints_are_kept_as_the_recipe_says_and_what_was_killed_half_written_goes(tmp_path):
+    folder = tmp_path / "run"
+    with broken_off(3):
+        run(recipe(keep_every=2, eval_every=3, checkpoint_every=3), folder)
+    leftovers = [
+        folder / ".recipe.yaml.1.tmp",
+        folder / "checkpoints" / ".last.pt.1.tmp",
+        folder / "panels" / ".a.2.tmp",
+    ]
+    leftovers[2].parent.mkdir()
+    for path in leftovers:
+        path.touch()
+    run(recipe(keep_every=2, eval_every=3, checkpoint_every=3), folder, resume=True)
+    steps = {p.name: torch.load(p, weights_only=True)["step"] for p in (folder / "checkpoints").iterdir()}
+    assert steps == {"last.pt": 4, "previous.pt": 3, "best.pt": 3, "step_000002.pt": 2, "step_000004.pt": 4}
+    assert not any(path.exists() for path in leftovers)
+
+
+def test_a_run_that_was_broken_off_before_its_first_checkpoint_starts_again(whole, tmp_path):
+    folder = tmp_path / "run"
+    with broken_off(2):
+        run(recipe(log_every=3), folder)
+    shutil.rmtree(folder / "checkpoints")  # as if it had been killed in between
+    (folder / "environment.json").unlink()
+    run(recipe(eval_every=2), folder, resume=True)
+    assert_same_run(whole[0], folder)
+    assert (folder / "environment.json").exists()
+    assert "eval_every: 2" in (folder / "recipe.yaml").read_text()
+
+
+def test_a_finished_run_is_completed_by_resuming_it(whole, tmp_path):
+    first = run(recipe(), tmp_path / "run")
+    before = metrics(tmp_path / "run")
+    for name in ("results.json", "report.html"):
+        (tmp_path / "run" / name).unlink()
+    again = run(recipe(), tmp_path / "run", resume=True)
+    assert torch.equal(first.confusion, again.confusion)
+    assert metrics(tmp_path / "run") == before
+    assert (tmp_path / "run" / "results.json").exists() and (tmp_path / "run" / "report.html").exists()
+
+
+def test_resuming_without_a_checkpoint_starts_at_step_0(tmp_path):
+    run(recipe(steps=1), tmp_path / "run", resume=True)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(number, whole, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+
+    def signalled(self, *batches):
+        if self.index == 1 and not (folder / "checkpoints").exists():
+            os.kill(os.getpid(), number)
+        return STEP(self, *batches)
+
+    monkeypatch.setattr(Engine, "step", signalled)
+    with pytest.raises(InterruptedRunError, match=r"stopped at step 2 of 4 by signal \d+; it is saved") as caught:
+        run(recipe(eval_every=3), folder)
+    assert caught.value.signal == number
+    assert torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["step"] == 2
+    run(recipe(eval_every=3), folder, resume=True)
+    ours, theirs = final_state(whole[0]), final_state(folder)
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_loaded_run_predicts_what_the_run_scored(whole):
+    folder, result = whole
+    loaded = load_run(folder)
+    dataset = create_dataset("diorama", domain="target", split="val", size=[32, 64], length=2)
+    assert torch.equal(loaded.engine.evaluate(dataset).confusion, result.confusion)
+    assert loaded.engine.index == 4 and len(loaded.classes) == 19
+
+
+def test_the_run_that_came_before_is_pictured_and_reported(whole, tmp_path):
+    run(recipe(steps=1), tmp_path / "run", before=whole[0])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["before"]["miou"] == pytest.approx(whole[1].miou)
+
+
+def test_class_sets_that_differ_are_refused_before_the_training(tmp_path, monkeypatch):
+    original = diorama.Diorama.__init__
+
+    def fewer(self, domain, *arguments, **options):
+        original(self, domain, *arguments, **options)
+        if domain == "target":
+            self.classes = ("road", "car")
+
+    monkeypatch.setattr(diorama.Diorama, "__init__", fewer)
+    with pytest.raises(DalibError) as caught:
+        run(recipe(), tmp_path / "run")
+    assert str(caught.value).startswith("data.source has 19 classes and data.target has 2; they differ in ")
+    assert not (tmp_path / "run").exists()
+
+
+def breaks_images(monkeypatch, *bad):
+    read = diorama.Diorama.__getitem__
+
+    def torn(self, index):
+        if self.split == "train" and index in bad:
+            raise DataError(f"{self.domain} {index} is torn.")
+        return read(self, index)
+
+    monkeypatch.setattr(diorama.Diorama, "__getitem__", torn)
+
+
+def with_data(**data):
+    changed = recipe(checkpoint_every=2)
+    return replace(changed, data=replace(changed.data, **data))
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_run_that_skips_bad_items_says_each_once_and_resumes_to_the_same_end(at, tmp_path, monkeypatch):
+    breaks_images(monkeypatch, 0, 3)  # target 3 comes before the checkpoint alone
+    console = Console(file=io.StringIO(), width=200)
+    whole = with_data(on_bad_item="skip")
+    run(whole, tmp_path / "whole", console=console)
+    said = console.file.getvalue()
+    assert [said.count(f"skipping a bad item: {d} {i} is torn.") for d in ("source", "target") for i in (0, 3)] == [
+        1
+    ] * 4
+    results = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert sorted(results["bad_items"].values()) == [f"{d} {i} is torn." for d in ("source", "target") for i in (0, 3)]
+    assert metrics(tmp_path / "whole")[-1]["bad_items"] == 4
+
+    def stops(self, *batches):
+        if self.index == at:
+            raise StoppedError
+        return STEP(self, *batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", stops)
+        with pytest.raises(StoppedError):
+            run(with_data(on_bad_item="skip", workers=1), tmp_path / "broken")
+    run(with_data(on_bad_item="skip"), tmp_path / "broken", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert json.loads((tmp_path / "broken" / "results.json").read_text())["bad_items"] == results["bad_items"]
+
+
+def test_a_run_over_its_bound_of_bad_items_goes_on_with_a_larger_one(tmp_path, monkeypatch):
+    breaks_images(monkeypatch, 0, 2)
+    with pytest.raises(
+        DalibError, match=r"is torn. It is one more than the 2 unreadable items that data.max_bad_items"
+    ):
+        run(with_data(on_bad_item="skip", max_bad_items=2), tmp_path / "run")
+    run(with_data(on_bad_item="skip", max_bad_items=4), tmp_path / "run", resume=True)
+    run(with_data(on_bad_item="skip"), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
