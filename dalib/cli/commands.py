@@ -28,9 +28,9 @@ from dalib.deploy.export import export as export_model
 from dalib.deploy.runtimes import ExportedFile
 from dalib.discovery import default_registry
 from dalib.errors import DalibError
-from dalib.evaluation import Result
-from dalib.evaluation import evaluate as score_model
+from dalib.evaluation.evaluate import evaluate as score_model
 from dalib.evaluation.predict import predict_images
+from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.runs.build import build_dataset, build_engine, build_model, dataset_options, forget_files
 from dalib.runs.loading import load_run

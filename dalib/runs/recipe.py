@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 
 from dalib.core.create import check_use
-from dalib.errors import DalibError, DataError, RecipeError
 from dalib.core.guard import NonFinitePolicy
-from dalib.losses import SegmentationLoss
 from dalib.core.optim import OPTIMIZERS, SCHEDULES
-from dalib.options import check_options
 from dalib.core.precision import PrecisionName
-from dalib.evaluation.protocols import get_protocol
 from dalib.discovery import default_registry, load_module
+from dalib.errors import DalibError, DataError, RecipeError
+from dalib.evaluation.protocols import get_protocol
+from dalib.losses import SegmentationLoss
+from dalib.options import check_options
 from dalib.yaml import dump_yaml, parse_yaml, read_yaml
 
 Options = dict[str, Any]
