@@ -211,7 +211,7 @@ def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> l
     """Return the target's pictures that int8 is calibrated on, spread over a folder or a recipe's target; no labels."""
     if not options.int8:
         if options.calibrate:
-            raise DalibError("--calibrate names the pictures of --int8, which is not asked for; add it.")
+            raise DalibError("--calibrate names the pictures that int8 is calibrated on; add --int8, or leave it out.")
         return None
     source = Path(options.calibrate) if options.calibrate else None
     if source is not None and source.is_dir():

@@ -2,15 +2,16 @@
 
     python tests/benchmarks/runtimes.py RUN... [--timed deeplabv2] [--rounds 9]
 
-Every run is exported at the size of its data and quantised, calibrated on its target's pictures; each form is scored on
-the target's test scenes, and timed at 512x1024 on one thread, a forward of each in every round, so that what else the
-machine does falls on all of them. Times are medians: processor time, which on one thread is what the wall clock of an
-idle machine shows, and the wall clock's beside it. Networks that are only timed have random weights.
+Every run is exported at the size of its data and quantised, calibrated on its target's training pictures; each form is
+scored on the target's test scenes, and timed at 512x1024 on one thread, a forward of each in every round, so that what
+else the machine does falls on all of them. Times are medians: processor time, which on one thread is what the wall
+clock of an idle machine shows, and the wall clock's beside it. Networks that are only timed have random weights.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,28 +19,30 @@ import torch
 from torch import Tensor, nn
 
 from dalib import create_dataset, create_model, evaluate
+from dalib.deploy.bench import RUNTIMES, in_runtime
 from dalib.deploy.export import export, streets
-from dalib.deploy.runtimes import ExportedFile
+from dalib.deploy.quantize import quantize
+from dalib.deploy.runtimes import open_onnx
 from dalib.device import hardware_name
 from dalib.runs.loading import load_run
 
+Form = Callable[[Tensor], Tensor]
+
 SIZE = (512, 1024)
+PACKAGES = ("onnxruntime", "openvino")
 CALIBRATED_ON = 32
 
 
-def exported(model: nn.Module, folder: Path, size: tuple[int, int], pictures: list[Tensor]) -> dict[str, nn.Module]:
+def exported(model: nn.Module, folder: Path, size: tuple[int, int], pictures: list[Tensor]) -> dict[str, Form]:
     """Return the model's forms: eager, and its files in both runtimes."""
-    for name, calibrate in (("float32", None), ("int8", pictures)):
-        print(export(model, folder / f"{name}.onnx", size, calibrate=calibrate), flush=True)
-    files = {
-        f"{runtime} {name}": ExportedFile(folder / f"{name}.onnx", runtime)
-        for runtime in ("onnxruntime", "openvino")
-        for name in ("float32", "int8")
-    }
-    return {"eager": model.eval(), **files}
+    files = {"": folder / "float32.onnx", "-int8": folder / "int8.onnx"}
+    print(export(model, files[""], size), flush=True)
+    print(quantize(files[""], files["-int8"], pictures), flush=True)
+    runtimes = {f"{name}{kind}": open_onnx(file, name) for name in PACKAGES for kind, file in files.items()}
+    return {"eager": model.eval(), **runtimes}
 
 
-def in_turn(forms: dict[str, nn.Module], rounds: int) -> dict[str, tuple[float, float]]:
+def in_turn(forms: dict[str, Form], rounds: int) -> dict[str, tuple[float, float]]:
     """Return the median processor and wall milliseconds of each form, a forward of each in every round."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
     image = streets(SIZE, 1)[0][None]
@@ -57,7 +60,7 @@ def in_turn(forms: dict[str, nn.Module], rounds: int) -> dict[str, tuple[float, 
     }
 
 
-def report(name: str, forms: dict[str, nn.Module], rounds: int, scores: dict[str, float]) -> None:
+def report(name: str, forms: dict[str, Form], rounds: int, scores: dict[str, float]) -> None:
     medians = in_turn(forms, rounds)
     for form, (processor, wall) in medians.items():
         ratio = medians["eager"][0] / processor
@@ -82,11 +85,11 @@ def main() -> None:
         test = create_dataset(use, **{**target, "split": "test", "length": options.scenes})
         with TemporaryDirectory() as folder:
             forms = exported(loaded.engine.model, Path(folder), size, pictures)
-            scores = {name: evaluate(form, test).miou for name, form in forms.items()}
+            scores = {name: evaluate(loaded.engine.model, test, predict=form).miou for name, form in forms.items()}
             report(run.name, forms, options.rounds, scores)
     for name in options.timed:
-        with TemporaryDirectory() as folder:
-            report(name, exported(create_model(name), Path(folder), SIZE, streets(SIZE, 2)), options.rounds, {})
+        model = create_model(name).eval()
+        report(name, {"eager": model, **{v: in_runtime(model, v, SIZE) for v in RUNTIMES}}, options.rounds, {})
 
 
 if __name__ == "__main__":
