@@ -12,6 +12,7 @@ from dalib.runs.lock import locked
 from dalib.core import checkpoint
 from dalib.errors import CheckpointError, DalibError
 from dalib.files import find_checkpoint
+from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
 
 
