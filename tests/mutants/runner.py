@@ -1,8 +1,10 @@
 """Tests of a mutant in a fork of a warm process: torch is imported once, the project anew in every fork."""
 
+import gc
 import importlib
 import importlib.machinery
 import importlib.util
+import io
 import json
 import os
 import resource
@@ -12,6 +14,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -41,11 +44,16 @@ class Reached:
 
 def warm() -> None:
     """Import what every fork needs, and nothing of the project."""
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(tempfile.gettempdir()) / "dalib-mutants")
     for name in WARM:
         importlib.import_module(name)
+    with redirect_stdout(io.StringIO()):
+        _pytest([str(Path(__file__).parent)])
     ours = [name for name in sys.modules if name.split(".")[0] in ("dalib", "dalib_plugins")]
     assert not ours, f"{ours} would not be imported anew"
     sys.modules["torch"].set_num_threads(1)
+    gc.freeze()  # pytest collects garbage at its end: not that of what is warm
 
 
 def reached(file: Path, tests: Sequence[str]) -> Reached:
@@ -100,10 +108,10 @@ def _try(file: Path, mutant: Mutant, tests: Sequence[str]) -> int:
     return _pytest(sorted({test.split("::")[0] for test in tests}), _Chosen(tests))
 
 
-def _pytest(files: Sequence[str], plugin: object) -> int:
+def _pytest(files: Sequence[str], *plugins: object) -> int:
     warmed = "ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning"
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--timeout", str(SECONDS), "--tb=no", "-W", warmed]
-    return int(pytest.main([*options, *files], plugins=[plugin]))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "--timeout", str(SECONDS), "--tb=no"]
+    return int(pytest.main([*options, "-W", warmed, *files], plugins=plugins))
 
 
 class _Finder(importlib.machinery.PathFinder):
