@@ -27,7 +27,19 @@ class RegistryError(DalibError):
 
 
 class DataError(DalibError):
-    """A data set, an image or a label is missing or malformed."""
+    """A data set, an image or a label is missing or malformed.
+
+    Attributes:
+        item: what it is about, a file or an item of a set, which the message begins with; "" for a set as a whole.
+        reason: the message without the item.
+        kind: what it has in common with errors about other items: the reason, but for what was found in this one.
+    """
+
+    def __init__(self, reason: str, *, item: object = "", kind: str = "") -> None:
+        super().__init__(f"{item}: {reason}" if item else reason)
+        self.item = str(item)
+        self.reason = reason
+        self.kind = kind or reason
 
 
 class WeightsError(DalibError):

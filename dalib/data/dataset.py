@@ -60,17 +60,19 @@ def checked_item(dataset: "SegmentationDataset", index: int) -> tuple[Tensor, Te
     image, label = dataset[index]
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
         found = f"{image.dtype} {tuple(image.shape)}"
-        raise DataError(f"{item_name(dataset, index)}: expected an image uint8 (3, H, W), found {found}.")
+        raise DataError(f"expected an image uint8 (3, H, W), found {found}.", item=item_name(dataset, index))
     if label.dtype != torch.uint8 or label.shape != image.shape[1:]:
         raise DataError(
-            f"{item_name(dataset, index)}: expected a label uint8 {tuple(image.shape[1:])}, as its image, "
-            f"found {label.dtype} {tuple(label.shape)}."
+            f"expected a label uint8 {tuple(image.shape[1:])}, as its image, found {label.dtype} {tuple(label.shape)}.",
+            item=item_name(dataset, index),
+            kind="labels unlike their images",
         )
     outside = (label >= len(classes_of(dataset))) & (label != IGNORE)
     if hasattr(dataset, "classes") and outside.any():
         raise DataError(
-            f"{item_name(dataset, index)}: expected train ids in 0..{len(classes_of(dataset)) - 1} or 255, "
-            f"found {int(label[outside].max())}."
+            f"expected train ids in 0..{len(classes_of(dataset)) - 1} or 255, found {int(label[outside].max())}.",
+            item=item_name(dataset, index),
+            kind="unknown train ids",
         )
     return image, label
 

@@ -1,6 +1,5 @@
 """Reads a dataset before anybody waits for it: counts, sizes, classes, and every faulty item in one pass."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from dalib.data.dataset import SegmentationDataset, checked_item, classes_of, item_name, same_classes
 from dalib.data.faults import Fault, collecting
-from dalib.data.pairs import PairedFiles
 from dalib.errors import DataError
 from dalib.labels import IGNORE
 
@@ -166,10 +164,10 @@ def counted(number: int, what: str) -> str:
 
 
 def _by_kind(faults: Iterable[Fault]) -> list[str]:
-    """Return a line a kind of fault, which may differ in numbers, and under it the first items of thousands."""
+    """Return a line per kind of fault, the first one's reason, and under it the first items of thousands."""
     kinds: dict[str, list[Fault]] = {}
     for fault in faults:
-        kinds.setdefault(re.sub(r"\d+(, \d+)*", "0", fault.reason), []).append(fault)
+        kinds.setdefault(fault.kind or fault.reason, []).append(fault)
     lines = []
     for alike in kinds.values():
         lines.append(f"  {alike[0].reason}" + (f" ({len(alike)} of this kind)" if len(alike) > 1 else ""))
@@ -180,13 +178,10 @@ def _by_kind(faults: Iterable[Fault]) -> list[str]:
 
 
 def _fault(dataset: SegmentationDataset, index: int, error: Exception) -> Fault:
-    """Return an item's error under the file that its message names, which may be that of the label."""
-    item = item_name(dataset, index)
-    if not isinstance(error, DataError):
-        return Fault(item, f"{type(error).__name__}: {error}")
-    files = dataset.files[index] if isinstance(dataset, PairedFiles) else ()
-    named = next((str(f) for f in (item, *files) if str(error).startswith(f"{f}: ")), "")
-    return Fault(named or item, str(error).removeprefix(f"{named}: "))
+    """Return an item's error under the file that it is about, which may be that of the label."""
+    if isinstance(error, DataError):
+        return Fault(error.item or item_name(dataset, index), error.reason, error.kind)
+    return Fault(item_name(dataset, index), f"{type(error).__name__}: {error}")
 
 
 def _spread(length: int, limit: int | None) -> list[int]:

@@ -70,29 +70,34 @@ class IdMap:
         if unknown.any():
             found = ", ".join(str(i) for i in sorted(set(ids[unknown].tolist()))[:10])
             raise DataError(
-                f"{file}: expected only class ids that the label map names, or 255; found {found}. "
-                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there."
+                f"expected only class ids that the label map names, or 255; found {found}. "
+                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there.",
+                item=file,
+                kind="unknown ids or colours",
             )
         return label.to(torch.uint8)
 
     def _ids(self, stored: Tensor, file: Path) -> Tensor:
         if stored.dtype == torch.uint16 and self.bits == 8:
             raise DataError(
-                f"{file}: expected a label of 8 bits, found 16 bits; use the dataset `folder` with a label map "
-                "that says `bits: 16`, or save the labels as 8-bit PNG."
+                "expected a label of 8 bits, found 16 bits; use the dataset `folder` with a label map "
+                "that says `bits: 16`, or save the labels as 8-bit PNG.",
+                item=file,
             )
         channels = stored.shape[0]
         if self.channel is None:
             if channels > 2:  # two are the id and an alpha channel
                 raise DataError(
-                    f"{file}: expected class ids in one channel, found {_mode(channels)}; use the dataset `folder` "
-                    "with a label map: `channel: red` for ids in a channel, `colors:` for painted classes."
+                    f"expected class ids in one channel, found {_mode(channels)}; use the dataset `folder` "
+                    "with a label map: `channel: red` for ids in a channel, `colors:` for painted classes.",
+                    item=file,
                 )
             return stored[0]
         if channels < 3:
             raise DataError(
-                f"{file}: expected the class id in the {self.channel} channel of an RGB image, found "
-                f"{_mode(channels)}; for such files leave `channel` out of a `folder` label map."
+                f"expected the class id in the {self.channel} channel of an RGB image, found "
+                f"{_mode(channels)}; for such files leave `channel` out of a `folder` label map.",
+                item=file,
             )
         return stored[CHANNELS.index(self.channel)]
 
@@ -114,8 +119,9 @@ class ColorMap:
     def __call__(self, stored: Tensor, file: Path) -> Tensor:
         if stored.shape[0] < 3 or stored.dtype != torch.uint8:
             raise DataError(
-                f"{file}: expected classes painted in 8-bit RGB colours, found {_mode(stored.shape[0])} of "
-                f"{stored.element_size() * 8} bits; where the file stores class ids, the label map takes `ids:`."
+                f"expected classes painted in 8-bit RGB colours, found {_mode(stored.shape[0])} of "
+                f"{stored.element_size() * 8} bits; where the file stores class ids, the label map takes `ids:`.",
+                item=file,
             )
         red, green, blue = stored[:3].int()
         code = _code(red, green, blue)
@@ -124,8 +130,10 @@ class ColorMap:
         if self.unknown == "error" and not named.all():
             found = "; ".join(f"{c >> 16},{c >> 8 & 255},{c & 255}" for c in sorted(set(code[~named].tolist()))[:5])
             raise DataError(
-                f"{file}: expected only colours that the label map names; found {found}. "
-                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there."
+                f"expected only colours that the label map names; found {found}. "
+                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there.",
+                item=file,
+                kind="unknown ids or colours",
             )
         return self.train_ids[position].where(named, IGNORE)
 

@@ -9,10 +9,11 @@ from dalib.errors import DataError
 
 
 class Fault(NamedTuple):
-    """What is wrong with an item or a file, or, without one, with the set as a whole."""
+    """What is wrong with an item or a file, or, without one, with the set as a whole; see ``DataError``."""
 
     item: str
     reason: str
+    kind: str = ""
 
     def __str__(self) -> str:
         return f"{self.item}: {self.reason}" if self.item else self.reason

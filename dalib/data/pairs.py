@@ -63,8 +63,10 @@ class PairedFiles:
         stored = read_label(label_file)
         if stored.shape[-2:] != image.shape[-2:]:
             raise DataError(
-                f"{label_file}: expected the size of its image, {_times(image)}, found {_times(stored)}; "
-                f"image: {image_file} (EXIF orientation applied). Replace one of them, or leave the pair out."
+                f"expected the size of its image, {_times(image)}, found {_times(stored)}; "
+                f"image: {image_file} (EXIF orientation applied). Replace one of them, or leave the pair out.",
+                item=label_file,
+                kind="labels of another size than their images",
             )
         if self.resizes_labels:
             stored = resize_label(stored, size)

@@ -1,5 +1,6 @@
-"""A trained run, ready to evaluate or predict with."""
+"""A trained run, ready to evaluate, to predict with, or to compare with."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from dalib.core import checkpoint
 from dalib.runs.build import build_engine, build_model, forget_files
 from dalib.device import choose_device
 from dalib.core.engine import Engine
-from dalib.errors import CheckpointError, add_to
+from dalib.errors import CheckpointError, DalibError, add_to
+from dalib.runs.folder import RunFolder
 from dalib.runs.recipe import Recipe, make_recipe
 from dalib.files import checkpoints_of, find_checkpoint
 from dalib.yaml import parse_yaml
@@ -53,6 +55,23 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
         engine = build_engine(recipe, build_model(recipe, classes, chosen), classes, chosen)
         engine.load_state_dict(state)
     return LoadedRun(recipe, engine, classes, palette)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A finished run to compare with."""
+
+    engine: Engine
+    scores: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Earlier":
+        """Load it; DalibError where it has not been evaluated."""
+        results = RunFolder(path).results
+        if not results.is_file():
+            raise DalibError(f"{path}: expected a finished run to compare with, found no {results.name} in it.")
+        stored = json.loads(results.read_text())
+        return cls(load_run(path).engine, {"miou": stored["miou"], "iou": stored["iou"]})
 
 
 def _mapping(text: object, name: str) -> dict[str, Any]:

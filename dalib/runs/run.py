@@ -1,12 +1,10 @@
 """A run: train what a recipe says, into a folder, and evaluate, picture and report it."""
 
-import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,12 @@ from dalib.data.loader import check_not_empty, first_size
 from dalib.device import choose_device
 from dalib.runs.progress import Display
 from dalib.core.engine import Engine
-from dalib.errors import CheckpointError, DalibError, add_to
+from dalib.errors import CheckpointError, DalibError
 from dalib.evaluation.result import Result
 from dalib.files import write_json, write_text
-from dalib.runs.signals import InterruptedRunError, Interruption
-from dalib.runs.loading import load_run
+from dalib.runs.signals import Interruption
+from dalib.runs.loading import Earlier
+from dalib.runs.saving import Saving
 from dalib.evaluation.result import class_ids
 from dalib.core.plan import make_plan
 from dalib.runs.recipe import Recipe
@@ -59,23 +58,6 @@ def run(
     return Run(recipe, Path(out), console or Console(quiet=True), before).go(resume)
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """A finished run to compare with."""
-
-    engine: Engine
-    scores: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> "Earlier":
-        """Load it; DalibError where it has not been evaluated."""
-        results = RunFolder(path).results
-        if not results.is_file():
-            raise DalibError(f"{path}: expected a finished run to compare with, found no {results.name} in it.")
-        stored = json.loads(results.read_text())
-        return cls(load_run(path).engine, {"miou": stored["miou"], "iou": stored["iou"]})
-
-
 class Run:
     """One run in its folder."""
 
@@ -99,7 +81,7 @@ class Run:
         make_plan(self.engine.stack, sizes)
         self.seconds = 0.0  # trained so far, earlier sittings included
         self.best = -1.0
-        self.saved: int | None = None  # step of the last checkpoint
+        self.saving = Saving(self.engine, self.folder, recipe.train, self._extras)
         self.time: Counter[str] = Counter()  # of earlier sittings
         self._logged = (0, 0.0)  # step and seconds of the last line of metrics
 
@@ -144,7 +126,7 @@ class Run:
             self.time, self.bad_items.messages = Counter(state["time"]), dict(state["bad_items"])
         self.folder.clean()
         write_text(self.folder.recipe, self.recipe.to_yaml())
-        self._logged, self.saved = (self.engine.index, self.seconds), self.engine.index
+        self._logged, self.saving.saved = (self.engine.index, self.seconds), self.engine.index
         self.folder.rewind(self.engine.index)
         self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
 
@@ -162,41 +144,15 @@ class Run:
         with (
             Interruption() as interruption,
             Display(self.console, train.steps, self.engine.index) as display,
-            self._rescued(interruption),
+            self.saving.rescued(interruption),
             closing(steps),
         ):
             for terms in steps:
                 self.seconds = earlier + time.perf_counter() - started
                 self._record(terms, display)
-                stopped_by = interruption.signal
-                self._keep(due=stopped_by is not None)
-                if stopped_by is not None:
-                    raise self._interrupted(stopped_by)
-
-    @contextmanager
-    def _rescued(self, interruption: Interruption) -> Iterator[None]:
-        """Save the run as of its last whole step when an error ends it, and let the error say from where to go on."""
-        try:
-            yield
-        except InterruptedRunError:
-            raise
-        except Exception as error:
-            if interruption.signal is not None:  # a signal to the whole group ends the workers of the loader, too
-                self._save_last()
-                raise self._interrupted(interruption.signal) from error
-            if self.engine.index:  # before the first step there is nothing to save
-                add_to(error, self._rescue())
-            raise
-
-    def _rescue(self) -> str:
-        """Save what there is and return what became of it."""
-        go_on = f"Go on with the same command and --resume (folder {self.folder.path})."
-        try:
-            self._save_last()
-        except (DalibError, OSError) as error:
-            since = "it has no checkpoint" if self.saved is None else f"its last checkpoint is of step {self.saved}"
-            return f"The run could not be saved, for {error} So {since}. {go_on}"
-        return f"The run is saved as of step {self.engine.index}. {go_on}"
+                self.saving.save_due()
+                if interruption.signal is not None:
+                    raise self.saving.interrupted(interruption.signal)
 
     def _record(self, terms: Mapping[str, Tensor], display: Display) -> None:
         """Write a step's line of metrics, if it is due one."""
@@ -233,26 +189,12 @@ class Run:
         miou = self._score().miou
         if miou > self.best:
             self.best = miou
-            self._save(self.folder.best)
+            self.saving.save_best()
         return miou
 
-    def _keep(self, *, due: bool) -> None:
-        """Save what this step is due; the last checkpoint comes last, for a resumed run starts behind it."""
-        step, train = self.engine.index, self.recipe.train
-        if train.keep_every and step % train.keep_every == 0:
-            self._save(self.folder.kept(step))
-            due = True
-        if due or step % train.checkpoint_every == 0 or step == train.steps:
-            self._save_last()
-
-    def _save_last(self) -> None:
-        """Save to go on from here, once a step: the one before is to be of an earlier step."""
-        if self.saved != self.engine.index:
-            self._save(self.folder.last, self.folder.previous)
-            self.saved = self.engine.index
-
-    def _save(self, path: Path, previous: Path | None = None) -> None:
-        extras = {
+    def _extras(self) -> dict[str, Any]:
+        """Return what a checkpoint of a run holds beside the engine's state."""
+        return {
             "recipe": self.recipe.to_yaml(),
             "classes": list(self.classes),
             "palette": [list(color) for color in self.palette],
@@ -261,14 +203,6 @@ class Run:
             "best": self.best,
             "bad_items": self.bad_items.messages,
         }
-        checkpoint.write(self.engine.state_dict() | extras, path, previous)
-
-    def _interrupted(self, number: int) -> InterruptedRunError:
-        return InterruptedRunError(
-            number,
-            f"stopped at step {self.engine.index} of {self.recipe.train.steps} by signal {number}; it is saved. "
-            f"Go on with the same command and --resume (folder {self.folder.path}).",
-        )
 
     def _time(self) -> Counter[str]:
         """Return seconds by section of the clock, earlier sittings included."""

@@ -145,7 +145,7 @@ def test_what_opens_no_further_is_collected_too(tmp_path):
 
 
 def test_a_long_list_is_cut_by_kind_on_the_terminal_and_whole_in_the_file():
-    odd = [DataError(f"item {i}: found {i}, {i + 1}, 300; mend it.") for i in range(1000)]
+    odd = [DataError(f"found {i}, {i + 1}, 300; mend it.", item=f"item {i}", kind="odd") for i in range(1000)]
     findings = examine(Memory(*odd, pair([[0, 1]]), KeyError("lost")))
     text = text_of(findings)
     assert "1002 images, 1002 read, 1001 faults" in text

@@ -50,7 +50,7 @@ def test_a_fault_in_a_hook_saves_the_last_whole_step_from_where_the_run_goes_on(
     assert state_of(folder)["step"] == 2 and state_of(folder)["strategies"]["faulty"] == {"done": 2}
     assert run_dalib(*arguments(recipe, "none")) == 0
     monkeypatch.setattr("tests.faulty_plugin.Faulty.at", 99)  # mended
-    monkeypatch.setattr("dalib.runs.folder.RunFolder.check_recipe", lambda self, recipe: None)
+    monkeypatch.setattr("dalib.runs.run.check_same_recipe", lambda folder, recipe: None)
     assert run_dalib(*arguments(recipe, "code", "strategies.1.at=99", "--resume")) == 0
     whole = state_of(recipe.parent / "none")
     assert all(torch.equal(value, whole["model"][key]) for key, value in state_of(folder)["model"].items())

@@ -13,13 +13,13 @@ from typing import Any
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, Color
 from dalib.runs.report.bars import Bar, bar_chart
 from dalib.runs.report.curves import line_chart, short
-from dalib.runs.report.run_files import Run, Series
+from dalib.runs.report.run_files import RunRecord, Series
 
 COLORS = 8  # --c0 to --c7 of the style sheet
 EVALUATION = "eval/"
 
 
-def render(run: Run) -> str:
+def render(run: RunRecord) -> str:
     """Return the whole page; it loads nothing."""
     sections = (headline, overview, panels, losses, progress, settings)
     body = "\n".join(section(run) for section in sections)
@@ -43,7 +43,7 @@ def render(run: Run) -> str:
 """
 
 
-def headline(run: Run) -> str:
+def headline(run: RunRecord) -> str:
     """The numbers that a reader looks for first."""
     results, before = run.results, run.results.get("before", {})
     rates = [value for _, value in run.curves.get("images_per_second", []) if math.isfinite(value)]
@@ -57,21 +57,21 @@ def headline(run: Run) -> str:
     return f'<section class="tiles">{"".join(tiles)}</section>'
 
 
-def overview(run: Run) -> str:
+def overview(run: RunRecord) -> str:
     """The score by class; beside it as training went on, and where the time went."""
     beside = evaluation(run) + time(run)
     columns = [f"<div>{column}</div>" for column in (classes(run), beside) if column]
     return f'<div class="columns">{"".join(columns)}</div>' if columns else ""
 
 
-def evaluation(run: Run) -> str:
+def evaluation(run: RunRecord) -> str:
     """Scores on held-out images as training went on."""
     curves = {name: series for name, series in run.curves.items() if name.startswith(EVALUATION)}
     cards = [_chart(name, series, "var(--accent)", smooth=False) for name, series in curves.items()]
     return _section("Evaluation", f'<div class="charts">{"".join(cards)}</div>' if cards else "")
 
 
-def losses(run: Run) -> str:
+def losses(run: RunRecord) -> str:
     """One chart for each loss term, coloured by its strategy."""
     terms = {name: series for name, series in run.curves.items() if "/" in name and not name.startswith(EVALUATION)}
     colors = _strategy_colors(run)
@@ -80,14 +80,14 @@ def losses(run: Run) -> str:
     return _section("Learning curves", f'{note}<div class="charts">{"".join(cards)}</div>' if cards else "")
 
 
-def progress(run: Run) -> str:
+def progress(run: RunRecord) -> str:
     """Everything else that was logged, such as the learning rate."""
     curves = {name: series for name, series in run.curves.items() if "/" not in name and name != "seconds"}
     cards = [_chart(name, series, "var(--soft)", smooth=False) for name, series in curves.items()]
     return _section("Training", f'<div class="charts">{"".join(cards)}</div>' if cards else "")
 
 
-def classes(run: Run) -> str:
+def classes(run: RunRecord) -> str:
     """IoU of each class, before and after."""
     scores, before = run.results.get("iou", {}), run.results.get("before", {}).get("iou", {})
     if not scores:
@@ -111,14 +111,14 @@ def classes(run: Run) -> str:
     return _section("IoU by class", f'{_protocol(run)}<div class="card">{key}{chart}</div>')
 
 
-def panels(run: Run) -> str:
+def panels(run: RunRecord) -> str:
     """Sample images with truth and predictions, and what the colours mean."""
     pictures = "".join(_picture(path) for path in run.panels)
     legend = _key(_palette(run) | {"ignored": "#000000"}, "legend")
     return _section("Samples", f'<div class="card">{pictures}{legend}</div>' if pictures else "")
 
 
-def time(run: Run) -> str:
+def time(run: RunRecord) -> str:
     """Seconds of each strategy and of the engine's own work; those with learning curves in their colour."""
     seconds: dict[str, float] = run.results.get("time", {})
     total, colors = sum(seconds.values()), _strategy_colors(run)
@@ -141,7 +141,7 @@ def time(run: Run) -> str:
     )
 
 
-def settings(run: Run) -> str:
+def settings(run: RunRecord) -> str:
     """The recipe and the environment, so that the run can be repeated."""
     rows = "".join(_row(key, value) for key, value in run.environment.items())
     recipe = f'<div><h2>Recipe</h2><div class="card"><pre>{escape(run.recipe)}</pre></div></div>' if run.recipe else ""
@@ -167,7 +167,7 @@ def _chart(name: str, series: Series, color: str, *, smooth: bool = True) -> str
     return f'<div class="card chart">{title}{chart}{warning}</div>'
 
 
-def _protocol(run: Run) -> str:
+def _protocol(run: RunRecord) -> str:
     """Two scores compare only under one protocol, so it stands beside them."""
     results = run.results
     if "protocol" not in results:
@@ -188,20 +188,20 @@ def _key(colors: Mapping[str, str], style: str = "key") -> str:
     return f'<div class="{style}">{"".join(entries)}</div>'
 
 
-def _palette(run: Run) -> dict[str, str]:
+def _palette(run: RunRecord) -> dict[str, str]:
     known: dict[str, Color] = dict(zip(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, strict=True))
     names = run.results.get("iou") or known
     known |= {name: tuple(color) for name, color in run.results.get("palette", {}).items()}
     return {name: "#{:02x}{:02x}{:02x}".format(*known[name]) for name in names if name in known}
 
 
-def _strategy_colors(run: Run) -> dict[str, str]:
+def _strategy_colors(run: RunRecord) -> dict[str, str]:
     terms = [name for name in run.curves if "/" in name and not name.startswith(EVALUATION)]
     strategies = dict.fromkeys(name.split("/")[0] for name in terms)
     return {name: f"var(--c{i % COLORS})" for i, name in enumerate(strategies)}
 
 
-def _steps(run: Run) -> int:
+def _steps(run: RunRecord) -> int:
     logged = max((series[-1][0] for series in run.curves.values()), default=0)
     return int(run.results.get("steps", logged))
 

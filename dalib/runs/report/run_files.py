@@ -13,7 +13,7 @@ Series = list[tuple[int, float]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Run:
+class RunRecord:
     """The parts of a run; what its folder does not hold is empty.
 
     Fields:
@@ -32,14 +32,14 @@ class Run:
     panels: tuple[Path, ...]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """Read a run folder.
 
     Raises:
         DataError: it holds no part of a run.
     """
     recipe = folder / "recipe.yaml"
-    run = Run(
+    run = RunRecord(
         name=folder.resolve().name,
         curves=_curves(folder / "metrics.jsonl"),
         results=_json(folder / "results.json"),
