@@ -8,7 +8,7 @@ from torch import nn
 
 from dalib import Engine, Strategy, hookimpl
 from dalib.core.teacher import Teacher
-from tests.tiny import Supervised, tiny_batch, tiny_model
+from tests.tiny import Supervised, TinyData, tiny_batch, tiny_model
 
 
 def wander(student, seed):
@@ -102,3 +102,25 @@ def test_the_students_batch_statistics_never_reach_a_teacher_that_has_its_own():
     student(torch.rand(2, 3, 8, 8))
     teacher.update(student, 5)
     assert torch.equal(teacher.module.body[1].running_mean, before)
+
+
+def says(model, number):
+    """Let a model give one class everywhere."""
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()[number] = 1.0
+
+
+class Labelled(TinyData):
+    classes = ("a", "b", "c", "d", "e")
+
+
+def test_what_is_asked_of_the_teacher_is_the_teachers_and_everything_else_the_students():
+    engine = Engine(tiny_model(), [Watch(), Supervised()], device="cpu")
+    says(engine.model, 1)
+    says(engine.teacher.module, 3)
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    asked = ({}, 1), ({"teacher": False}, 1), ({"teacher": True}, 3)
+    for options, number in asked:
+        assert engine.predict(images, **options).unique().tolist() == [number]
+        assert engine.evaluate(Labelled(2), **options).confusion.sum(0).nonzero().flatten().tolist() == [number]
