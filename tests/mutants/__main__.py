@@ -23,24 +23,24 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="forks at a time")
     options = parser.parse_args()
     warm()
-    rows, unnamed = [], []
+    rows = []
     for file in options.files or targets:
         started, named = time.perf_counter(), targets[file].get("survivors", {})
         equivalent = targets[file].get("equivalent", {})
         tests = reached(Path(file), targets[file]["tests"])
         mutants = mutants_of(Path(file))
-        alive = [mutant for mutant, survives in survivors(Path(file), mutants, tests, options.jobs) if survives]
-        same = sum(mutant.change in equivalent for mutant in alive)
-        rows.append((file, len(mutants) - same, len(mutants) - len(alive), len(alive) - same, same))
-        unnamed += [f"{file}: {m.change}" for m in alive if m.change not in equivalent and m.change not in named]
-        seconds = time.perf_counter() - started
-        console.print(f"{file}: {len(mutants)} mutants, {len(alive)} survive, {same} equivalent, {seconds:.0f} s")
+        survive = same = 0
+        for mutant, survives in survivors(Path(file), mutants, tests, options.jobs):
+            survive += survives
+            same += survives and mutant.change in equivalent
+            if survives and mutant.change not in {**equivalent, **named}:
+                console.print(f"survives, without a reason in targets.yaml: line {mutant.lines.start}: {mutant.change}")
+        rows.append((file, len(mutants) - same, len(mutants) - survive, survive - same, same))
+        console.print(f"{file}: {' of '.join(map(str, rows[-1][2:0:-1]))} killed, {time.perf_counter() - started:.0f} s")
     total = tuple(map(sum, zip(*(row[1:] for row in rows), strict=True)))
     console.print("\n| file | mutants | killed | survive | equivalent beside |\n|---|---|---|---|---|")
     for row in (*rows, ("all", *total)):
         console.print("| " + " | ".join(map(str, row)) + " |")
-    if unnamed:
-        console.print("\nsurvivors without a reason in targets.yaml:", *unnamed, sep="\n")
     return 0 if total[1] >= 0.9 * total[0] else 1
 
 
