@@ -1,7 +1,6 @@
 """The mutants of a file: mutmut's operators, on every function, decorated ones included."""
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,13 @@ _LEFT_OUT = (
     | m.Decorator()
     | m.Import()
     | m.ImportFrom()
+    | m.Arg(keyword=m.Name("strict"))  # of zip: what only a bug can break, as assert
     | m.FormattedString()
     | m.ConcatenatedString()
     | m.If(test=m.Name("TYPE_CHECKING"))
+    | m.Assign(value=m.Call(func=m.Name("TypeVar")))
     | m.Call(func=m.Attribute(value=m.Name("logger") | m.Name("warnings")))
-    | m.Call(func=m.Name("add_to") | m.Name("suggest") | m.Name("TypeVar") | m.Name("cast"))
+    | m.Call(func=m.Name("add_to") | m.Name("suggest") | m.Name("cast"))
 )
 _TEXT = m.SimpleString(value=m.MatchIfTrue(lambda value: " " in value or value.startswith('"""')))
 
@@ -38,16 +39,16 @@ class Mutant:
 
 
 def mutants_of(path: Path) -> list[Mutant]:
-    """Return every mutant of a file that compiles to other code than the file itself."""
+    """Return the mutants of a file, without those that compile to what the file or another mutant does."""
     source = path.read_text()
     collector = _Collector()
     MetadataWrapper(cst.parse_module(source), unsafe_skip_copy=True).visit(collector)
-    original, found = _code(source), {}
+    found: dict[object, Mutant | None] = {_code(source): None, None: None}  # None: no Python, such as f(a=b, c)
     for mutated, lines, at_import in collector.found:
         code = _code(mutated)
-        if code is not None and code != original:
-            found.setdefault(mutated, Mutant(_change(source, mutated), mutated, lines, at_import))
-    return list(found.values())
+        if code not in found:
+            found[code] = Mutant(_change(source, mutated), mutated, lines, at_import)
+    return [mutant for mutant in found.values() if mutant is not None]
 
 
 class _Collector(cst.CSTVisitor):
@@ -56,7 +57,8 @@ class _Collector(cst.CSTVisitor):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[str, range, bool]] = []
-        self._bodies = 0  # of functions around this node
+        self._functions = 0  # whose bodies this node is in; defaults belong to what is around
+        self._bodies: set[int] = set()
         self._statements: list[range] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
@@ -66,16 +68,16 @@ class _Collector(cst.CSTVisitor):
             return False
         if isinstance(node, cst.BaseSmallStatement | cst.BaseCompoundStatement):
             self._statements.append(self._lines(node))
-        if isinstance(node, cst.FunctionDef | cst.Lambda):
-            self._bodies += isinstance(node, cst.FunctionDef)
+        if isinstance(node, cst.FunctionDef):
+            self._bodies.add(id(node.body))
+        self._functions += id(node) in self._bodies
         for mutated in _mutated(node):
             changed = self._module.deep_replace(node, mutated)
-            self.found.append((changed.code, self._statements[-1], not self._bodies or isinstance(node, cst.Param)))
+            self.found.append((changed.code, self._statements[-1], not self._functions))
         return True
 
     def on_leave(self, node: cst.CSTNode) -> None:
-        if isinstance(node, cst.FunctionDef):
-            self._bodies -= 1
+        self._functions -= id(node) in self._bodies
         if self._statements and isinstance(node, cst.BaseSmallStatement | cst.BaseCompoundStatement):
             self._statements.pop()
 
@@ -100,8 +102,9 @@ def _without_an_argument(call: cst.Call) -> Iterator[cst.Call]:
     """Leave out one argument; mutmut also passes None in its place, which says the same twice."""
     if len(call.args) == 1:
         yield from mutators.operator_arg_removal(call)
-    for i in range(len(call.args) if len(call.args) > 1 else 0):
-        yield call.with_changes(args=[*call.args[:i], *call.args[i + 1 :]])
+    for i, arg in enumerate(call.args if len(call.args) > 1 else ()):
+        if not m.matches(arg, _LEFT_OUT):
+            yield call.with_changes(args=[*call.args[:i], *call.args[i + 1 :]])
 
 
 def _negated(test: cst.BaseExpression) -> cst.UnaryOperation:
@@ -125,6 +128,8 @@ def _plain(code: object) -> object:
 
 
 def _change(old: str, new: str) -> str:
-    lines: Sequence[str] = list(difflib.ndiff(old.splitlines(), new.splitlines()))
-    gone, come = (" ".join(line[2:].strip() for line in lines if line[:2] == mark) for mark in ("- ", "+ "))
-    return f"{gone} -> {come}"
+    gone, come = old.splitlines(), new.splitlines()
+    for end in (0, -1):
+        while gone and come and gone[end] == come[end]:
+            del gone[end], come[end]
+    return " -> ".join(" ".join(line.strip() for line in lines) for lines in (gone, come))
