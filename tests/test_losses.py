@@ -102,7 +102,7 @@ def test_the_bounds_of_the_loss_are_zero(options):
     recipe = parse_yaml(RECIPE)
     make_recipe(recipe | {"loss": options})
     below = {name: [-0.1, *value[1:]] if isinstance(value, list) else -1 for name, value in options.items()}
-    with pytest.raises(DalibError, match="loss.*at least 0|loss.*greater than or equal to 0"):
+    with pytest.raises(DalibError, match=r"loss\..* at least 0|loss\..*greater than or equal to 0"):
         make_recipe(recipe | {"loss": below})
 
 

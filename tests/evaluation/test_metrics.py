@@ -50,9 +50,12 @@ def test_epsilon_is_added_to_the_union():
     assert iou.tolist() == [3 / 8, 4 / 9]
 
 
-def test_counts_stay_on_their_device():
+def test_counts_stay_on_their_device_until_they_are_asked_for():
     matrix, pixels = ConfusionMatrix(3, "meta"), torch.zeros(1, 4, dtype=torch.int64, device="meta")
-    matrix.update(pixels, pixels)  # which raises where the counts are elsewhere
+    matrix.update(pixels, pixels)
+    with pytest.raises(NotImplementedError, match="meta"):  # which has no values
+        matrix.compute()
+
 
 def test_mean_leaves_out_absent_classes_and_those_not_counted():
     confusion = [[3, 1, 0], [2, 4, 0], [0, 0, 0]]
@@ -143,9 +146,9 @@ def test_the_table_says_protocol_and_images_and_dims_what_is_not_counted():
     assert [list(column.cells) for column in table.columns[1:]] == [["50.0", "57.1", "-"], ["40.0", "60.0", "0.0"]]
 
 
-def test_a_table_of_no_pixel_has_no_share():
-    table = result([[0, 0, 0]] * 3).table()
-    assert list(table.columns[2].cells) == ["0.0"] * 3
+def test_a_table_of_no_pixel_or_one_has_its_share():
+    for pixels, share in ((0, "0.0"), (1, "100.0")):
+        assert list(result([[pixels]], ("road",), (0,)).table().columns[2].cells) == [share]
 
 
 def test_a_result_counts_no_image_under_the_default_protocol_unless_it_says_so():

@@ -36,7 +36,9 @@ def main() -> int:
             if survives and mutant.change not in {**equivalent, **named}:
                 console.print(f"survives, without a reason in targets.yaml: line {mutant.lines.start}: {mutant.change}")
         rows.append((file, len(mutants) - same, len(mutants) - survive, survive - same, same))
-        console.print(f"{file}: {' of '.join(map(str, rows[-1][2:0:-1]))} killed, {time.perf_counter() - started:.0f} s")
+        console.print(
+            f"{file}: {' of '.join(map(str, rows[-1][2:0:-1]))} killed, {time.perf_counter() - started:.0f} s"
+        )
     total = tuple(map(sum, zip(*(row[1:] for row in rows), strict=True)))
     console.print("\n| file | mutants | killed | survive | equivalent beside |\n|---|---|---|---|---|")
     for row in (*rows, ("all", *total)):
