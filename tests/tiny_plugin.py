@@ -1,4 +1,4 @@
-"""A plugin as a recipe names it, ``plugins: [tests.tiny_plugin]``: the tiny model, trained in milliseconds, and data."""
+"""A plugin as a recipe names it, ``plugins: [tests.tiny_plugin]``: the tiny model, trained in an instant, and data."""
 
 from dalib import Registry, hookimpl
 from tests.tiny import TinyData, TinyModel

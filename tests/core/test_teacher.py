@@ -55,6 +55,11 @@ def test_batch_norm_runs_in_the_mode_asked_for_and_dropout_never(batch_norm, tra
     assert not module.dropout.training and not module.training
 
 
+def test_unless_it_is_asked_otherwise_it_is_dacs_own():
+    teacher = Teacher(tiny_model(), None, None)
+    assert (teacher.decay, teacher.batch_norm) == (0.99, "train")
+
+
 def test_it_has_no_gradients_and_no_part_of_the_student():
     student = tiny_model()
     teacher = Teacher(student, None, None)
