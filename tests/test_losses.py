@@ -58,6 +58,11 @@ def test_hard_pixels_are_those_below_the_threshold_and_at_least_so_many(threshol
     assert kept.sum() == max(int(below.sum()), len(hardest))
 
 
+def test_ignored_pixels_are_not_among_the_hardest():
+    values, valid = torch.tensor([0.5, 0.4, 0.0]), torch.tensor([True, True, False])
+    assert hard_pixels(values, valid, 1e-6, 2).tolist() == [True, True, False]
+
+
 def test_means_and_cuts_of_the_loss_go_over_what_across_says():
     calls = []
 
