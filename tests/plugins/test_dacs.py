@@ -61,6 +61,8 @@ def test_batch_wide_draws_take_half_of_the_batchs_classes():
     label = torch.cat([random_label([0, 1]), random_label([2, 3, 4, 5])]).repeat(20, 1, 1)
     found = pasted(label, classes="batch")  # 3 of 6 classes, of which an image may hold none or all
     assert {len(classes) for classes in found[::2]} == {0, 1, 2}
+    label[1::2] = random_label([0, 1, 2, 3, 4, 5, 255])
+    assert {len(classes) for classes in pasted(label, classes="batch")[1::2]} == {3}
 
 
 def test_a_generator_decides_the_draw():
