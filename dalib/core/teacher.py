@@ -1,7 +1,7 @@
 """The exponential moving average of the student."""
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -46,11 +46,3 @@ class Teacher:
                     mine.lerp_(theirs, towards)
                 else:
                     mine.copy_(theirs)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights and buffers."""
-        return self.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
-        self.module.load_state_dict(state)

@@ -47,6 +47,13 @@ def test_all_bundled_strategies_stack_from_recipe_options():
             assert all(value.isfinite() for value in terms.values())
 
 
+def test_strategies_that_read_other_streams_share_no_graph():
+    names = ("supervised", "fda", "adversarial", "dacs", "minent", "crf")
+    engine = Engine(tiny_model(), [make(name, OPTIONS[name]) for name in names], device="cpu")
+    groups = [{strategy.name for strategy in group} for group in engine.stack.groups]
+    assert groups == [{"supervised"}, {"adversarial", "minent"}, {"dacs"}]
+
+
 def test_a_plan_sets_all_of_them_up_on_the_meta_device():
     options = {**OPTIONS, "augment": {**OPTIONS["augment"], "kornia": [{"use": "RandomRotation", "degrees": 10.0}]}}
     with torch.device("meta"):
