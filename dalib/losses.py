@@ -12,9 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib.labels import IGNORE
+from dalib.options import NotNegative, Whole
 from dalib.resizing import resize
-
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class Local:
@@ -102,7 +101,7 @@ class SegmentationLoss:
 
     class_weights: Sequence[NotNegative] | None = None
     ohem: Annotated[float, Field(gt=0, le=1)] | None = None
-    min_kept: Annotated[int, Field(ge=0)] = 100_000
+    min_kept: Whole = 100_000
     auxiliary: NotNegative = 1.0
 
     def __call__(

@@ -39,7 +39,7 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel):
     )
     expected = {line.removeprefix("plugins/") for line in tracked.stdout.splitlines() if (CHECKOUT / line).exists()}
     assert expected <= set(names)
-    assert {"dalib/py.typed", "dalib_plugins/py.typed", "dalib/report/style.css"} <= set(names)
+    assert {"dalib/py.typed", "dalib_plugins/py.typed", "dalib/runs/report/style.css"} <= set(names)
 
 
 def test_the_wheel_names_its_command_and_its_plugins(wheel):

@@ -1,6 +1,7 @@
 """What each command of the command line does."""
 
 import logging
+import sys
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,9 @@ def predict(options: Namespace) -> None:
 def plan(options: Namespace) -> None:
     """Check a stack on the meta device, without data or memory, and print it."""
     recipe = load_recipe(options.recipe, options.overrides)
+    if options.resolved:
+        sys.stdout.write(recipe.to_yaml())
+        return
     meta = torch.device("meta")
     forget_files(recipe)
     recipe.train.precision = "fp32"

@@ -3,34 +3,41 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dalib.core.critic import MakeOptimizer
-from dalib.errors import StackError
+from dalib.errors import RecipeError, StackError
+from dalib.options import Count, NotNegative, Positive, Whole
 
 Schedule = Callable[[int], float]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-def sgd(*, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4, nesterov: bool = False) -> MakeOptimizer:
+def sgd(
+    *, lr: Positive, momentum: NotNegative = 0.9, weight_decay: NotNegative = 5e-4, nesterov: bool = False
+) -> MakeOptimizer:
     """Return a maker of SGD; the defaults are the field's."""
+    if nesterov and not momentum:
+        raise RecipeError("sgd: nesterov: expected a momentum above 0 with it, got 0.")
     return partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
-def adam(*, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0) -> MakeOptimizer:
+def adam(*, lr: Positive, betas: tuple[Beta, Beta] = (0.9, 0.999), weight_decay: NotNegative = 0.0) -> MakeOptimizer:
     """Return a maker of Adam."""
     return partial(Adam, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
-def adamw(*, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.01) -> MakeOptimizer:
+def adamw(*, lr: Positive, betas: tuple[Beta, Beta] = (0.9, 0.999), weight_decay: NotNegative = 0.01) -> MakeOptimizer:
     """Return a maker of AdamW; the defaults are DAFormer's but for the rate."""
     return partial(AdamW, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
-def poly(*, steps: int, power: float = 0.9, warmup: int = 0) -> Schedule:
+def poly(*, steps: Count, power: NotNegative = 0.9, warmup: Whole = 0) -> Schedule:
     """Return (1 - t / steps) ** power after a linear rise over the first ``warmup`` steps."""
 
     def factor(step: int) -> float:
@@ -40,7 +47,7 @@ def poly(*, steps: int, power: float = 0.9, warmup: int = 0) -> Schedule:
     return factor
 
 
-def constant(*, steps: int) -> Schedule:
+def constant(*, steps: Count) -> Schedule:
     """Return 1 for every step."""
     return lambda step: 1.0
 

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dalib.core.create import dataset_from, model_from, strategy_from
-from dalib.data.dataset import classes_of, same_classes
 from dalib.core.engine import Engine
+from dalib.core.optim import OPTIMIZERS, SCHEDULES
+from dalib.data.dataset import classes_of, same_classes
 from dalib.errors import RecipeError
 from dalib.losses import SegmentationLoss
-from dalib.core.optim import OPTIMIZERS, SCHEDULES
 from dalib.randomness import seeded
 from dalib.runs.recipe import Options, Recipe
 

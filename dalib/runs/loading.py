@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from dalib.core import checkpoint
-from dalib.runs.build import build_engine, build_model, forget_files
-from dalib.device import choose_device
 from dalib.core.engine import Engine
+from dalib.device import choose_device
 from dalib.errors import CheckpointError, DalibError, add_to
+from dalib.files import checkpoints_of, find_checkpoint
+from dalib.runs.build import build_engine, build_model, forget_files
 from dalib.runs.folder import RunFolder
 from dalib.runs.recipe import Recipe, make_recipe
-from dalib.files import checkpoints_of, find_checkpoint
 from dalib.yaml import parse_yaml
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dalib.data.decode import resize_label
 from dalib.core.engine import Engine
+from dalib.data.decode import resize_label
 from dalib.evaluation.panels import sample_panel, write_png
 
 if TYPE_CHECKING:

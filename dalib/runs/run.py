@@ -13,28 +13,26 @@ from rich.console import Console
 from torch import Tensor
 
 from dalib.core import checkpoint
-from dalib.runs.build import build_dataset, build_engine, build_model, check_classes
+from dalib.core.plan import make_plan
 from dalib.data.bad_items import BadItems
 from dalib.data.dataset import palette_of
 from dalib.data.loader import check_not_empty, first_size
 from dalib.device import choose_device
-from dalib.runs.progress import Display
-from dalib.core.engine import Engine
 from dalib.errors import CheckpointError, DalibError
-from dalib.evaluation.result import Result
+from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
-from dalib.runs.signals import Interruption
-from dalib.runs.loading import Earlier
-from dalib.runs.saving import Saving
-from dalib.evaluation.result import class_ids
-from dalib.core.plan import make_plan
-from dalib.runs.recipe import Recipe
-from dalib.runs.report import write_report
+from dalib.runs.build import build_dataset, build_engine, build_model, check_classes
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
+from dalib.runs.loading import Earlier
 from dalib.runs.lock import locked
-from dalib.runs.resuming import check_same_recipe
 from dalib.runs.pictures import Samples
+from dalib.runs.progress import Display
+from dalib.runs.recipe import Recipe
+from dalib.runs.report import write_report
+from dalib.runs.resuming import check_same_recipe
+from dalib.runs.saving import Saving
+from dalib.runs.signals import Interruption
 
 
 def run(

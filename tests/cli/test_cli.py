@@ -43,7 +43,7 @@ STACKS = [
     ),
     (
         ["strategies=[{use: supervised, class_weights: [1, 2]}]"],
-        "strategy 'supervised': class_weights has 2 values for 19 classes; give one a class.",
+        "strategy 'supervised': class_weights has 2 values for 19 classes; give one per class.",
     ),
 ]
 
@@ -70,12 +70,16 @@ def test_a_stack_that_does_not_fit_is_refused_before_anything_is_written(overrid
     assert message in refusal(capsys, "plan", recipe, *overrides)
 
 
-def test_plan_prints_the_stack_in_order_and_warns_of_a_stale_read(recipe, capsys, monkeypatch):
+def test_plan_prints_the_stack_in_order_and_warns_of_a_stale_read_and_an_empty_window(recipe, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     jitter = "{use: augment, streams: [source], color_jitter: [0.1, 0.1, 0.1, 0.1]}"
     assert run_dalib("plan", recipe, f"strategies=[{FDA}, {jitter}, {SUPERVISED}, {DACS}]") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.index("fda") < printed.index("augment") < printed.index("supervised") < printed.index("dacs")
+    assert (
+        "warning: strategy 'fda': with beta 0.01, images of 32x64 (H x W) have a window of b = floor(0.01 * 32) = 0"
+        in printed
+    )
     assert "backward passes a micro-batch; teacher: EMA 0.99, BatchNorm train" in printed
     assert run_dalib("plan", recipe, f"strategies=[{DACS}, {jitter}, {SUPERVISED}]") == 0
     warned = " ".join(capsys.readouterr().out.split())

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dalib import Batch, DalibError, Engine, Strategy, Stream, hookimpl
-from dalib.data.workers import ItemError
+from dalib.data.bad_items import ItemError
 from dalib.errors import DataError, StackError, StrategyError
 from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
 

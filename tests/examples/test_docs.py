@@ -137,6 +137,7 @@ def test_data_of_ones_own_goes_from_plan_to_predictions_as_the_quick_start_says(
         "data.source.size=[64, 64]",
         "data.target.size=[64, 64]",
         "strategies.0.crop=[48, 48]",
+        "strategies.1.beta=0.05",
         "data.batch_size=2",
     ]
     assert main(["plan", "mine.yaml", *small]) == 0

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dalib import Batch, Engine, Stream, create_model
-from dalib.core.step import Step
-from dalib.core.terms import Terms
+from dalib import Engine, Stream, create_model
 from dalib.losses import cross_entropy, hard_pixels
 from dalib.models.pidnet_loss import PIDNetLoss, boundary_cross_entropy, boundary_target
 from tests.tiny import Supervised
@@ -110,10 +108,10 @@ def labelled(size: tuple[int, int] = (47, 65)) -> Stream:
 def loss_and_outputs(stream: Stream, **options: float) -> tuple[Tensor, dict[str, Tensor], torch.nn.Module]:
     torch.manual_seed(0)
     model = create_model("pidnet_s", 5, loss=options).train()
-    engine = Engine(model, [Supervised()], device="cpu")
-    step = Step(engine, 0, 0, Batch({"source": stream}), Terms(1))
-    with step.running("loss", engine.stack.strategies[0]):
-        return step.segmentation_loss("source"), step.outputs("source"), model
+    loss = Engine(model, [Supervised()], device="cpu").segmentation_loss
+    outputs = model(stream.image, outputs=True)
+    assert stream.label is not None
+    return loss(outputs, stream.label, stream.weight), outputs, model
 
 
 @pytest.mark.parametrize(

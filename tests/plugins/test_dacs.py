@@ -12,6 +12,7 @@ from dalib.errors import StackError
 from dalib.losses import SegmentationLoss
 from dalib_plugins.dacs import Dacs, classmix_mask, mix, pseudo_label
 from dalib_plugins.supervised import Supervised
+from dalib_plugins.warp import make_augmentation
 from tests.plugins.probe import Probe, prepared
 from tests.tiny import tiny_batch, tiny_model
 
@@ -126,6 +127,37 @@ def test_every_sample_is_jittered_by_a_draw_of_its_own():
     mixed = prepared([Dacs(jitter_p=1.0, blur_p=0.0)], Batch(twice))["mixed"]
     unmixed = mixed.image[:, :, 0]  # the first row is ignored in the source, so never pasted
     assert (unmixed[0] - unmixed[1]).abs().max() > 0.01
+
+
+def test_the_mixture_is_blurred_by_a_gaussian_of_the_sigma_that_is_asked_for():
+    plain = prepared([Dacs(jitter_p=0.0, blur_p=0.0)], tiny_batch())["mixed"].image
+    blurred = prepared([Dacs(jitter_p=0.0, blur_p=1.0, blur=(0.8, 0.8))], tiny_batch())["mixed"].image
+    places = torch.arange(-4, 5)  # four sigma each way, as the strategy's kernel
+    kernel = (-places.square() / (2 * 0.8**2)).exp()
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+    padded = F.pad(plain, (4, 4, 4, 4), mode="reflect")
+    expected = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
+    torch.testing.assert_close(blurred, expected, atol=1e-5, rtol=0)
+    assert (blurred - plain).abs().max() > 0.05
+
+
+def test_half_of_the_samples_are_blurred_by_default():
+    batch = tiny_batch(batch=64)
+    plain = prepared([Dacs(jitter_p=0.0, blur_p=0.0)], tiny_batch(batch=64))["mixed"].image
+    blurred = prepared([Dacs(jitter_p=0.0)], batch)["mixed"].image
+    assert 20 <= (blurred != plain).flatten(1).any(1).sum() <= 44  # three standard deviations
+
+
+def test_jitter_comes_before_blur():
+    """Where the jitter saturates, colours stop at 0 and 1 before they are blurred, so the order shows."""
+    options = {"jitter": 0.5, "jitter_p": 1.0, "blur": (1.0, 1.0), "ema": 0.9}
+    batch = tiny_batch()
+    batch.write("target", image=batch["target"].image.round())  # extremes, which a jitter pushes out
+    batch.write("source", image=batch["source"].image.round())
+    jittered = prepared([Dacs(**options, blur_p=0.0)], Batch(dict(batch.items())))["mixed"].image
+    both = prepared([Dacs(**options, blur_p=1.0)], Batch(dict(batch.items())))["mixed"].image
+    blur = make_augmentation("test", "RandomGaussianBlur", p=1.0, kernel_size=(9, 9), sigma=(1.0, 1.0))
+    torch.testing.assert_close(both, blur(jittered), atol=1e-5, rtol=0)
 
 
 def loop_step(student, teacher, sgd, index: int, batch: Batch, mask: torch.Tensor) -> float:

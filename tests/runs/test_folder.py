@@ -9,8 +9,8 @@ import torch
 
 from dalib.core import checkpoint
 from dalib.errors import CheckpointError, DalibError
-from dalib.runs.environment import environment_of
 from dalib.files import find_checkpoint
+from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
 from dalib.runs.lock import locked
 

@@ -15,8 +15,8 @@ from rich.console import Console
 import dalib.data.diorama as diorama
 from dalib import DalibError, Engine, create_dataset, make_recipe, run
 from dalib.errors import DataError
-from dalib.runs.signals import InterruptedRunError
 from dalib.runs.loading import load_run
+from dalib.runs.signals import InterruptedRunError
 from dalib.yaml import parse_yaml
 from tests.command import TINY
 
@@ -24,7 +24,7 @@ STEP = Engine.step
 STACK = """\
 strategies:
   - {use: augment, streams: [source], flip: 0.5, color_jitter: [0.5, 0.5, 0.5, 0.05]}
-  - {use: fda}
+  - {use: fda, beta: 0.05}
   - {use: supervised}
   - {use: dacs, threshold: 0.5}
 """

@@ -1,0 +1,88 @@
+"""When a run saves itself: at what is due, at a signal, and when an error ends it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dalib.core import checkpoint
+from dalib.core.engine import Engine
+from dalib.errors import DalibError, add_to
+from dalib.runs.folder import RunFolder
+from dalib.runs.recipe import TrainOptions
+from dalib.runs.signals import InterruptedRunError, Interruption
+
+
+class Saving:
+    """Writes the checkpoints of one run.
+
+    Args:
+        extras: returns what a checkpoint of a run holds beside the engine's state.
+    """
+
+    def __init__(
+        self, engine: Engine, folder: RunFolder, train: TrainOptions, extras: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._train = train
+        self._extras = extras
+        self.saved: int | None = None  # step of the last checkpoint
+
+    def save_due(self) -> None:
+        """Save what this step is due; the last checkpoint comes last, for a resumed run starts behind it."""
+        step, train = self._engine.index, self._train
+        kept = train.keep_every is not None and step % train.keep_every == 0
+        if kept:
+            self._save(self._folder.kept(step))
+        if kept or step % train.checkpoint_every == 0 or step == train.steps:
+            self.save_last()
+
+    def save_last(self) -> None:
+        """Save to go on from here, once a step: the one before is to be of an earlier step."""
+        if self.saved != self._engine.index:
+            self._save(self._folder.last, self._folder.previous)
+            self.saved = self._engine.index
+
+    def save_best(self) -> None:
+        """Save the model that scored best so far."""
+        self._save(self._folder.best)
+
+    @contextmanager
+    def rescued(self, interruption: Interruption) -> Iterator[None]:
+        """Save the run as of its last whole step when an error ends the body, and let the error say how to go on."""
+        try:
+            yield
+        except InterruptedRunError:
+            raise
+        except Exception as error:
+            if interruption.signal is not None:  # a signal to the whole group ends the workers of the loader, too
+                raise self.interrupted(interruption.signal) from error
+            if self._engine.index:  # before the first step there is nothing to save
+                add_to(error, self._rescue())
+            raise
+
+    def interrupted(self, number: int) -> InterruptedRunError:
+        """Save, and return what says so; ``number`` is the signal's."""
+        self.save_last()
+        return InterruptedRunError(
+            number,
+            f"stopped at step {self._engine.index} of {self._train.steps} by signal {number}; it is saved. "
+            f"{self._go_on}",
+        )
+
+    def _rescue(self) -> str:
+        """Save what there is and return what became of it."""
+        try:
+            self.save_last()
+        except (DalibError, OSError) as error:
+            since = "it has no checkpoint" if self.saved is None else f"its last checkpoint is of step {self.saved}"
+            return f"The run could not be saved, for {error} So {since}. {self._go_on}"
+        return f"The run is saved as of step {self._engine.index}. {self._go_on}"
+
+    @property
+    def _go_on(self) -> str:
+        return f"Go on with the same command and --resume (folder {self._folder.path})."
+
+    def _save(self, path: Path, previous: Path | None = None) -> None:
+        checkpoint.write(self._engine.state_dict() | dict(self._extras()), path, previous)
