@@ -127,4 +127,4 @@ class SegmentationLoss:
 @cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return a constant tensor, copied to the device once: each copy waits for it."""
-    return torch.tensor(values, device=device)
+    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -368,8 +368,8 @@ class Engine:
         if sizes != self._planned:
             if not any(p.requires_grad for p in self.model.parameters()):
                 raise StackError(
-                    "no parameter of the model requires a gradient, so nothing would be trained; what fuse() and "
-                    "winograd() return is for inference."
+                    "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
+                    "returns is for inference."
                 )
             for message in make_plan(self.stack, sizes).warnings:
                 warnings.warn(message, stacklevel=3)

@@ -1,6 +1,7 @@
 """Numbers that go bad: a step with a term or a gradient that is not finite changes nothing and is named."""
 
 import logging
+import signal
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dalib.core.held_back import HeldBack
 from dalib.core.precision import SMALLEST_SCALE, Precision
 from dalib.errors import DalibError
 
@@ -48,6 +50,7 @@ class Guard:
         self._device, self._precision, self._modules = device, precision, modules
         self._index, self._updating = 0, False
         self._buffers = _Kept(())
+        self._worker_deaths = HeldBack(signal.SIGCHLD)
         self._verdicts: deque[Verdict] = deque()
         self._stopped = torch.zeros((), device=device)
 
@@ -64,6 +67,7 @@ class Guard:
         try:
             yield
         except BaseException:
+            self._worker_deaths.stop(call=False)  # what raised is told; the loader looks for dead workers by itself
             if self._updating:
                 self.broken = (
                     f"step {index + 1} broke off in the middle of its update, so its state is neither that before nor "
@@ -72,6 +76,7 @@ class Guard:
             else:
                 self.put_back(torch.ones((), device=self._device))
             raise
+        self._worker_deaths.stop()
         self.look()
 
     def judge(self, terms: Mapping[tuple[str, str], Tensor], gradients: Mapping[str | None, list[Tensor]]) -> Tensor:
@@ -93,6 +98,7 @@ class Guard:
         self._verdicts.append(Verdict(self._index, tuple(values), len(terms), bad))
         if self.reads_at_once:
             self.look(wait=True)
+        self._worker_deaths.start()
         self._updating = True
         flag = bad.any().float()
         if self.policy == "stop":

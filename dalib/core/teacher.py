@@ -1,7 +1,7 @@
 """The exponential moving average of the student."""
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,11 +50,3 @@ class Teacher:
                     own.copy_(its)
         weights = {dtype: towards * (1 - unless).to(dtype) for dtype in {tensor.dtype for tensor in mine}}
         torch._foreach_lerp_(mine, theirs, [weights[tensor.dtype] for tensor in mine])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights and buffers."""
-        return self.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
-        self.module.load_state_dict(state)

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from dalib import __version__
 from dalib.cli import main
+from dalib.core import checkpoint
 from dalib.data.diorama import Diorama
 from dalib.errors import DalibError
-from dalib.models.winograd import library
 from dalib.runs.folder import RunFolder
 from tests.command import RECIPE, TINY, refusal, run_dalib
 
@@ -153,6 +154,41 @@ def test_evaluate_scores_a_run_and_a_checkpoint_alike(trained, tmp_path, capsys)
     assert first == second and first["miou"] == json.loads((folder / "results.json").read_text())["miou"]
 
 
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory):
+    """The checkpoint of a run whose student gives class 1 everywhere and whose teacher gives class 3."""
+    folder = tmp_path_factory.mktemp("parted")
+    (folder / "tiny.yaml").write_text(TINY)
+    stack = ("strategies=[{use: supervised}, {use: dacs}]", "train.steps=1")
+    assert run_dalib("train", folder / "tiny.yaml", *stack, "--out", folder / "run") == 0
+    file = RunFolder(folder / "run").last
+    state = checkpoint.read(file)
+    for part, number in (("model", 1), ("teacher", 3)):
+        state[part]["head.weight"].zero_()
+        state[part]["head.bias"].zero_()[number] = 1.0
+    checkpoint.write(state, file)
+    return file
+
+
+@pytest.mark.parametrize(("teacher", "number"), [(False, 1), (True, 3)], ids=["student", "teacher"])
+def test_evaluate_predict_and_export_take_the_network_that_is_asked_for(teacher, number, parted, tmp_path):
+    flag, limit = ["--teacher"] * teacher, "evaluate.limit=1"
+    chosen = f"evaluate.model={'teacher' if teacher else 'student'}"
+    assert run_dalib("evaluate", parted, chosen, limit, "--json", tmp_path / "scores.json") == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["images"] == 1
+    predicted = [i for i, iou in enumerate(scores["iou"].values()) if iou]
+    assert predicted == [number]
+
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    assert run_dalib("predict", parted, tmp_path / "a.png", "--out", tmp_path / "out", *flag) == 0
+    assert set(Image.open(tmp_path / "out" / "a_label.png").tobytes()) == {number}
+
+    assert run_dalib("export", parted, "--out", tmp_path / "net.pt2", "--size", 32, 64, *flag) == 0
+    network = torch.export.load(tmp_path / "net.pt2").module()
+    assert network(torch.zeros(1, 3, 32, 64)).argmax(1).unique().tolist() == [number]
+
+
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "images", "--out", "out"]], ids=["evaluate", "predict"])
 def test_a_run_that_is_none_is_named(command, tmp_path, capsys):
     name, *rest = command
@@ -259,12 +295,14 @@ def test_a_benchmark_takes_options_of_networks(tmp_path, capsys):
 
 
 def test_what_a_benchmark_has_measured_is_kept_when_the_next_form_fails(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    library.cache_clear()
+    def fails(*_):
+        raise DalibError("no compiler")
+
+    monkeypatch.setattr("dalib.deploy.bench.compiled", fails)
     size = ["--size", "32", "64", "--seconds", "0", "--device", "cpu"]
-    assert main(["bench", "bisenet", *size, "--variants", "eager", "winograd", "--json", str(tmp_path / "b.json")]) == 2
+    assert main(["bench", "bisenet", *size, "--variants", "eager", "compiled", "--json", str(tmp_path / "b.json")]) == 2
     printed = capsys.readouterr()
-    assert "12.1, 12.1" in printed.out and "'no-such-compiler' failed" in printed.err
+    assert "12.1, 12.1" in printed.out and "dalib: no compiler" in printed.err
     assert [row["variant"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]] == ["eager"]
 
 

@@ -61,6 +61,13 @@ def test_batch_wide_draws_take_half_of_the_batchs_classes():
     label = torch.cat([random_label([0, 1]), random_label([2, 3, 4, 5])]).repeat(20, 1, 1)
     found = pasted(label, classes="batch")  # 3 of 6 classes, of which an image may hold none or all
     assert {len(classes) for classes in found[::2]} == {0, 1, 2}
+    label[1::2] = random_label([0, 1, 2, 3, 4, 5, 255])
+    assert {len(classes) for classes in pasted(label, classes="batch")[1::2]} == {3}
+
+
+def test_unless_asked_each_image_pastes_half_of_its_own_classes():
+    label = torch.cat([random_label([0, 1]), random_label([2, 3, 4, 5])]).repeat(20, 1, 1)
+    assert [len(classes) for classes in pasted(label)] == [1, 2] * 20
 
 
 def test_a_generator_decides_the_draw():
@@ -85,6 +92,10 @@ def test_target_pixels_weigh_the_share_of_confident_ones():
     torch.testing.assert_close(weight, torch.full((2, 10, 10), 0.4))
     each = pseudo_label(logits, 0.968, "image")[1]
     torch.testing.assert_close(each, torch.tensor([0.2, 0.6])[:, None, None].expand(2, 10, 10))
+
+
+def test_a_pixel_is_confident_from_the_threshold_on():
+    assert pseudo_label(torch.zeros(1, 2, 1, 1), 0.5)[1].item() == 1.0
 
 
 def test_confidence_is_judged_in_float32():
