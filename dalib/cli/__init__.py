@@ -88,8 +88,9 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint, if there is one")
     train.add_argument("--before", metavar="RUN", help="a run to compare with in panels and report")
 
-    evaluate = commands.add_parser("evaluate", help="score a run on its evaluation data, or on others")
-    _add_run(evaluate)
+    evaluate = commands.add_parser("evaluate", help="score a run or an exported file on its evaluation data, or others")
+    _add_run(evaluate, " or an exported .onnx file")
+    evaluate.add_argument("--recipe", metavar="R", help="whose data.eval and evaluate count (default: the run's own)")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.eval.split=test")
     evaluate.add_argument("--json", metavar="FILE", help="write the result here, too")
 
@@ -120,7 +121,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--size", nargs=2, type=count, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
     bench.add_argument(
-        "--variants", nargs="+", metavar="V", help="eager, channels-last, fused, winograd, bf16, compiled, joined by +"
+        "--variants",
+        nargs="+",
+        metavar="V",
+        help="channels-last, fused, bf16, compiled, joined by +; or eager, onnxruntime[-int8], openvino[-int8]",
     )
     bench.add_argument("--device", metavar="D", help="cpu or cuda (default: the GPU where there is one)")
     bench.add_argument("--threads", type=count, metavar="N", help="threads of the CPU")
@@ -133,9 +137,13 @@ def make_parser() -> argparse.ArgumentParser:
     _add_run(export)
     export.add_argument("--out", metavar="FILE", required=True, help="a path ending in .onnx or .pt2")
     export.add_argument(
-        "--size", nargs=2, type=count, default=(512, 1024), metavar=("H", "W"), help="traced at this size"
+        "--size", nargs=2, type=count, metavar=("H", "W"), help="traced at this size (default: the run's, or 512 1024)"
     )
     export.add_argument("--image", metavar="FILE", help="a picture to compare on (default: a made-up street)")
+    export.add_argument("--int8", action="store_true", help="quantise the .onnx file, calibrated on target pictures")
+    export.add_argument(
+        "--calibrate", metavar="DIR|RECIPE", help="pictures, or a recipe with data.target (default: the run's recipe)"
+    )
     export.add_argument("--teacher", action="store_true", help="export the teacher instead of the student")
     for command in commands.choices.values():
         command.add_argument("--safe", action="store_true", help="import no plugins but dalib's own")
@@ -165,5 +173,5 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100 strategies.1.beta=0.05")
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's folder or one of its checkpoints")
+def _add_run(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument("run", metavar="RUN", help=f"a run's folder or one of its checkpoints{more}")

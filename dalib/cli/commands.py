@@ -3,6 +3,7 @@
 import logging
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,20 +11,27 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import interpolate as resize
 
 from dalib.core.create import dataset_from
 from dalib.core.plan import PlannedStrategy, make_plan
 from dalib.core.teacher import Teacher
-from dalib.data.dataset import classes_of
+from dalib.data.dataset import classes_of, same_classes
 from dalib.data.decode import read_image
 from dalib.data.doctor import compare, counted, examine_new
 from dalib.data.faults import Fault
-from dalib.deploy.bench import VARIANTS, bench_table
+from dalib.data.files import find_images
+from dalib.deploy.bench import VARIANTS
 from dalib.deploy.bench import bench as run_bench
+from dalib.deploy.bench_table import bench_table
 from dalib.deploy.export import export as export_model
+from dalib.deploy.runtimes import ExportedFile
 from dalib.discovery import default_registry
 from dalib.errors import DalibError
+from dalib.evaluation.evaluate import evaluate as score_model
 from dalib.evaluation.predict import predict_images
+from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.runs.build import build_dataset, build_engine, build_model, dataset_options, forget_files
 from dalib.runs.loading import load_run
@@ -32,6 +40,8 @@ from dalib.runs.run import run as run_recipe
 from dalib.yaml import parse_yaml
 
 logger = logging.getLogger("dalib")
+
+CALIBRATED_ON = 32  # pictures, of which every second one is for the comparison
 
 
 def train(options: Namespace) -> None:
@@ -42,21 +52,27 @@ def train(options: Namespace) -> None:
 
 
 def evaluate(options: Namespace) -> None:
-    """Score a run."""
-    loaded = load_run(options.run)
-    recipe = _overridden(loaded.recipe, options.overrides)
+    """Score a run, or an exported file by a recipe."""
+    score: Callable[..., Result]
+    if Path(options.run).suffix == ".onnx":
+        if options.recipe is None:
+            raise DalibError(f"{options.run}: name what it is scored on with --recipe, such as its run's recipe.yaml.")
+        file = ExportedFile(options.run)
+        own, classes, score = load_recipe(options.recipe), file.classes, partial(score_model, file)
+    else:
+        loaded = load_run(options.run)
+        own = loaded.recipe if options.recipe is None else load_recipe(options.recipe)
+        classes = loaded.classes
+        score = partial(loaded.engine.evaluate, teacher=own.evaluate.model == "teacher")
+    recipe = _overridden(own, options.overrides)
     dataset = build_dataset(recipe, "eval")
     assert dataset is not None
-    if classes_of(dataset) != loaded.classes:
-        raise DalibError(
-            f"the run has {len(loaded.classes)} classes and its evaluation data {len(classes_of(dataset))}; "
-            "evaluate on data with the classes that it was trained on."
-        )
+    if classes is not None:
+        same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
     _check_json(options)
     settings = recipe.evaluate
-    result = loaded.engine.evaluate(
+    result = score(
         dataset,
-        teacher=settings.model == "teacher",
         protocol=settings.protocol,
         classes=settings.classes,
         batch_size=settings.batch_size,
@@ -175,14 +191,48 @@ def bench(options: Namespace) -> None:
 def export(options: Namespace) -> None:
     """Write a run's model for other runtimes."""
     loaded = load_run(options.run, device="cpu")
+    trained = _size(dataset_options(loaded.recipe, "eval") or {})
+    size = tuple(options.size) if options.size else trained or (512, 1024)
     image = None if options.image is None else read_image(Path(options.image)).float() / 255
     if around := [strategy.name for strategy in loaded.engine.stack.implementing("predictor")]:
         logger.warning(
             "the run predicts through %s; the file is of the network alone, and gives what it gives without.",
             ", ".join(around),
         )
-    written = export_model(loaded.engine.network(options.teacher), options.out, tuple(options.size), image=image)
+    written = export_model(
+        loaded.engine.network(options.teacher),
+        options.out,
+        size,
+        image=image,
+        classes=loaded.classes,
+        palette=loaded.palette,
+        calibrate=_calibration(options, loaded.recipe, size),
+    )
     Console().print(str(written), soft_wrap=True, highlight=False)
+
+
+def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> list[Tensor] | None:
+    """Return the target's pictures that int8 is calibrated on, spread over a folder or a recipe's target; no labels."""
+    if not options.int8:
+        if options.calibrate:
+            raise DalibError("--calibrate names the pictures that int8 is calibrated on; add --int8, or leave it out.")
+        return None
+    source = Path(options.calibrate) if options.calibrate else None
+    if source is not None and source.is_dir():
+        files = list(find_images(source).values())
+        pictures = [read_image(files[i]) for i in _spread(len(files))]
+    else:
+        dataset = build_dataset(recipe if source is None else load_recipe(source), "target")
+        if dataset is None:
+            raise DalibError("the recipe has no data.target to calibrate int8 on; name a folder with --calibrate.")
+        pictures = [dataset[i][0] for i in _spread(len(dataset))]
+    return [resize(picture[None].float() / 255, size, mode="bilinear", antialias=True)[0] for picture in pictures]
+
+
+def _spread(count: int) -> list[int]:
+    """Return up to ``CALIBRATED_ON`` positions, spread evenly over ``count``."""
+    wanted = min(count, CALIBRATED_ON)
+    return [i * count // wanted for i in range(wanted)]
 
 
 def _check_json(options: Namespace) -> None:

@@ -6,31 +6,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
-from dalib.core.create import model_from, parse_use
+from dalib.core.create import model_from
+from dalib.core.uses import parse_use
 from dalib.deploy.bfloat16 import in_bfloat16
 from dalib.deploy.cost import count_macs, peak_memory
+from dalib.deploy.export import streets, trace, write_onnx
 from dalib.deploy.fuse import fuse
+from dalib.deploy.quantize import quantize
+from dalib.deploy.runtimes import PACKAGES, Run, Size, open_onnx, require
 from dalib.device import choose_device, hardware_name
 from dalib.errors import DalibError, suggest
-from dalib.models import SegmentationModel, winograd
+from dalib.models import SegmentationModel
 
-Size = tuple[int, int]
-
-FORMS = ("fused", "winograd", "bf16", "channels-last", "compiled")  # in the order that they are applied in
+FORMS = ("fused", "bf16", "channels-last", "compiled")  # in the order that they are applied in
 VARIANTS = ("eager", "channels-last", "fused", "bf16", "compiled", "fused+bf16+channels-last+compiled")
+RUNTIMES = ("onnxruntime", "openvino", "onnxruntime-int8", "openvino-int8")  # each alone, of the exported file
+ALONE = ("eager", *RUNTIMES)
 WARM_UP = 3
 FEWEST_RUNS = 5
-HEADINGS = ("M param-\neters", "G mult.-\nadds", "median\nms", "p95\nms", "CPU\nms", "images\n/s", "peak\nMiB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,8 @@ class Row:
         processor_ms: median time that the processor itself works for a forward, summed over its threads; on one thread
             of a machine that others use, too, this is the latency that it would show alone.
         images_per_second: of forwards one behind the other, the device synchronised at the end.
-        peak_memory: bytes, see ``dalib.deploy.cost.peak_memory``; None for compiled code on a CPU, which cannot be
-            seen into.
+        peak_memory: bytes, see ``dalib.deploy.cost.peak_memory``; None for compiled code on a CPU and for runtimes,
+            which cannot be seen into.
         hardware, threads, torch: what it was measured on.
     """
 
@@ -84,7 +85,8 @@ def bench(
     Args:
         networks: registered models, see ``dalib.list_models``, alone or with options: "timm backbone=convnext_atto".
         size: (H, W) of the image.
-        variants: "eager", or forms out of "fused", "winograd", "bf16", "channels-last" and "compiled", joined by "+".
+        variants: "eager", forms out of "fused", "bf16", "channels-last" and "compiled", joined by "+", or the exported
+            file in "onnxruntime" or "openvino", with "-int8" quantised, calibrated on made-up streets; these on a CPU.
         device: None: the GPU, if there is one.
         threads: of the CPU; None: as many as PyTorch takes.
         seconds: for how long latency is measured, and throughput again; at least five forwards.
@@ -120,14 +122,18 @@ def measure(
     """Measure one model, which stays as it is, in one variant; see ``bench``."""
     device = choose_device(device)
     forms = check_variant(variant)
-    if "winograd" in forms and device.type != "cpu":
-        raise DalibError(f"variant {variant!r}: winograd is a form for the CPU, and the device is {device.type}.")
     form = in_form(model, forms).to(device)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     if "channels-last" in forms:
         image = image.contiguous(memory_format=torch.channels_last)
     torch.compiler.reset()  # each model is compiled anew, and PyTorch stops compiling a function after eight of them
-    ready = compiled(form, image) if "compiled" in forms else form
+    ready: Callable[[Tensor], Tensor] = form
+    if variant in RUNTIMES:
+        if device.type != "cpu":
+            raise DalibError(f"variant {variant!r} runs on a CPU, and the device is {device.type}; say --device cpu.")
+        ready = in_runtime(model, variant, size)
+    elif "compiled" in forms:
+        ready = compiled(form, image)
     with torch.inference_mode():
         times, processor, rate = time_forward(lambda: ready(image), device, seconds)
     return Row(
@@ -141,7 +147,7 @@ def measure(
         p95_ms=1000 * sorted(times)[ceil(0.95 * len(times)) - 1],
         processor_ms=1000 * statistics.median(processor),
         images_per_second=rate,
-        peak_memory=None if "compiled" in forms and device.type == "cpu" else peak_memory(ready, image),
+        peak_memory=None if ready is not form and device.type == "cpu" else peak_memory(form, image),
         runs=len(times),
         hardware=hardware_name(device),
         threads=torch.get_num_threads(),
@@ -150,25 +156,29 @@ def measure(
 
 
 def check_variant(variant: str) -> tuple[str, ...]:
-    """Return the forms that a variant joins, in the order that they are applied in; DalibError for an unknown one."""
+    """Return the forms that a variant joins, in the order that they are applied in.
+
+    Raises:
+        DalibError: an unknown variant, or a runtime whose package is absent.
+    """
+    if variant in RUNTIMES:
+        runtime = variant.removesuffix("-int8")
+        require(f"variant {variant!r}", (*PACKAGES, runtime), "openvino" if runtime == "openvino" else "onnx")
+        return ("fused",)
     forms = [] if variant == "eager" else variant.split("+")
     for form in forms:
         if form not in FORMS:
             raise DalibError(
                 f"unknown variant {variant!r} of a benchmark: {form!r} is no form."
-                f"{suggest(form, FORMS if len(forms) > 1 else (*FORMS, 'eager'))} Forms are joined by '+', as in "
-                "fused+bf16; eager stands alone."
+                f"{suggest(form, FORMS if len(forms) > 1 else (*FORMS, *ALONE))} Forms are joined by '+', as in "
+                f"fused+bf16; {', '.join(ALONE)} stand alone."
             )
-    if {"winograd", "bf16"} <= set(forms):
-        raise DalibError(f"variant {variant!r}: winograd computes in float32 and cannot be joined with bf16.")
     return tuple(form for form in FORMS if form in forms)
 
 
 def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel:
     """Return a copy of ``model`` in eval mode and in these forms, but for "compiled"; see ``compiled``."""
     model = fuse(model) if "fused" in forms else deepcopy(model).eval()
-    if "winograd" in forms:
-        model = winograd(model)
     if "bf16" in forms:
         model = in_bfloat16(model)
     return model.to(memory_format=torch.channels_last) if "channels-last" in forms else model
@@ -195,6 +205,16 @@ def compiled(model: SegmentationModel, image: Tensor) -> SegmentationModel:
     return cast(SegmentationModel, ready)
 
 
+def in_runtime(model: SegmentationModel, variant: str, size: Size) -> Run:
+    """Return what runs the model, exported for images of this size, in a runtime of ``RUNTIMES``."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        write_onnx(trace(model, size, None), path, None)
+        if variant.endswith("-int8"):
+            quantize(path, path, streets(size, 2), goal=0)  # which classes change is of no interest to the clock
+        return open_onnx(path, variant.removesuffix("-int8"))
+
+
 def time_forward(
     forward: Callable[[], object], device: torch.device, seconds: float
 ) -> tuple[list[float], list[float], float]:
@@ -215,40 +235,6 @@ def inference_parameters(model: SegmentationModel) -> int:
     """Count the parameters outside of the heads that only run in training."""
     heads = tuple(f"{head}." for head in getattr(model.network, "training_heads", ()))
     return sum(p.numel() for name, p in model.network.named_parameters() if not name.startswith(heads))
-
-
-def bench_table(rows: Sequence[Row]) -> Table:
-    """Return rows of one size and one machine as a table of 80 columns, which says both in its title."""
-    first = rows[0]
-    where = f"{first.hardware}, {first.threads} CPU thread(s), torch {first.torch}"
-    table = Table(
-        title=f"{first.size[0]}x{first.size[1]} (HxW), one image, random weights if not said, on {where}",
-        caption="Parameters: all, and those of inference. CPU ms: processor time of a forward.",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("network", overflow="fold")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for model, group in groupby(rows, key=lambda row: row.model):
-        table.add_section()
-        table.add_row(f"[bold]{escape(model)}[/]")
-        for row in group:
-            table.add_row(row.variant.replace("+", " + "), *_cells(row))
-    return table
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    return (
-        f"{row.parameters / 1e6:.1f}, {row.inference_parameters / 1e6:.1f}",
-        f"{row.macs / 1e9:.2f}",
-        f"{row.median_ms:.1f}",
-        f"{row.p95_ms:.1f}",
-        f"{row.processor_ms:.1f}",
-        f"{row.images_per_second:.1f}",
-        "" if row.peak_memory is None else f"{row.peak_memory / 2**20:.0f}",
-    )
 
 
 @contextmanager

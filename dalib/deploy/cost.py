@@ -12,8 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from dalib.models.winograd import count_flops as count_winograd
-
 aten = torch.ops.aten
 
 Shape = tuple[int, ...]
@@ -30,7 +28,6 @@ def count_macs(module: nn.Module, shape: Shape) -> int:
     extra = {
         aten._native_batch_norm_legit_no_training: _batch_norm,
         aten.upsample_bilinear2d: _bilinear,
-        torch.ops.dalib.winograd: count_winograd,
     }
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=extra) as counter:
         on_meta(torch.empty(shape, device="meta"))

@@ -1,11 +1,11 @@
 """Export of a model to a file that runs without dalib, as ONNX or as torch.export, checked against the model itself."""
 
 import errno
-import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,22 +17,19 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as tracing
 
 from dalib.deploy.fuse import fuse
+from dalib.deploy.quantize import Quantized, quantize
+from dalib.deploy.runtimes import PACKAGES, Run, Size, Sizes, open_onnx, require, texts, write_metadata
 from dalib.errors import DalibError
 from dalib.evaluation.evaluate import inference, model_device
 from dalib.models import SegmentationModel
 from dalib.models.backbones import Backbone
-from dalib.models.winograd import WinogradConv
 from dalib.models.wrapper import unwrap
 
 logger = logging.getLogger("dalib")
 
 OPSET = 20
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 REQUIRED_AGREEMENT = 0.999
 SHORTER, LONGER = 0.75, 1.25  # sides of the other sizes of the check, beside the one asked for
-
-Size = tuple[int, int]
-Run = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,56 +38,64 @@ class Export:
 
     Fields:
         format: what it is, with ONNX's opset.
-        multiple: what H and W have to be multiples of; None where the file is for the size it was traced at alone.
-        least: what H and W have to be at least; some traced programs ask for more than one cell of the coarsest level.
-        agreement: by size (H, W), the share of an image's pixels whose class is the model's.
+        sizes: the images that it takes.
+        agreement: by size (H, W), the share of an image's pixels whose class is the model's; of a file in int8, that of
+            the file in float32 that it was made from.
+        quantized: of a file in int8, how well it agrees with that.
     """
 
     path: Path
     format: str
-    multiple: int | None
-    least: int
+    sizes: Sizes
     agreement: dict[Size, float]
+    quantized: Quantized | None = None
 
     def __str__(self) -> str:
         shares = ", ".join(f"{100 * share:.2f} % at {h}x{w}" for (h, w), share in self.agreement.items())
-        sizes = {1: "any H and W", None: "this size alone"}.get(
-            self.multiple, f"H and W that are multiples of {self.multiple}"
-        )
-        if self.least > 1:
-            sizes = f"{sizes} of at least {self.least}"
-        return f"{self.path}: {self.format}, for {sizes}; pixels that get the model's class: {shares} (HxW)"
+        text = f"{self.path}: {self.format}, for {self.sizes}; pixels that get the model's class: {shares} (HxW)"
+        return text if self.quantized is None else f"{text}\n{self.quantized}"
 
 
-def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, image: Tensor | None = None) -> Export:
+def export(
+    model: nn.Module,
+    path: str | Path,
+    size: Size = (512, 1024),
+    *,
+    image: Tensor | None = None,
+    classes: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    calibrate: Sequence[Tensor] | None = None,
+) -> Export:
     """Write ``model`` as ONNX (``.onnx``) or torch.export (``.pt2``), run the file, and compare it with the model.
 
-    The file's input ``images`` is (1, 3, H, W) float32 RGB in [0, 1] for any H and W, its output ``logits`` is
-    (1, K, H, W); normalisation and the interpolation of the logits are inside. What is written is ``fuse(model)``. A
-    network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for the multiples of its coarsest stride,
-    or, where ``size`` is none, for ``size`` alone, as is a Swin transformer; see ``size_multiple``. So is a network
-    that the tracer follows for no other sizes.
+    The file's input ``images`` is (batch, 3, height, width) float32 RGB in [0, 1] for any batch, height and width, its
+    output ``logits`` is (batch, K, height, width); normalisation and the interpolation of the logits are inside. What
+    is written is ``fuse(model)``. A network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for the
+    multiples of its coarsest stride, or, where ``size`` is none, for ``size`` alone, as is a Swin transformer; see
+    ``size_multiple``. So is a network that the tracer follows for no other sizes.
+    The file says of itself, in ONNX's ``metadata_props`` or torch.export's ``extra_files``, what ``metadata`` gives.
 
     Args:
         size: (H, W) that it is traced at and compared at; where it takes others, at a lower and wider one, too, and at
             a higher and narrower one.
         image: (3, h, w) in [0, 1] to compare on; by default a procedural street scene.
+        classes, palette: names and (red, green, blue) of the K classes, for the file to say.
+        calibrate: pictures (3, H, W) of the file's size to quantise an ONNX file with, see ``quantize``; None: float32.
 
     Raises:
-        DalibError: another suffix, a place that cannot be written, the packages for ONNX are absent, the model is one
-            of ``winograd``, is none of ``create_model`` or ``wrap_model``, or cannot be traced, or fewer than 99.9 % of
-            the pixels agree. A file that was there before stays.
+        DalibError: another suffix, a place that cannot be written, the packages for ONNX are absent, the model is none
+            of ``create_model`` or ``wrap_model``, or cannot be traced, or fewer than 99.9 % of the pixels agree. A file
+            that was there before stays.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
         raise DalibError(f"{path}: the suffix says the format; expected .onnx (ONNX) or .pt2 (torch.export).")
     if path.suffix == ".onnx":
-        check_packages()
-    if any(isinstance(module, WinogradConv) for module in model.modules()):
-        raise DalibError("a model of winograd() runs where dalib is; export the one that it was made from.")
-    model = unwrap(model)
-    _check_wrapped(model)
-    image = _street(size) if image is None else image
+        require("export to ONNX", PACKAGES, "onnx")
+    elif calibrate is not None:
+        raise DalibError(f"{path}: int8 is for ONNX; expected a path ending in .onnx.")
+    model = _check_wrapped(unwrap(model))
+    image = streets(size, 1)[0] if image is None else image
     with _beside(path) as written:
         try:
             exported = _write(model, written, size, size_multiple(model, size), image)
@@ -99,20 +104,43 @@ def export(model: nn.Module, path: str | Path, size: Size = (512, 1024), *, imag
             exported = _write_for_one_size(model, written, size, image)
         exported = replace(exported, path=path)
         _refuse_disagreement(exported)
+        if calibrate is not None:
+            exported = replace(exported, quantized=quantize(written, written, calibrate))
+        said = metadata(model, exported, classes, palette)
+        if path.suffix == ".onnx":
+            write_metadata(written, said)
+        else:
+            torch.export.save(torch.export.load(written), written, extra_files=texts(said))
     return exported
+
+
+def metadata(
+    model: SegmentationModel, exported: Export, classes: Sequence[str] | None, palette: Sequence[Sequence[int]] | None
+) -> dict[str, object]:
+    """Return what a file says of itself: by whom and from what, for which images, and what its outputs mean."""
+    return {
+        "dalib": version("dalib-seg"),
+        "classes": classes,
+        "palette": palette,
+        "images": "RGB in [0, 1]; the file itself subtracts mean and divides by std",
+        "mean": model.mean.tolist(),
+        "std": model.std.tolist(),
+        "precision": "float32" if exported.quantized is None else "int8",
+        "size": exported.sizes.size,
+        "multiple": exported.sizes.multiple,
+        "least": exported.sizes.least,
+    }
 
 
 def _write(model: nn.Module, path: Path, size: Size, multiple: int | None, image: Tensor) -> Export:
     as_onnx = path.suffix == ".onnx"
-    # Tracing channels-last memory, which training uses, would bind the program to sizes at which that differs.
-    plain = fuse(model).cpu().to(memory_format=torch.contiguous_format)
-    program = trace(plain, size, multiple)
-    run = write_onnx(program, path) if as_onnx else write_program(program, path)
+    program = trace(model, size, multiple)
+    run = write_onnx(program, path, multiple) if as_onnx else write_program(program, path)
+    sizes = Sizes(size=size, multiple=multiple, least=1 if multiple != 1 else _least(run, model))
     return Export(
         path=path,
         format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
-        multiple=multiple,
-        least=1 if multiple != 1 else _least(run, model),
+        sizes=sizes,
         agreement=agreement(model, run, image, _checked(size, multiple)),
     )
 
@@ -140,13 +168,16 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def trace(model: nn.Module, size: Size, multiple: int | None) -> ExportedProgram:
-    """Return the program of a model in eval mode for images (1, 3, H, W) of the sizes that ``multiple`` says."""
-    images = torch.zeros(1, 3, *size)
-    free = None if multiple is None else ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    """Return the program of ``fuse(model)`` for images (B, 3, H, W) of the sizes that ``multiple`` says, any B."""
+    # Channels-last memory, which training uses, would bind the program to sizes at which that differs.
+    plain = fuse(model).cpu().to(memory_format=torch.contiguous_format)
+    free = {0: Dim.DYNAMIC} if multiple is None else dict.fromkeys((0, 2, 3), Dim.DYNAMIC)
     # Sizes of 1, as a pyramid's pools have them for small images, are like any other and make no condition.
     with torch.no_grad(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
-            model if multiple in (1, None) else Whole(model, multiple), (images,), dynamic_shapes=free
+            plain if multiple in (1, None) else Whole(plain, multiple),
+            (torch.zeros(1, 3, *size),),
+            dynamic_shapes=(free,),
         )
 
 
@@ -179,10 +210,12 @@ class Whole(nn.Module):
                 model.set_submodule(name, nn.Sequential(nn.ZeroPad2d(_padding(module)), _unpadded(module)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (1, 3, H, W) in [0, 1] to logits (1, K, H, W)."""
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, K, H, W)."""
         for side in images.shape[-2:]:
             torch._check(side % self.multiple == 0, lambda: f"expected sides that are multiples of {self.multiple}")
-        logits: Tensor = self.model(images)
+        # ONNX knows no checks, but cells of another number of pixels cannot be made.
+        cells = F.pixel_unshuffle(images, self.multiple)
+        logits: Tensor = self.model(F.pixel_shuffle(cells, self.multiple))
         return logits
 
 
@@ -209,17 +242,21 @@ def _unpadded(conv: Any) -> nn.Conv2d:
     return plain.requires_grad_(False)
 
 
-def write_onnx(program: ExportedProgram, path: Path) -> Run:
+def write_onnx(program: ExportedProgram, path: Path, multiple: int | None) -> Run:
     """Write the program as ONNX, weights inside, and return what runs the file in ONNX Runtime on the CPU."""
-    import onnxruntime
-
+    sides = {} if multiple is None else {2: "height", 3: "width"}
     written = torch.onnx.export(
-        program, input_names=["images"], output_names=["logits"], opset_version=OPSET, dynamo=True, verbose=False
+        program,
+        input_names=["images"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        dynamic_shapes=({0: "batch", **sides},),
+        dynamo=True,
+        verbose=False,
     )
     assert written is not None
     written.save(str(path), external_data=False)
-    session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    return open_onnx(path)
 
 
 def write_program(program: ExportedProgram, path: Path) -> Run:
@@ -230,17 +267,18 @@ def write_program(program: ExportedProgram, path: Path) -> Run:
 
 
 def agreement(model: nn.Module, run: Run, image: Tensor, sizes: Sequence[Size]) -> dict[Size, float]:
-    """Return, at each size (H, W), the share of the image's pixels that ``run`` gives the model's class."""
+    """Return, at each size (H, W), the share of pixels in which ``run`` agrees, of a batch: image and mirror image."""
     shares, device = {}, model_device(model)
+    both = torch.stack([image, image.flip(-1)]).cpu()
     with inference(model):
         for height, width in sizes:
-            images = F.interpolate(image[None].cpu(), (height, width), mode="bilinear", antialias=True)
+            images = F.interpolate(both, (height, width), mode="bilinear", antialias=True)
             same = run(images).argmax(1) == model(images.to(device)).argmax(1).cpu()
             shares[height, width] = same.float().mean().item()
     return shares
 
 
-def _check_wrapped(model: nn.Module) -> None:
+def _check_wrapped(model: nn.Module) -> SegmentationModel:
     kinds = {parameter.dtype for parameter in model.parameters()}
     if not isinstance(model, SegmentationModel) or not kinds <= {torch.float32}:
         what = f"{type(model).__name__} in {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}"
@@ -248,6 +286,7 @@ def _check_wrapped(model: nn.Module) -> None:
             "export takes a model as create_model and wrap_model give it, which normalises its images, in float32; "
             f"this one is {what}."
         )
+    return model
 
 
 def _least(run: Run, model: nn.Module) -> int:
@@ -263,16 +302,6 @@ def _least(run: Run, model: nn.Module) -> int:
     raise refused
 
 
-def check_packages() -> None:
-    """Raise DalibError where a package that ONNX export needs is absent."""
-    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if absent:
-        raise DalibError(
-            f"export to ONNX needs the packages {', '.join(PACKAGES)}; missing: {', '.join(absent)}. "
-            "Install them with: pip install 'dalib-seg[onnx]'. Export to .pt2 needs none of them."
-        )
-
-
 def _checked(size: Size, multiple: int | None) -> list[Size]:
     if multiple is None:
         return [size]
@@ -282,11 +311,12 @@ def _checked(size: Size, multiple: int | None) -> list[Size]:
     return [size, (lower, wider), (higher, narrower)]
 
 
-def _street(size: Size) -> Tensor:
+def streets(size: Size, count: int) -> list[Tensor]:
+    """Return procedural street scenes (3, H, W) in [0, 1]."""
     from dalib.core.create import create_dataset
 
-    image, _ = create_dataset("diorama", domain="target", split="val", size=size)[0]
-    return image.float() / 255
+    scenes = create_dataset("diorama", domain="target", split="val", size=size)
+    return [scenes[i][0].float() / 255 for i in range(count)]
 
 
 def _refuse_disagreement(exported: Export) -> None:

@@ -10,7 +10,6 @@ from dalib.models.pidnet import PIDNet, pidnet_l, pidnet_m, pidnet_s
 from dalib.models.pidnet_loss import PIDNetLoss
 from dalib.models.timm_network import TimmNetwork
 from dalib.models.weights import LoadReport, load_weights
-from dalib.models.winograd import winograd
 from dalib.models.wrapper import SegmentationModel, wrap_model
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ __all__ = [
     "pidnet_l",
     "pidnet_m",
     "pidnet_s",
-    "winograd",
     "wrap_model",
 ]
 

@@ -24,6 +24,16 @@ def seconds_of_a_step(engine: Engine, batch: Batch) -> float:
     return time.process_time() - started
 
 
+def bare_update(engine: Engine) -> None:
+    """Step the optimiser and the teacher as a loop without guard does."""
+    engine.optimizer.found_inf = None  # type: ignore[attr-defined]
+    engine.optimizer.step()
+    if engine.teacher:
+        pairs = (list(module.parameters()) for module in (engine.teacher.module, engine.model))
+        with torch.no_grad():
+            torch._foreach_lerp_(*pairs, 1 - min(1 - 1 / (engine.index + 1), engine.teacher.decay))
+
+
 def main(steps: int) -> None:
     torch.set_num_threads(1)
     source = Stream(torch.rand(4, 3, 96, 192), torch.randint(0, 19, (4, 96, 192)))
@@ -35,8 +45,8 @@ def main(steps: int) -> None:
         for _ in range(steps):
             times[True].append(seconds_of_a_step(engine, batch))
             with (
-                patch.object(Guard, "update", lambda self, terms, update: update()),
-                patch.object(Guard, "whole_step", lambda self: nullcontext()),
+                patch.object(Engine, "_update", lambda self, terms: bare_update(self) or torch.zeros(())),
+                patch.object(Guard, "whole_step", lambda self, index: nullcontext()),
             ):
                 times[False].append(seconds_of_a_step(engine, batch))
         guarded, bare = (1000 * statistics.median(times[key]) for key in (True, False))

@@ -14,7 +14,6 @@ from dalib.cli import main
 from dalib.core import checkpoint
 from dalib.data.diorama import Diorama
 from dalib.errors import DalibError
-from dalib.models.winograd import library
 from dalib.runs.folder import RunFolder
 from tests.command import RECIPE, TINY, refusal, run_dalib
 
@@ -296,12 +295,14 @@ def test_a_benchmark_takes_options_of_networks(tmp_path, capsys):
 
 
 def test_what_a_benchmark_has_measured_is_kept_when_the_next_form_fails(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    library.cache_clear()
+    def fails(*_):
+        raise DalibError("no compiler")
+
+    monkeypatch.setattr("dalib.deploy.bench.compiled", fails)
     size = ["--size", "32", "64", "--seconds", "0", "--device", "cpu"]
-    assert main(["bench", "bisenet", *size, "--variants", "eager", "winograd", "--json", str(tmp_path / "b.json")]) == 2
+    assert main(["bench", "bisenet", *size, "--variants", "eager", "compiled", "--json", str(tmp_path / "b.json")]) == 2
     printed = capsys.readouterr()
-    assert "12.1, 12.1" in printed.out and "'no-such-compiler' failed" in printed.err
+    assert "12.1, 12.1" in printed.out and "dalib: no compiler" in printed.err
     assert [row["variant"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]] == ["eager"]
 
 

@@ -380,6 +380,7 @@ def test_a_fault_in_any_hook_names_it(hook):
     with pytest.raises(StrategyError) as caught:
         mine = engine([Supervised(), raising(hook), Entropy()])
         mine.fit(TinyData(), TinyData(), steps=1, batch_size=2, eval=FiveClasses())
+        mine.state_dict()
         mine.close()
     assert f"strategy 'fails' in its hook {hook!r}" in str(caught.value) and "KeyError: 'oops'" in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)

@@ -30,7 +30,7 @@ def test_it_equals_the_average_in_float64(batch_norm):
     for step in range(15):
         wander(student, step)
         decay = min(1 - 1 / (step + 1), 0.9)
-        teacher.update(student, step)
+        teacher.update(student, step, torch.zeros(()))
         for key, value in student.state_dict().items():
             if key in parameters or (batch_norm == "eval" and value.is_floating_point()):
                 expected[key] = decay * expected[key] + (1 - decay) * value.double()
@@ -44,7 +44,7 @@ def test_the_first_update_copies_the_student():
     student = tiny_model()
     teacher = Teacher(student, None, None)
     wander(student, 0)
-    teacher.update(student, 0)
+    teacher.update(student, 0, torch.zeros(()))
     assert all(torch.equal(a, b) for a, b in zip(teacher.module.parameters(), student.parameters(), strict=True))
 
 
@@ -105,7 +105,7 @@ def test_the_students_batch_statistics_never_reach_a_teacher_that_has_its_own():
     teacher = Teacher(student, 0.5, "train")
     before = copy.deepcopy(teacher.module.body[1].running_mean)
     student(torch.rand(2, 3, 8, 8))
-    teacher.update(student, 5)
+    teacher.update(student, 5, torch.zeros(()))
     assert torch.equal(teacher.module.body[1].running_mean, before)
 
 

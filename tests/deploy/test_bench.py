@@ -1,7 +1,11 @@
 """The benchmark: what it says of a network, in which forms, and its refusals."""
 
+import importlib.util
 import io
 import json
+import os
+import shlex
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,9 +14,9 @@ from rich.console import Console
 from torch import nn
 
 from dalib import DalibError, create_model
-from dalib.deploy.bench import Row, bench, bench_table, check_variant, compiled, cpu_threads, in_form, measure
+from dalib.deploy.bench import RUNTIMES, Row, bench, check_variant, compiled, cpu_threads, in_form, measure
+from dalib.deploy.bench_table import bench_table
 from dalib.models import SegmentationModel, wrap_model
-from tests.compiler import needs_compiler
 
 SIZE = (32, 64)
 
@@ -81,7 +85,7 @@ def test_forms_compute_the_same_classes_and_leave_the_model() -> None:
 def test_an_unknown_variant_is_refused_before_any_work() -> None:
     with pytest.raises(DalibError, match=r"'fused\+bfloat16'.*'bfloat16' is no form\..*fused\+bf16"):
         bench(["no such network"], SIZE, ["fused+bfloat16"])
-    with pytest.raises(DalibError, match=r"'eager' is no form\. Known: .*; eager stands alone"):
+    with pytest.raises(DalibError, match=r"'eager' is no form\. Known: .*; eager, onnxruntime, .* stand alone"):
         bench(["no such network"], SIZE, ["eager+fused"])
 
 
@@ -90,6 +94,26 @@ def test_an_unknown_model_or_device_is_refused_before_any_work() -> None:
         bench(["bisenet", "bisenett"], SIZE)
     with pytest.raises(DalibError, match="there is no device 'gpu'; say cpu or cuda"):
         bench(["bisenet"], SIZE, device="gpu")
+
+
+def test_the_exported_file_is_measured_in_both_runtimes_in_float32_and_int8() -> None:
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    rows = [*bench(["bisenet"], SIZE, RUNTIMES, device="cpu", threads=1, seconds=0.0)]
+    assert [row.variant for row in rows] == [*RUNTIMES]
+    assert all(row.peak_memory is None and row.median_ms > 0 and row.threads == 1 for row in rows)
+
+
+def test_a_runtime_that_is_not_installed_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else object())
+    with pytest.raises(DalibError, match=r"'openvino-int8' needs .*missing: openvino\. .* 'dalib-seg\[openvino\]'"):
+        bench(["no such network"], SIZE, ["openvino-int8"])
+
+
+def test_a_runtime_is_for_the_cpu() -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(DalibError, match="'onnxruntime' runs on a CPU, and the device is meta; say --device cpu"):
+        measure(wrap_model(nn.Conv2d(3, 2, 3), 2), SIZE, "onnxruntime", name="tiny", device="meta")
 
 
 def test_a_network_with_options_is_measured_under_its_whole_text() -> None:
@@ -130,7 +154,7 @@ def test_threads_are_given_back() -> None:
     assert torch.get_num_threads() == before
 
 
-@needs_compiler
+@pytest.mark.skipif(not shutil.which(shlex.split(os.environ.get("CXX", "c++"))[0]), reason="needs a C++ compiler")
 def test_compiled_code_on_the_cpu_has_its_weights_frozen_in() -> None:
     """Which lets the compiler lay them out beforehand; so a weight that changes later changes nothing."""
     model = wrap_model(nn.Conv2d(3, 2, 3), 2).eval().requires_grad_(False)
@@ -142,16 +166,3 @@ def test_compiled_code_on_the_cpu_has_its_weights_frozen_in() -> None:
         assert torch.equal(ready(image), before)
         assert not torch.equal(model(image), before)
     assert not torch._inductor.config.freezing  # what others compile in this process keeps its weights live
-
-
-@pytest.mark.parametrize(
-    ("variant", "device", "told"),
-    [
-        ("winograd+bf16", "cpu", "computes in float32 and cannot be joined with bf16"),
-        ("winograd", "meta", "a form for the CPU, and the device is meta"),
-    ],
-)
-def test_minimal_filtering_is_for_float32_on_a_cpu(variant: str, device: str, told: str) -> None:
-    model = wrap_model(nn.Conv2d(3, 2, 3), 2)
-    with pytest.raises(DalibError, match=told):
-        measure(model, (16, 16), variant, name="tiny", device=device)

@@ -1,18 +1,20 @@
 """Exported files run without dalib and give the model's classes at any size."""
 
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from dalib import DalibError, create_model, wrap_model
+from dalib import DalibError, __version__, create_model, wrap_model
 from dalib.data.decode import read_image
 from dalib.deploy.export import Export, _checked, _least, _refuse_disagreement, export, size_multiple
 from dalib.deploy.fuse import fuse
+from dalib.deploy.runtimes import ExportedFile, Sizes, read_metadata
 from dalib.models import SegmentationModel
-from dalib.models.winograd import WinogradConv
 
 CAMVID = Path("data/native/camvid")
 
@@ -27,6 +29,13 @@ def model() -> SegmentationModel:
         for _ in range(3):
             model.train()(torch.rand(2, 3, 64, 64))
     return model
+
+
+def onnxruntime_session(path: Path) -> Any:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +61,34 @@ def test_onnx_runtime_gives_the_models_classes_at_two_sizes(
 
 def test_torch_export_runs_at_sizes_that_it_was_not_traced_at(model: SegmentationModel, tmp_path: Path) -> None:
     written = export(model, tmp_path / "net.pt2", (64, 96))
-    assert written.multiple == 1 and min(written.agreement.values()) >= 0.999
+    assert written.sizes.multiple == 1 and min(written.agreement.values()) >= 0.999
     run = torch.export.load(written.path).module()
     image = torch.rand(1, 3, 45, 77)
     with torch.inference_mode():
         torch.testing.assert_close(run(image), model.eval()(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_a_file_says_what_it_is_and_takes_batches(suffix: str, model: SegmentationModel, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    names, colours = ["a", "b", "c", "d", "e"], [(i, i, i) for i in range(5)]
+    path = export(model, tmp_path / f"net.{suffix}", (64, 96), classes=names, palette=colours).path
+    if suffix == "onnx":
+        said, run = read_metadata(path), ExportedFile(path)
+        axes = pytest.importorskip("onnx").load(path).graph.input[0].type.tensor_type.shape.dim
+        assert [axis.dim_param for axis in axes] == ["batch", "", "height", "width"]
+        assert run.classes == tuple(names)
+    else:
+        texts = dict.fromkeys(("dalib", "classes", "palette", "images", "mean", "size", "multiple", "precision"), "")
+        run = torch.export.load(path, extra_files=texts).module()
+        plain = ("dalib", "images", "precision")
+        said = {name: text if name in plain else json.loads(text) for name, text in texts.items()}
+    assert (said["dalib"], said["classes"], said["palette"]) == (__version__, names, [[i] * 3 for i in range(5)])
+    assert (said["size"], said["multiple"], said["precision"]) == ([64, 96], 1, "float32")
+    assert said["mean"] == pytest.approx([0.485, 0.456, 0.406]) and "subtracts mean" in said["images"]
+    images = torch.rand(3, 3, 40, 56)
+    with torch.inference_mode():
+        torch.testing.assert_close(run(images), model.eval()(images), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
@@ -65,7 +97,7 @@ def test_a_pyramid_whose_pools_are_one_pixel_where_it_is_traced_runs_at_any_size
     model = create_model("pidnet_s", num_classes=5).eval().to(memory_format=torch.channels_last)  # as training has it
     path = export(model, tmp_path / f"net.{suffix}", (64, 96)).path
     if suffix == "onnx":
-        session = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime_session(path)
 
     def run(image: torch.Tensor) -> torch.Tensor:
         if suffix == "pt2":
@@ -98,11 +130,8 @@ def test_a_place_that_cannot_be_written_is_said(model: SegmentationModel, tmp_pa
             export(model, path, (64, 96))
 
 
-def test_a_fused_model_is_exported_and_one_of_winograd_is_not(model: SegmentationModel, tmp_path: Path) -> None:
+def test_a_fused_model_is_exported(model: SegmentationModel, tmp_path: Path) -> None:
     assert min(export(fuse(model), tmp_path / "net.pt2", (64, 96)).agreement.values()) >= 0.999
-    own = nn.Sequential(WinogradConv(nn.Conv2d(32, 32, 3, padding=1)))
-    with pytest.raises(DalibError, match="export the one that it was made from"):
-        export(own, tmp_path / "other.pt2", (64, 96))
 
 
 @pytest.mark.parametrize("least", [1, 33])  # a ResNet's coarsest cells are of 32 pixels
@@ -113,8 +142,8 @@ def test_the_least_sides_of_a_file_are_found_and_said(least: int, model: Segment
         return image
 
     assert _least(run, model) == least
-    said = str(Export(path=tmp_path, format="torch.export", multiple=1, least=least, agreement={}))
-    assert f"for any H and W{' of at least 33' if least > 1 else ''};" in said
+    said = str(Sizes(size=(64, 96), multiple=1, least=least))
+    assert said == f"any H and W{' of at least 33' if least > 1 else ''}"
 
 
 def test_what_wraps_a_model_is_taken_off(tmp_path: Path) -> None:
@@ -145,6 +174,12 @@ def test_a_network_with_tensorflows_padding_is_written_for_multiples_of_its_stri
     if suffix == "pt2":
         with pytest.raises(AssertionError, match=r"Guard failed|multiples of 32"):
             torch.export.load(tmp_path / "net.pt2").module()(torch.rand(1, 3, 80, 96))
+    else:
+        with pytest.raises(DalibError, match=r"for H and W that are multiples of 32; these images are 120x160 \(HxW\)"):
+            ExportedFile(written.path)(torch.rand(1, 3, 120, 160))
+        session = onnxruntime_session(written.path)  # whoever runs it without dalib is refused as well
+        with pytest.raises(Exception, match="Reshape"):
+            session.run(None, {"images": torch.rand(1, 3, 120, 160).numpy()})
 
 
 def test_a_network_with_tensorflows_padding_is_written_for_one_size_that_is_no_such_multiple() -> None:
@@ -182,7 +217,10 @@ def test_a_network_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_disagrees_is_refused() -> None:
     exported = Export(
-        path=Path("net.onnx"), format="ONNX", multiple=1, least=1, agreement={(64, 96): 1.0, (48, 72): 0.99}
+        path=Path("net.onnx"),
+        format="ONNX",
+        sizes=Sizes(size=(64, 96), multiple=1),
+        agreement={(64, 96): 1, (48, 72): 0.99},
     )
     with pytest.raises(DalibError, match=r"net\.onnx .* 99\.00 % of the pixels at 48x72 .* expected 99\.9 %"):
         _refuse_disagreement(exported)

@@ -1,0 +1,155 @@
+"""Exported ONNX files in the runtimes that users deploy, ONNX Runtime and OpenVINO, on the CPU."""
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dalib.errors import DalibError
+
+Size = tuple[int, int]
+Run = Callable[[Tensor], Tensor]
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The images that an exported file takes.
+
+    Fields:
+        size: (H, W) that it was traced at.
+        multiple: what H and W have to be multiples of; None where the file is for ``size`` alone.
+        least: what H and W have to be at least; some traced programs ask for more than one cell of the coarsest level.
+    """
+
+    size: Size
+    multiple: int | None
+    least: int = 1
+
+    def __contains__(self, size: Size) -> bool:
+        if self.multiple is None:
+            return size == self.size
+        return all(side >= self.least and side % self.multiple == 0 for side in size)
+
+    def __str__(self) -> str:
+        if self.multiple is None:
+            return f"{self.size[0]}x{self.size[1]} (HxW) alone"
+        sides = "any H and W" if self.multiple == 1 else f"H and W that are multiples of {self.multiple}"
+        return sides if self.least == 1 else f"{sides} of at least {self.least}"
+
+
+class ExportedFile(nn.Module):
+    """An ONNX file that ``dalib export`` wrote, as a model: images (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
+
+    Fields:
+        classes: names of the K classes; None where the exporter knew none.
+        sizes: the images that it takes; others are refused.
+
+    Raises:
+        DalibError: the file cannot be read or says nothing of itself, or packages are absent.
+    """
+
+    def __init__(self, path: str | Path, runtime: str = "onnxruntime") -> None:
+        super().__init__()
+        self.path = Path(path)
+        said = read_metadata(self.path)
+        try:
+            self.sizes = Sizes(size=tuple(said["size"]), multiple=said["multiple"], least=said["least"])
+        except KeyError as error:
+            raise DalibError(
+                f"{path} says nothing of its {error.args[0]}; expected a file that `dalib export` wrote."
+            ) from error
+        self.classes = None if said.get("classes") is None else tuple(said["classes"])
+        self._run = open_onnx(self.path, runtime)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits; DalibError for images of a size that the file is not for."""
+        height, width = images.shape[-2:]
+        if (height, width) not in self.sizes:
+            raise DalibError(
+                f"{self.path} is for {self.sizes}; these images are {height}x{width} (HxW). Give the data such a "
+                "size, or export the model for another with --size."
+            )
+        return self._run(images)
+
+
+def open_onnx(path: Path, runtime: str = "onnxruntime") -> Run:
+    """Return what runs an ONNX file in "onnxruntime" or "openvino", in float32 and in as many threads as PyTorch.
+
+    Raises:
+        DalibError: the package is absent, or the runtime cannot take the file.
+    """
+    require(f"the runtime {runtime}", [runtime], "onnx" if runtime == "onnxruntime" else runtime)
+    try:
+        return _onnxruntime(path) if runtime == "onnxruntime" else _openvino(path)
+    except Exception as error:  # of the runtimes' own kinds
+        raise DalibError(f"{path} cannot be run in {runtime}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _onnxruntime(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what fails is raised; the red lines before it would stand in a success, too
+    session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _openvino(path: Path) -> Run:
+    import openvino
+
+    # On processors with bfloat16 OpenVINO computes float32 files in it, if not told otherwise.
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    ready: Any = openvino.Core().compile_model(str(path), "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
+    return lambda images: torch.from_numpy(ready(images.numpy())[0])
+
+
+def require(what: str, packages: Sequence[str], extra: str) -> None:
+    """Raise DalibError where a package that ``what`` needs is absent."""
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    if absent:
+        raise DalibError(
+            f"{what} needs the packages {', '.join(packages)}; missing: {', '.join(absent)}. "
+            f"Install them with: pip install 'dalib-seg[{extra}]'."
+        )
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what an ONNX file says of itself, see ``write_metadata``."""
+    require("an ONNX file", PACKAGES, "onnx")
+    import onnx
+
+    try:
+        properties = onnx.load(path).metadata_props
+    except Exception as error:  # protobuf's own kinds
+        raise DalibError(f"{path} is no ONNX file that can be read: {error}") from error
+    return {entry.key: _value(entry.value) for entry in properties}
+
+
+def write_metadata(path: Path, metadata: Mapping[str, object]) -> None:
+    """Let an ONNX file say these things of itself: texts as they are, others as JSON."""
+    import onnx
+
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, texts(metadata))
+    onnx.save(model, path)
+
+
+def texts(metadata: Mapping[str, object]) -> dict[str, str]:
+    """Return texts as they are, other values as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
