@@ -25,7 +25,7 @@ import pytest
 from tests.mutants.mutations import Mutant
 
 WARM = ("torch", "torchvision", "kornia.augmentation", "timm", "pydantic", "rich.table", "hypothesis", "numpy", "yaml")
-SECONDS = 20  # that one test may take
+PATIENCE = 10  # times what the slowest of the tests takes without a mutant, and 20 s
 MEMORY = 16 << 30  # that a mutant may grow by before it counts as killed
 
 
@@ -75,7 +75,8 @@ def survivors(file: Path, mutants: Sequence[Mutant], tests: Reached, jobs: int) 
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
             if names := tests.by(mutant):
-                running[_fork(lambda m=mutant, n=names: _try(file, m, n))] = mutant
+                patience = round(20 + PATIENCE * max(tests.seconds.get(name, 0.0) for name in names))
+                running[_fork(lambda m=mutant, n=names, p=patience: _try(file, m, n, p))] = mutant
             else:
                 yield mutant, True
         if running:
@@ -99,18 +100,17 @@ def _fork(work: Callable[[], int]) -> int:
         os._exit(status)
 
 
-def _try(file: Path, mutant: Mutant, tests: Sequence[str]) -> int:
-    seconds = int(SECONDS * 1.5) + 60
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+def _try(file: Path, mutant: Mutant, tests: Sequence[str], patience: int) -> int:
+    resource.setrlimit(resource.RLIMIT_CPU, (600, 600))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     sys.meta_path.insert(0, _Finder(file, mutant.source))
-    return _pytest(sorted({test.split("::")[0] for test in tests}), _Chosen(tests))
+    return _pytest(sorted({test.split("::")[0] for test in tests}), _Chosen(tests), timeout=patience)
 
 
-def _pytest(files: Sequence[str], *plugins: object) -> int:
+def _pytest(files: Sequence[str], *plugins: object, timeout: int = 180) -> int:
     warmed = "ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning"
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "--timeout", str(SECONDS), "--tb=no"]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "--timeout", str(timeout), "--tb=no"]
     return int(pytest.main([*options, "-W", warmed, *files], plugins=plugins))
 
 

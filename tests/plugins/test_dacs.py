@@ -1,6 +1,7 @@
 """ClassMix's statistics, pseudo-labels, and the engine's self-training steps against a hand-written loop."""
 
 import copy
+import inspect
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from dalib import Batch, Engine, Stream
 from dalib.errors import StackError
 from dalib.losses import SegmentationLoss
+from dalib_plugins import dacs
 from dalib_plugins.dacs import Dacs, classmix_mask, mix, pseudo_label
 from dalib_plugins.supervised import Supervised
 from dalib_plugins.warp import make_augmentation
@@ -115,6 +117,33 @@ def test_mixing_takes_each_pixel_from_one_side_and_keeps_its_weight():
         assert torch.equal(mixed.image.movedim(1, -1)[here], side.image.movedim(1, -1)[here])
         assert set(mixed.label[here].tolist()) == {label}
         torch.testing.assert_close(mixed.weight[here], torch.full_like(mixed.weight[here], weight))
+
+
+def test_options_reach_what_they_are_of(monkeypatch):
+    seen = {}
+
+    def watched(name):
+        function = getattr(dacs, name)
+
+        def watching(*arguments, **options):
+            bound = inspect.signature(function).bind(*arguments, **options)
+            seen.setdefault(name, []).append(bound.arguments)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(dacs, name, watching)
+
+    for name in ("pseudo_label", "classmix_mask", "make_augmentation"):
+        watched(name)
+    chosen = {"jitter": 0.1, "jitter_p": 0.3, "blur": (0.1, 2.0), "blur_p": 0.6, "ema": 0.5}
+    strategy = Dacs(confidence="image", classes="batch", ignore_is_class=True, teacher_batch_norm="eval", **chosen)
+    engine = Engine(tiny_model(), [strategy], device="cpu")
+    engine.step(tiny_batch())
+    assert (seen["pseudo_label"][0]["threshold"], seen["pseudo_label"][0]["confidence"]) == (0.968, "image")
+    assert (seen["classmix_mask"][0]["classes"], seen["classmix_mask"][0]["ignore_is_class"]) == ("batch", True)
+    assert (engine.teacher.decay, engine.teacher.batch_norm) == (0.5, "eval")
+    jitter, blur = (augmentation["options"] for augmentation in seen["make_augmentation"])
+    assert jitter == {"p": 0.3, **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.1)}
+    assert blur == {"p": 0.6, "kernel_size": (17, 17), "sigma": (0.1, 2.0)}  # four sigma each way
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])

@@ -87,6 +87,27 @@ def test_the_source_changes_within_its_range_and_the_target_stays():
     assert torch.equal(after["target"].image, before[1])
 
 
+def test_the_strategys_window_is_the_one_asked_for():
+    batch = tiny_batch(size=(24, 32))
+    before = batch["source"].image, batch["target"].image
+    image = prepared([Fda(beta=0.1, window="corner")], batch)["source"].image
+    torch.testing.assert_close(image, fourier_transfer(*before, 0.1, "corner").clamp(0, 1))
+
+
+def test_a_window_reaches_the_floor_in_double_precision():
+    """0.29 * 100 is 28.999999999999996 there, and 29 in float32."""
+    batch = tiny_batch(size=(100, 100), batch=1)
+    before = batch["source"].image, batch["target"].image
+    expected = fourier_transfer(*before, 0.285)
+    assert torch.equal(fourier_transfer(*before, 0.29), expected)
+    torch.testing.assert_close(prepared([Fda(beta=0.29)], batch)["source"].image, expected.clamp(0, 1))
+
+
+def test_streams_of_two_sizes_are_refused():
+    with pytest.raises(StackError, match="'fda' needs streams of one size"):
+        make_plan(Stack([Fda(beta=0.1)]), {"source": (64, 128), "target": (96, 128)})
+
+
 def test_samples_draw_from_several_betas():
     batch = tiny_batch(size=(24, 32), batch=16)
     choices = [fourier_transfer(batch["source"].image, batch["target"].image, beta).clamp(0, 1) for beta in (0.05, 0.3)]
