@@ -95,7 +95,7 @@ class SegmentationLoss:
     Options:
         class_weights: factor of each class; the denominator stays the number of valid pixels.
         ohem: keep only pixels whose true class has a probability below this (0..1), of the main output.
-        min_kept: with ``ohem``, keep at least so many pixels a batch.
+        min_kept: with ``ohem``, keep at least so many pixels per batch.
         auxiliary: weight of each auxiliary head (BiSeNet's authors use 1).
     """
 

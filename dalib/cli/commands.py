@@ -119,7 +119,7 @@ def plan(options: Namespace) -> None:
     for number, row in enumerate(made.rows, start=1):
         console.print(_described(number, row), highlight=False, soft_wrap=True)
     console.print(
-        f"{len(engine.stack.groups)} backward passes a micro-batch; teacher: {_teacher(engine.teacher)}",
+        f"{len(engine.stack.groups)} backward passes per micro-batch; teacher: {_teacher(engine.teacher)}",
         highlight=False,
     )
     console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False)
@@ -259,7 +259,7 @@ def _teacher(teacher: Teacher | None) -> str:
 
 
 def _described(number: int, row: PlannedStrategy) -> str:
-    """Return what one strategy does in the stack, a line an aspect: wide enough for a terminal of 80 columns."""
+    """Return what one strategy does in the stack, a line per aspect: wide enough for a terminal of 80 columns."""
     strategy = row.strategy
     kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
     forwards = "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards))

@@ -49,7 +49,7 @@ class Engine:
         optimizer: makes the model's optimiser from its parameters; default SGD at 2.5e-4, see ``dalib.core.optim``.
         schedule: factor on every learning rate, the critics' included, by optimiser step (from 0).
         clip: greatest norm of the model's gradient. precision: ``fp32``, ``bf16`` or ``fp16``.
-        accumulate: micro-batches an optimiser step in ``fit``.
+        accumulate: micro-batches per optimiser step in ``fit``.
         seed: with the step and the strategy's name it decides every random draw.
         on_non_finite: when a term or gradient is NaN or infinite, ``stop`` with the state before that step, or ``skip``
             the step, a bounded number of times.
@@ -204,7 +204,7 @@ class Engine:
         A stream that no strategy reads is not loaded.
 
         Args:
-            batch_size: images a domain an optimiser step, over all micro-batches.
+            batch_size: images per domain and optimiser step, over all micro-batches.
             bad_items: counts images that cannot be read; default the first ends the run.
         """
         datasets = self.stack.read({"source": source} | ({"target": target} if target is not None else {}))

@@ -182,7 +182,7 @@ class Verdict:
 
 
 class _Kept:
-    """A copy of tensors as they are now: a flat one a type, since a kernel for each of them would cost a GPU more."""
+    """A copy of tensors as they are now: a flat one per type, since a kernel for each of them would cost a GPU more."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         groups: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)

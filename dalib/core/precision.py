@@ -42,7 +42,7 @@ class Precision:
         return torch.stack(found).amax() if found else torch.zeros((), device=self._device)
 
     def update(self, fault: Tensor) -> None:
-        """Update the scaler, once a step; where ``fault`` is 1 its state stays, for a bad term says nothing of it."""
+        """Update the scaler, once per step; where ``fault`` is 1 its state stays, for a bad term says nothing of it."""
         if self.scaler.is_enabled():
             state = [each for each in (self.scaler._scale, self.scaler._growth_tracker) if each is not None]
             before = [each.clone() for each in state]

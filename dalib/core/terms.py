@@ -9,7 +9,7 @@ from torch import Tensor
 class Terms:
     """Scalars of a step by ``strategy/name``: loss terms averaged over its micro-batches, logged ones over their calls.
 
-    A strategy that logs once a micro-batch and one that logs once a step, in ``post_step``, both give their mean.
+    A strategy that logs once per micro-batch and one that logs once per step, in ``post_step``, both give their mean.
     """
 
     def __init__(self, micro_batches: int) -> None:

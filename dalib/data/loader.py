@@ -64,8 +64,8 @@ class StreamLoader:
 
     Args:
         datasets: by stream name. draws: those that strategies brought; the others are shuffled.
-        batch_size: images a stream an optimiser step. accumulate: micro-batches an optimiser step.
-        workers: processes a stream; 0 loads in this one.
+        batch_size: images per stream and optimiser step. accumulate: micro-batches per optimiser step.
+        workers: processes per stream; 0 loads in this one.
         bad_items: counts what cannot be read; default the first ends the run.
     """
 
@@ -164,7 +164,7 @@ def _end_workers(iterators: Mapping[str, Any]) -> None:
 
 
 def _through_deaths(act: Callable[[Mapping[str, Any]], None], iterators: Mapping[str, Any]) -> None:
-    """Do what may be done twice, though torch raises in it at a further death: once a stream."""
+    """Do what may be done twice, though torch raises in it at a further death: once per stream."""
     for _ in iterators:
         with suppress(RuntimeError):
             return act(iterators)

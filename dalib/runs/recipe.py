@@ -40,7 +40,7 @@ def _protocol(name: str) -> str:
 
 
 class DataOptions(OptionGroup):
-    """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images a domain a step.
+    """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images per domain and step.
 
     A training image that cannot be read stops the run; ``on_bad_item: skip`` takes the data set's next one in its
     place, and stops after ``max_bad_items`` different ones. Evaluation skips none: it would be another score.

@@ -209,7 +209,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
         [LIST],
         "list.txt: expected a file in the current folder or in ROOT, found none; check the path.",
     ),
-    "empty list": (lists(list="\n"), [LIST], "list.txt: expected names of images, one a line, found none."),
+    "empty list": (lists(list="\n"), [LIST], "list.txt: expected names of images, one per line, found none."),
     "binary list": (
         content("list.txt", b"\xff\xfe\x00"),
         [LIST],

@@ -81,7 +81,7 @@ def test_plan_prints_the_stack_in_order_and_warns_of_a_stale_read_and_an_empty_w
         "warning: strategy 'fda': with beta 0.01, images of 32x64 (H x W) have a window of b = floor(0.01 * 32) = 0"
         in printed
     )
-    assert "backward passes a micro-batch; teacher: EMA 0.99, BatchNorm train" in printed
+    assert "backward passes per micro-batch; teacher: EMA 0.99, BatchNorm train" in printed
     assert run_dalib("plan", recipe, f"strategies=[{DACS}, {jitter}, {SUPERVISED}]") == 0
     warned = " ".join(capsys.readouterr().out.split())
     assert "warning: strategy 'dacs' reads source.image before 'augment' changes it" in warned

@@ -11,7 +11,7 @@ from dalib_plugins.adversarial import DISCRIMINATORS, OutputDiscriminator
 from tests.equal import assert_equal
 from tests.tiny import Counter, TinyData, tiny_model
 
-SIZE = (34, 40)  # a discriminator needs 32 pixels a side
+SIZE = (34, 40)  # a discriminator needs 32 pixels per side
 DATA = {"source": TinyData(5, SIZE), "target": TinyData(3, SIZE, seed=1), "batch_size": 2}  # more than an epoch
 SAVED, STEPS = 2, 4
 COLORS = {"color_jitter": [0.5, 0.5, 0.5, 0.05], "blur": {"kernel": 3, "sigma": [0.2, 0.8]}}

@@ -191,7 +191,7 @@ def test_what_a_short_text_unfolds_to_is_checked_in_little_memory(text, recipe):
             "override 'train.steps=1e400': line 1: expected a finite number of at most 64 bits, got 1e400.",
         ),
         ("strategies=[{use: fda, beta: [x]}]", '{recipe}: strategies[0].beta[0]: expected a number, got "x".'),
-        ("loss.class_weights=[1, 2]", "loss.class_weights: expected 19 values, one a class, got 2."),
+        ("loss.class_weights=[1, 2]", "loss.class_weights: expected 19 values, one per class, got 2."),
         ("evaluate.model=teacher", "there is no teacher to evaluate: no strategy of this stack asked for one."),
     ],
 )
