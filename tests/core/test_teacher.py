@@ -48,6 +48,20 @@ def test_the_first_update_copies_the_student():
     assert all(torch.equal(a, b) for a, b in zip(teacher.module.parameters(), student.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("batch_norm", ["train", "eval"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_flag_that_is_up_leaves_its_weights_as_they_are(batch_norm, dtype):
+    student = tiny_model().to(dtype)
+    teacher = Teacher(student, 0.9, batch_norm)
+    wander(student, 0)
+    before = [p.clone() for p in teacher.module.parameters()]
+    teacher.update(student, 3, torch.ones(()))
+    assert all(torch.equal(a, b) for a, b in zip(teacher.module.parameters(), before, strict=True))
+    teacher.update(student, 3, torch.zeros(()))
+    for mine, old, new in zip(teacher.module.parameters(), before, student.parameters(), strict=True):
+        torch.testing.assert_close(mine, old.lerp(new, 0.25))
+
+
 @pytest.mark.parametrize(("batch_norm", "training"), [("train", True), ("eval", False), (None, True)])
 def test_batch_norm_runs_in_the_mode_asked_for_and_dropout_never(batch_norm, training):
     module = Teacher(tiny_model(dropout=0.5), None, batch_norm).module
