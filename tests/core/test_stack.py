@@ -7,7 +7,7 @@ import torch
 
 from dalib import Engine, Strategy, hookimpl
 from dalib.core.stack import Stack
-from dalib.errors import StackError
+from dalib.errors import StackError, StrategyError
 from tests.tiny import Entropy, Supervised, TinyData, tiny_batch, tiny_model
 
 
@@ -59,6 +59,14 @@ class ReadsOutput(Strategy):
     @hookimpl
     def loss(self, step):
         return {"x": step.output("target", "boundary").mean()}
+
+
+class Returns(Strategy):
+    what: object = None
+
+    @hookimpl
+    def loss(self, step):
+        return {"x": self.what}
 
 
 class AddsTwice(Strategy):
@@ -117,6 +125,11 @@ AT_THE_FIRST_STEP = [
         "strategy 'readsoutput' needs the model's output 'boundary', which this model does not give; in training it "
         "gives logits, features, aux.1.",
     ),
+    (Returns(what=3.0), "loss of strategy 'returns': term 'x' must be a scalar, got 3.0."),
+    (
+        Returns(what=torch.zeros(2, 3)),
+        "loss of strategy 'returns': term 'x' must be a scalar, got a tensor of shape (2, 3).",
+    ),
     (AddsTwice(), "stream 'new' is already in the batch; use batch.write to change it."),
     (
         ReadsNothing(),
@@ -138,6 +151,9 @@ def test_what_only_running_shows_is_said_in_the_first_step(strategy, message):
     with pytest.raises(StackError) as caught:
         Engine(tiny_model(), [strategy], device="cpu").step(tiny_batch())
     said, _, where = str(caught.value).partition(" It was raised by ")
+    if isinstance(strategy, Returns):  # which says whose loss it is by itself
+        assert said == message
+        return
     assert said == message and where.startswith(f"strategy {strategy.name!r} in its hook ") and "at step 1." in where
 
 
@@ -165,6 +181,14 @@ def test_a_sampler_decides_which_images_its_stream_gets_and_no_other():
         def pre_batch(self, step):
             drawn.append((step.batch["source"].index.tolist(), step.batch["target"].index.tolist()))
 
+    class Last(Third):
+        @hookimpl
+        def sampler(self, stream, dataset):
+            return (lambda position: 9) if stream == "target" else None
+
+    drawn = []
+    Engine(tiny_model(), [Last(), Supervised()], device="cpu").fit(TinyData(), TinyData(), steps=1, batch_size=4)
+    assert drawn[0][1] == [9] * 4 and len(set(drawn[0][0])) == 4
     drawn = []
     Engine(tiny_model(), [Third(), Supervised()], device="cpu").fit(TinyData(), TinyData(), steps=2, batch_size=4)
     assert [source for source, _ in drawn] == [[3] * 4] * 2
@@ -232,6 +256,22 @@ def test_predictors_wrap_one_another_the_first_innermost():
     assert stack.predictor(None, lambda images: images)("x") == "b(a(x))"
 
 
+def test_each_strategy_gets_its_own_state_back_and_an_error_says_whose_it_was():
+    class Counting(Strategy):
+        def state_dict(self):
+            return {"count": self.count}
+
+        def load_state_dict(self, state):
+            self.count = state["count"]
+
+    a, b = Counting(name="a"), Counting(name="b")
+    stack = Stack([a, b])
+    stack.load_state_dict({"a": {"count": 1}, "b": {"count": 2}})
+    assert (a.count, b.count) == (1, 2) and stack.state_dict() == {"a": {"count": 1}, "b": {"count": 2}}
+    with pytest.raises(StrategyError, match=r"strategy 'b' in its hook 'load_state_dict' raised KeyError: 'count'"):
+        stack.load_state_dict({"a": {"count": 1}, "b": {}})
+
+
 def test_strategies_that_share_a_stream_share_a_graph_even_through_a_third():
     class Both(Strategy):
         forwards = frozenset({"source", "target"})
@@ -240,6 +280,7 @@ def test_strategies_that_share_a_stream_share_a_graph_even_through_a_third():
     source, target, both = Supervised(), Entropy(), Both()
     assert Stack([target, source]).groups == [(target,), (source,)]
     assert Stack([target, source, both]).groups == [(target, source, both)]
+    assert Stack([both, source, target]).groups == [(both, source, target)]
 
 
 def test_a_loss_without_a_forward_makes_no_backward_pass_of_its_own():
