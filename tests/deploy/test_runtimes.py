@@ -28,6 +28,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (Sizes(size=(32, 48), multiple=1, least=33), (33, 40), (33, 32), "any H and W of at least 33"),
         (Sizes(size=(32, 64), multiple=32), (64, 32), (64, 48), "H and W that are multiples of 32"),
         (Sizes(size=(32, 48), multiple=None), (32, 48), (48, 32), "32x48 (HxW) alone"),
+        (Sizes(size=(32, 48), multiple=1, batch=1), (1, 7), (0, 7), "any H and W, one image at a time"),
     ],
 )
 def test_sizes_know_what_they_take(sizes: Sizes, takes: tuple[int, int], refuses: tuple[int, int], said: str) -> None:

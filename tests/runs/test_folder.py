@@ -6,14 +6,13 @@ import sys
 
 import pytest
 import torch
-from dalib.runs.environment import environment_of
-from dalib.runs.lock import locked
 
 from dalib.core import checkpoint
 from dalib.errors import CheckpointError, DalibError
 from dalib.files import find_checkpoint
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
+from dalib.runs.lock import locked
 
 
 def test_a_folder_holds_one_run(tmp_path):
