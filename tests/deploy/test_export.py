@@ -207,7 +207,7 @@ class Branching(nn.Module):
 
 def test_a_network_that_branches_on_the_size_is_written_for_one(tmp_path: Path) -> None:
     written = export(wrap_model(Branching("width"), 5), tmp_path / "net.pt2", (64, 96))
-    assert "for this size alone" in str(written) and list(written.agreement) == [(64, 96)]
+    assert "for 64x96 (HxW) alone;" in str(written) and list(written.agreement) == [(64, 96)]
 
 
 def test_a_network_that_branches_on_the_batch_is_written_for_one_image_at_a_time(tmp_path: Path) -> None:
