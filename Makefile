@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Threads that wait asleep: spinning ones made a step eight times as slow when another process had one of two cores.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow test-faults test-fuzz lint format clean help
+.PHONY: demo test test-slow test-faults test-fuzz mutants lint format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -32,6 +32,9 @@ test-faults: $(STAMP)  ## runs that are killed anywhere and resumed, and runs sh
 
 test-fuzz: $(STAMP)  ## thousands of hostile recipes, label maps, images and checkpoints
 	$(BIN)/python -m pytest -m fuzz tests/fuzz
+
+mutants: $(STAMP)  ## changes of the code that no test notices, a table and a list; `make mutants FILES=...` for some
+	$(BIN)/python -m tests.mutants $(FILES)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

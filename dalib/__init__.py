@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from dalib.labels import IGNORE
     from dalib.losses import SegmentationLoss
     from dalib.models import load_weights, wrap_model
+    from dalib.options import OptionGroup
     from dalib.registry import Registry
+    from dalib.resizing import resize
     from dalib.runs.recipe import Recipe, load_recipe, make_recipe
     from dalib.runs.run import run
 
@@ -38,6 +40,7 @@ _HOMES = {
     "Critic": "core.critic",
     "DalibError": "errors",
     "Engine": "core.engine",
+    "OptionGroup": "options",
     "Predict": "hooks",
     "Recipe": "runs.recipe",
     "Registry": "registry",
@@ -59,6 +62,7 @@ _HOMES = {
     "load_recipe": "runs.recipe",
     "load_weights": "models",
     "make_recipe": "runs.recipe",
+    "resize": "resizing",
     "run": "runs.run",
     "suggest": "errors",
     "wrap_model": "models",
@@ -70,6 +74,7 @@ __all__ = [
     "Critic",
     "DalibError",
     "Engine",
+    "OptionGroup",
     "Predict",
     "Recipe",
     "Registry",
@@ -91,6 +96,7 @@ __all__ = [
     "load_recipe",
     "load_weights",
     "make_recipe",
+    "resize",
     "run",
     "suggest",
     "wrap_model",

@@ -12,9 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib.labels import IGNORE
+from dalib.options import NotNegative, Whole
 from dalib.resizing import resize
-
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class Local:
@@ -96,13 +95,13 @@ class SegmentationLoss:
     Options:
         class_weights: factor of each class; the denominator stays the number of valid pixels.
         ohem: keep only pixels whose true class has a probability below this (0..1), of the main output.
-        min_kept: with ``ohem``, keep at least so many pixels a batch.
+        min_kept: with ``ohem``, keep at least so many pixels per batch.
         auxiliary: weight of each auxiliary head (BiSeNet's authors use 1).
     """
 
     class_weights: Sequence[NotNegative] | None = None
     ohem: Annotated[float, Field(gt=0, le=1)] | None = None
-    min_kept: Annotated[int, Field(ge=0)] = 100_000
+    min_kept: Whole = 100_000
     auxiliary: NotNegative = 1.0
 
     def __call__(
@@ -128,4 +127,4 @@ class SegmentationLoss:
 @cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return a constant tensor, copied to the device once: each copy waits for it."""
-    return torch.tensor(values, device=device)
+    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,23 +1,37 @@
-"""Options from a recipe or a keyword call, checked against the annotations of what they configure."""
+"""Options from a recipe or a keyword call, checked by pydantic against the annotations of what they configure."""
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Required,
+    dataclass_transform,
+    get_args,
+    get_type_hints,
+)
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from dalib.errors import RecipeError, suggest
 
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-_UNKNOWN = "unexpected_keyword_argument"
-_EXPECTED = {
-    "float_type": "a number",
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_EXPECTED = {  # where pydantic's words are not a recipe author's
     "int_type": "a whole number",
     "int_from_float": "a whole number",
-    "finite_number": "a finite number",
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
@@ -30,104 +44,130 @@ _EXPECTED = {
     "too_short": "more values",
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
     "value_error": "{error}",
+    "needs_python_object": "an object, which no recipe can give",
 }
+
+
+@dataclass_transform(kw_only_default=True)
+class OptionGroup:
+    """Options that stand together as one mapping, such as a strategy's ``blur: {kernel: 3, sigma: [0.2, 0.8]}``.
+
+    Every subclass becomes a keyword-only dataclass; a recipe that misspells one of its fields is refused.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(kw_only=True)(cls)
 
 
 def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Return ``options`` in the types that ``target`` (a class or factory) is annotated with.
 
+    Pydantic reads them as JSON, strictly: lists make tuples, but no text makes a number, nor true a 1. What JSON does
+    not have, such as a path or a tensor, was handed over in Python and passes; the factory knows what to do with it.
+
     Args:
         path: where the options stand, for messages such as ``strategies[2].beta: expected a number, got [1]``.
 
     Raises:
-        RecipeError: an unknown option, a missing one, or a value of the wrong type.
+        RecipeError: an unknown option, a missing one, or a value of the wrong type or out of its range.
     """
-    parameters = inspect.signature(target).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    named = {n: p for n, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    for name in options:
-        if not isinstance(name, str) or (name not in named and not open_ended):  # YAML's keys may be numbers
-            raise RecipeError(f"{_at(path, str(name))}: unknown option.{suggest(str(name), named)}")
-    for name, parameter in named.items():
-        if parameter.default is parameter.empty and name not in options:
-            raise RecipeError(f"{_at(path, name)}: this option is required.")
-    hints = get_type_hints(_annotated(target), include_extras=True)  # their bounds
-    return {name: _value(hints.get(name, Any), value, _at(path, name)) for name, value in options.items()}
-
-
-def _annotated(target: Any) -> Any:
-    """Return what holds the annotations of the options: a dataclass itself, the constructor of another class."""
-    return target.__init__ if isinstance(target, type) and not is_dataclass(target) else target  # type: ignore[misc]
-
-
-def _value(hint: Any, value: Any, path: str) -> Any:
-    """Check one value in pydantic's strict JSON mode: lists make tuples, but no text makes a number, nor true a 1."""
+    objects = {name: value for name, value in options.items() if not _is_data(value)}
+    kind, adapter = _adapter(target, frozenset(objects))
+    text = json.dumps({str(name): value for name, value in options.items()} | dict.fromkeys(objects))
     try:
-        text = json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return _unserialisable(value, path)
-    try:
-        adapter = TypeAdapter(hint, config=_STRICT)
-    except PydanticUserError:  # a dataclass or TypedDict brings its own configuration
-        adapter = TypeAdapter(hint)
-    except PydanticSchemaGenerationError as error:
-        raise RecipeError(f"{path}: its type {hint!r} cannot be given in a recipe.") from error
-    try:
-        return adapter.validate_json(text, strict=True)
+        return {**adapter.validate_json(text), **objects}
     except ValidationError as error:
-        raise RecipeError(_message(error, hint, path)) from None
+        raise RecipeError(_message(error.errors(include_url=False), kind, text, path)) from None
 
 
-def _unserialisable(value: Any, path: str) -> Any:
-    if isinstance(value, float):
-        raise RecipeError(f"{path}: expected a finite number, got {value}.")
-    return value  # an object handed over in Python, such as a path or a tensor; the factory knows what to do with it
+def options_type(target: Callable[..., Any], anything: Collection[str] = ()) -> Any:
+    """Return the TypedDict of what ``target`` takes by keyword, for pydantic to check or to make a JSON schema of.
+
+    Args:
+        anything: parameters whose annotations do not count.
+    """
+    annotated: Any = target.__init__ if isinstance(target, type) and not is_dataclass(target) else target  # type: ignore[misc]
+    hints = get_type_hints(annotated, include_extras=True) | dict.fromkeys(anything, Any)
+    named: dict[str, Any] = {}
+    extra: Literal["allow", "forbid"] = "forbid"
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            extra = "allow"
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            hint = hints.get(name, Any)
+            named[name] = Required[hint] if parameter.default is parameter.empty else hint
+    return with_config({**_STRICT, "extra": extra})(TypedDict("Options", named, total=False))  # type: ignore[operator]
 
 
-def _message(error: ValidationError, hint: Any, path: str) -> str:
-    """Say what was expected in the words of a recipe's author; of a union's errors, the deepest one."""
-    details = error.errors(include_url=False)
-    deepest = max(len([p for p in d["loc"] if _is_key(p)]) for d in details)
-    chosen = [d for d in details if len([p for p in d["loc"] if _is_key(p)]) == deepest]
-    first = min(chosen, key=lambda d: d["type"] != _UNKNOWN)  # before what it was misspelt for is missing
-    for part in first["loc"]:
-        if _is_key(part):
-            path = f"{path}[{part}]" if isinstance(part, int) else _at(path, str(part))
-    if first["type"] == _UNKNOWN:
-        return f"{path}: unknown option.{suggest(str(first['loc'][-1]), _fields(hint, first['loc'][:-1]))}"
-    expected = " or ".join(dict.fromkeys(_expected(d) for d in chosen))
-    verb = "" if expected.startswith("input should") else "expected "
-    return f"{path}: {verb}{expected}, got {json.dumps(first['input'])}."
+@cache
+def _adapter(target: Callable[..., Any], anything: frozenset[str]) -> tuple[Any, TypeAdapter[dict[str, Any]]]:
+    kind = options_type(target, anything)
+    return kind, TypeAdapter(kind)
+
+
+def _is_data(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _message(details: list[ErrorDetails], kind: Any, text: str, path: str) -> str:
+    """Say what was expected in the words of a recipe's author; of a union's errors, the deepest ones."""
+    if details[0]["type"] == "json_invalid":  # nested too deep, or a text with half a character
+        return f"{path or 'the recipe'}: not a value in JSON: {details[0]['ctx']['error']}."
+    value = json.loads(text)
+    found = [(_keys(detail, value), detail) for detail in details]
+    for keys, detail in found:  # before what it was misspelt for is missing
+        if detail["type"] in _UNKNOWN:
+            return f"{_joined(path, keys)}: unknown option.{suggest(str(keys[-1]), _names(kind, keys))}"
+    deepest = max((keys for keys, detail in found if detail["loc"][:1] == details[0]["loc"][:1]), key=len)
+    chosen = [detail for keys, detail in found if keys == deepest]
+    if chosen[0]["type"] == "missing" and isinstance(deepest[-1], str):
+        return f"{_joined(path, deepest)}: this option is required."
+    expected = " or ".join(dict.fromkeys(_expected(detail) for detail in chosen))
+    return f"{_joined(path, deepest)}: expected {expected}, got {json.dumps(chosen[0]['input']):.200}."
 
 
 def _expected(detail: ErrorDetails) -> str:
     if detail["type"] in _EXPECTED:
         return _EXPECTED[detail["type"]].format(**detail.get("ctx", {}))
-    return detail["msg"][0].lower() + detail["msg"][1:]
+    return detail["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
 
 
-def _fields(hint: Any, loc: tuple[int | str, ...]) -> set[str]:
-    """Return what the dataclass that stands at ``loc`` in a value of type ``hint`` is made from."""
-    kinds = _dataclasses(hint)
-    for part in loc:  # an index, a key of a dict or a member of a union leads to no other dataclass
-        hints = [get_type_hints(kind)[part] for kind in kinds if part in get_type_hints(kind)]
-        kinds = [inner for hint in hints for inner in _dataclasses(hint)] or kinds
-    return {field.name for kind in kinds for field in fields(kind) if field.init}
+def _keys(detail: ErrorDetails, value: Any) -> tuple[int | str, ...]:
+    """Return the keys and indices that lead to an error, without the names of a union's members between them."""
+    keys: list[int | str] = []
+    for part in detail["loc"]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            if detail["type"] != "missing" or part != detail["loc"][-1]:
+                continue
+        keys.append(part)
+    return tuple(keys)
 
 
-def _dataclasses(hint: Any) -> list[Any]:
-    return [hint] if is_dataclass(hint) else [kind for part in get_args(hint) for kind in _dataclasses(part)]
+def _names(kind: Any, keys: tuple[int | str, ...]) -> list[str]:
+    """Return what may stand beside the last of ``keys`` in options of ``kind``."""
+    kinds = [kind]
+    for key in keys[:-1]:  # an index, or a key of a dict, leads to no other group
+        hints = [get_type_hints(kind, include_extras=True).get(str(key)) for kind in kinds]
+        kinds = [group for hint in hints for group in _groups(hint)] or kinds
+    return [name for kind in kinds for name in getattr(kind, "__dataclass_fields__", kind.__annotations__)]
 
 
-def _is_key(part: int | str) -> bool:
-    """Tell a key of the data from the name that pydantic puts in for a member of a union."""
-    return isinstance(part, int) or (
-        part.isidentifier() and part not in ("float", "int", "str", "bool", "none", "list", "tuple", "dict")
-    )
+def _groups(hint: Any) -> list[Any]:
+    return [hint] if is_dataclass(hint) else [group for part in get_args(hint) for group in _groups(part)]
 
 
-def _at(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def _joined(path: str, keys: tuple[int | str, ...]) -> str:
+    for key in keys:
+        path += f"[{key}]" if isinstance(key, int) else f".{key}"
+    return path.removeprefix(".")

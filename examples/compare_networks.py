@@ -23,8 +23,9 @@ from rich.table import Column, Table
 
 from dalib import DalibError, Engine, create_strategy
 from dalib.cli import configure_logging, count, seconds
-from dalib.core.create import dataset_from, model_from, parse_use
+from dalib.core.create import dataset_from, model_from
 from dalib.core.optim import adamw, poly
+from dalib.core.uses import parse_use
 from dalib.data import SegmentationDataset
 from dalib.data.dataset import checked_item
 from dalib.data.loader import check_not_empty

@@ -11,7 +11,7 @@ from dalib import create_strategy
 compare(
     {
         "source only": [create_strategy("supervised")],
-        "FDA": [create_strategy("fda", beta=0.01), create_strategy("supervised")],
+        "FDA": [create_strategy("fda", beta=0.05), create_strategy("supervised")],
     },
     arguments(__doc__, steps=120),
 )

@@ -16,7 +16,7 @@ def main() -> None:
         create_strategy(
             "augment", flip=0.5, color_jitter=[0.5, 0.5, 0.5, 0.05], blur={"kernel": 3, "sigma": [0.2, 0.8]}
         ),
-        create_strategy("fda", beta=0.01),
+        create_strategy("fda", beta=0.05),
         create_strategy("supervised"),
         create_strategy("dacs", threshold=0.968),
     ]

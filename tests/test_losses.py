@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from dalib import Batch, Engine, SegmentationLoss, Strategy, Stream, hookimpl
-from dalib.losses import cross_entropy, hard_pixels
+from dalib import Batch, DalibError, Engine, SegmentationLoss, Strategy, Stream, hookimpl, make_recipe
+from dalib.losses import LOCAL, Local, cross_entropy, hard_pixels
+from dalib.yaml import parse_yaml
+from tests.command import RECIPE
 from tests.tiny import Supervised, tiny_batch, tiny_model
 
 
@@ -44,16 +46,75 @@ def test_smaller_logits_are_resized_and_half_precision_is_not_summed_in_it():
     assert small.shape == (2, 12, 14) and small.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("threshold", "min_kept"), [(0.7, 1), (1e-6, 20), (0.2, 1000)])
+@pytest.mark.parametrize(("threshold", "min_kept"), [(0.7, 1), (1e-6, 20), (0.2, 1000), (1e-6, 0)])
 def test_hard_pixels_are_those_below_the_threshold_and_at_least_so_many(threshold, min_kept):
     logits, label = sample(3)
     values, valid = cross_entropy(logits, label), label != 255
     kept = hard_pixels(values, valid, threshold, min_kept)
     below = valid & (values > -math.log(threshold))
-    hardest = values[valid].sort(descending=True).values[: min(min_kept, int(valid.sum()))]
+    hardest = values[valid].sort(descending=True).values[: min(max(min_kept, 1), int(valid.sum()))]
     expected = below | (valid & (values >= hardest[-1]))
     assert torch.equal(kept, expected)
     assert kept.sum() == max(int(below.sum()), len(hardest))
+
+
+def test_ignored_pixels_are_not_among_the_hardest():
+    values, valid = torch.tensor([0.5, 0.4, 0.0]), torch.tensor([True, True, False])
+    assert hard_pixels(values, valid, 1e-6, 2).tolist() == [True, True, False]
+
+
+def test_means_and_cuts_of_the_loss_go_over_what_across_says():
+    calls = []
+
+    class Across(Local):
+        def mean(self, values, valid, weight=None):
+            calls.append("mean")
+            return super().mean(values, valid, weight)
+
+        def kth(self, values, k):
+            calls.append(f"kth {k}")
+            return super().kth(values, k)
+
+    logits, label = sample()
+    SegmentationLoss(ohem=0.5, min_kept=3)({"logits": logits, "aux.1": logits}, label, across=Across())
+    assert calls == ["kth 3", "mean", "mean"]  # auxiliary heads are not mined
+
+
+def test_a_weight_by_pixel_and_by_class_count_on_auxiliary_heads_too():
+    logits, label = sample()
+    weight = torch.rand(label.shape)
+    main, both = (
+        SegmentationLoss(class_weights=[1, 2, 3, 4, 5], auxiliary=auxiliary)(
+            {"logits": logits, "aux.1": logits, "features": logits}, label, weight
+        )
+        for auxiliary in (0.0, 0.5)
+    )
+    torch.testing.assert_close(both, 1.5 * main)
+
+
+def test_the_mean_of_one_pixel_is_its_value():
+    valid = torch.tensor([True, False])
+    assert LOCAL.mean(torch.tensor([3.0, 5.0]), valid) == 3
+    assert LOCAL.mean(torch.tensor([3.0, 5.0]), valid, torch.tensor([0.5, 1.0])) == 1.5
+
+
+def test_the_defaults_of_the_loss():
+    assert SegmentationLoss() == SegmentationLoss(class_weights=None, ohem=None, min_kept=100_000, auxiliary=1.0)
+
+
+@pytest.mark.parametrize("options", [{"auxiliary": 0}, {"class_weights": [0, *[1] * 18]}, {"min_kept": 0}])
+def test_the_bounds_of_the_loss_are_zero(options):
+    recipe = parse_yaml(RECIPE)
+    make_recipe(recipe | {"loss": options})
+    below = {name: [-0.1, *value[1:]] if isinstance(value, list) else -1 for name, value in options.items()}
+    with pytest.raises(DalibError, match=r"loss\..* at least 0|loss\..*greater than or equal to 0"):
+        make_recipe(recipe | {"loss": below})
+
+
+def test_class_weights_go_to_the_device_of_the_logits():
+    with torch.device("meta"):
+        logits, label = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
+    assert SegmentationLoss(class_weights=[1, 2, 3])({"logits": logits}, label).device.type == "meta"
 
 
 class Means(Strategy):

@@ -1,29 +1,33 @@
 """Options are checked against annotations, strictly, and messages say where and what."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
+from pydantic import Field, TypeAdapter
+from torch import Tensor, nn
 
-from dalib import Strategy
+from dalib import OptionGroup, Strategy
 from dalib.errors import RecipeError
-from dalib.options import check_options
+from dalib.options import check_options, options_type
 
 
-@dataclass(kw_only=True)
-class Nested:
+class Nested(OptionGroup):
     depth: int
     names: list[str] | None = None
 
-    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
 
-
-@dataclass(kw_only=True)
-class Outer:
+class Outer(OptionGroup):
     inner: dict[str, Nested]
 
-    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
+
+@dataclass
+class Plain:
+    """As a package may have it that knows no OptionGroup."""
+
+    depth: int = 1
 
 
 class Example(Strategy):
@@ -32,62 +36,81 @@ class Example(Strategy):
     size: tuple[int, int] | None = None
     kind: Literal["a", "b"] = "a"
     nested: Nested | None = None
+    plain: Plain | None = None
     outer: list[Outer] | None = None
     table: dict[str, float] | None = None
-    flag: bool = False
+    share: Annotated[float, Field(ge=0, lt=1)] | list[float] = 0.0
+    network: nn.Module | None = None
+    schema: bool = False
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"required": 1, "rate": 1}, {"required": 1, "rate": 1.0}),
-        ({"required": 1, "size": [2, 3]}, {"required": 1, "size": (2, 3)}),
-        ({"required": 1, "nested": {"depth": 2}}, {"required": 1, "nested": Nested(depth=2)}),
-        ({"required": 1, "table": {"x": 1}, "name": "n"}, {"required": 1, "table": {"x": 1.0}, "name": "n"}),
+        ({"rate": 1}, {"rate": 1.0}),
+        ({"size": [2, 3]}, {"size": (2, 3)}),
+        ({"size": (2, 3)}, {"size": (2, 3)}),
+        ({"nested": {"depth": 2}}, {"nested": Nested(depth=2)}),
+        ({"outer": [{"inner": {"x": {"depth": 2}}}]}, {"outer": [Outer(inner={"x": Nested(depth=2)})]}),
+        ({"table": {"x": 1}, "name": "n"}, {"table": {"x": 1.0}, "name": "n"}),
+        ({"network": None, "schema": True}, {"network": None, "schema": True}),
     ],
 )
 def test_values_arrive_in_the_annotated_types(options, expected):
-    checked = check_options(Example, options, "here")
-    assert checked == expected
+    checked = check_options(Example, {"required": 1, **options}, "here")
+    assert checked == {"required": 1, **expected}
     assert all(type(checked[k]) is type(v) for k, v in expected.items())
+
+
+KNOWN = "kind, name, nested, network, outer, plain, rate, required, schema, share, size, table, weight"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "here.required: this option is required."),
-        ({"required": 1, "raet": 2}, "here.raet: unknown option. Did you mean 'rate'?"),
-        (
-            {"required": 1, 7: 2},
-            "here.7: unknown option. Known: flag, kind, name, nested, outer, rate, required, size, table, weight.",
-        ),
-        ({"required": 1.0}, "here.required: expected a whole number, got 1.0."),
-        ({"required": True}, "here.required: expected a whole number, got true."),
-        ({"required": "1"}, 'here.required: expected a whole number, got "1".'),
-        ({"required": 1, "rate": "0.5"}, 'here.rate: expected a number, got "0.5".'),
-        ({"required": 1, "rate": True}, "here.rate: expected a number, got true."),
-        ({"required": 1, "rate": float("nan")}, "here.rate: expected a finite number, got nan."),
-        ({"required": 1, "size": [1, "x"]}, 'here.size[1]: expected a whole number, got "x".'),
-        ({"required": 1, "kind": "c"}, "here.kind: input should be 'a' or 'b', got \"c\"."),
-        ({"required": 1, "flag": 1}, "here.flag: expected true or false, got 1."),
-        ({"required": 1, "flag": "yes"}, 'here.flag: expected true or false, got "yes".'),
-        ({"required": 1, "nested": {"depth": "2"}}, 'here.nested.depth: expected a whole number, got "2".'),
-        ({"required": 1, "nested": {}}, "here.nested.depth: expected a value, got {}."),
-        ({"required": 1, "nested": {"depth": 1, "names": [1]}}, "here.nested.names[0]: expected text, got 1."),
-        ({"required": 1, "nested": {"detph": 1}}, "here.nested.detph: unknown option. Did you mean 'depth'?"),
-        ({"required": 1, "nested": {"depth": 1, "x": 1}}, "here.nested.x: unknown option. Known: depth, names."),
-        (
-            {"required": 1, "outer": [{"inner": {"key": {"depth": 1, "x": 1}}}]},
-            "here.outer[0].inner.key.x: unknown option. Known: depth, names.",
-        ),
-        ({"required": 1, "nested": 3}, "here.nested: expected a mapping, got 3."),
-        ({"required": 1, "table": {"x": "y"}}, 'here.table.x: expected a number, got "y".'),
+        ({"raet": 2}, "raet: unknown option. Did you mean 'rate'?"),
+        ({"raet": torch.ones(1)}, "raet: unknown option. Did you mean 'rate'?"),
+        ({7: 2}, f"7: unknown option. Known: {KNOWN}."),
+        ({"required": 1.0}, "required: expected a whole number, got 1.0."),
+        ({"required": True}, "required: expected a whole number, got true."),
+        ({"required": "1"}, 'required: expected a whole number, got "1".'),
+        ({"required": None}, "required: expected a whole number, got null."),
+        ({"rate": "0.5"}, 'rate: expected a number, got "0.5".'),
+        ({"rate": True}, "rate: expected a number, got true."),
+        ({"rate": float("nan")}, "rate: expected a finite number, got NaN."),
+        ({"rate": 10**400}, "rate: expected a finite number, got 1000"),
+        ({"weight": -1}, "weight: expected at least 0, got -1."),
+        ({"size": [1]}, "size[1]: expected a value, got [1]."),
+        ({"size": [1, "x"]}, 'size[1]: expected a whole number, got "x".'),
+        ({"kind": "c"}, "kind: expected 'a' or 'b', got \"c\"."),
+        ({"schema": 1}, "schema: expected true or false, got 1."),
+        ({"schema": "yes"}, 'schema: expected true or false, got "yes".'),
+        ({"share": 1}, "share: expected less than 1 or a list, got 1."),
+        ({"share": [0, "x"]}, 'share[1]: expected a number, got "x".'),
+        ({"network": "resnet"}, 'network: expected an object, which no recipe can give, got "resnet".'),
+        ({"plain": {"depth": "2"}}, 'plain.depth: expected a whole number, got "2".'),
+        ({"nested": 3}, "nested: expected a mapping, got 3."),
+        ({"nested": {}}, "nested.depth: this option is required."),
+        ({"nested": {"depth": "2", "names": 3}}, 'nested.depth: expected a whole number, got "2".'),
+        ({"nested": {"depth": 1, "names": [1]}}, "nested.names[0]: expected text, got 1."),
+        ({"nested": {"detph": 1}}, "nested.detph: unknown option. Did you mean 'depth'?"),
+        ({"outer": [{"inner": {"key": {"depth": 1, "x": 1}}}]}, "outer[0].inner.key.x: unknown option. Known: depth, "),
+        ({"table": {"x": "y"}}, 'table.x: expected a number, got "y".'),
+        ({"table": {"list": "y"}}, 'table.list: expected a number, got "y".'),
+        ({"rate": "x" * 1000}, f'rate: expected a number, got "{"x" * 199}.'),
     ],
 )
 def test_a_wrong_option_is_named_with_its_path(options, message):
     with pytest.raises(RecipeError) as caught:
-        check_options(Example, options, "here")
-    assert str(caught.value) == message
+        check_options(Example, {"required": 1, **options}, "here")
+    assert str(caught.value).startswith(f"here.{message}")
+
+
+def test_a_missing_option_is_named_unless_another_was_misspelt_for_it():
+    with pytest.raises(RecipeError, match=r"^required: this option is required\.$"):
+        check_options(Example, {"rate": "x"}, "")
+    with pytest.raises(RecipeError, match=r"^reqired: unknown option\. Did you mean 'required'\?$"):
+        check_options(Example, {"reqired": 1}, "")
 
 
 def test_a_class_of_its_own_making_is_checked_by_what_its_constructor_says():
@@ -97,8 +120,6 @@ def test_a_class_of_its_own_making_is_checked_by_what_its_constructor_says():
         def __init__(self, num_classes: int, *, kind: Literal["a", "b"] = "a", deep: bool = False) -> None: ...
 
     assert check_options(Network, {"num_classes": 2, "kind": "b"}, "model") == {"num_classes": 2, "kind": "b"}
-    with pytest.raises(RecipeError, match=r"^model\.kind: input should be 'a' or 'b', got \"c\"\.$"):
-        check_options(Network, {"num_classes": 2, "kind": "c"}, "model")
     with pytest.raises(RecipeError, match=r"^model\.deep: expected true or false, got \"false\"\.$"):
         check_options(Network, {"num_classes": 2, "deep": "false"}, "model")
 
@@ -111,6 +132,18 @@ def test_a_factory_that_takes_anything_gets_anything():
         check_options(factory, {"size": "2"}, "")
 
 
-def test_an_object_handed_over_in_python_passes_through():
-    tensor = torch.ones(1)
-    assert check_options(Example, {"required": 1, "rate": tensor}, "")["rate"] is tensor
+@pytest.mark.parametrize("value", [torch.ones(1), nn.ReLU(), Path("x"), [Tensor]])
+def test_an_object_handed_over_in_python_passes_through(value):
+    assert check_options(Example, {"required": 1, "rate": value}, "")["rate"] is value
+    assert check_options(Example, {"required": value}, "") == {"required": value}
+
+
+def test_the_options_of_a_class_have_a_json_schema():
+    class Bounded(Strategy):
+        nested: Nested
+        rate: Annotated[float, Field(gt=0)] = 1.0
+
+    schema = TypeAdapter(options_type(Bounded)).json_schema()
+    assert schema["required"] == ["nested"] and schema["additionalProperties"] is False
+    assert schema["properties"]["rate"] == {"exclusiveMinimum": 0, "title": "Rate", "type": "number"}
+    assert schema["$defs"]["Nested"]["additionalProperties"] is False

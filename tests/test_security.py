@@ -114,7 +114,7 @@ def test_a_recipe_that_explodes_ends_with_a_message(tmp_path, capsys):
     lines = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    assert "its aliases unfold to more than 100,000 values" in refusal(capsys, "train", tmp_path / "bomb.yaml")
+    assert "its aliases unfold to more than 100,000 characters" in refusal(capsys, "train", tmp_path / "bomb.yaml")
 
 
 @pytest.mark.parametrize("name", ["../secret", "../secret.png", "images/../../secret", "{outside}"])

@@ -103,6 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser("plan", help="check a recipe's stack and print it in order")
     _add_recipe(plan)
+    plan.add_argument("--resolved", action="store_true", help="print the whole recipe instead")
 
     commands.add_parser("plugins", help="list the installed plugins and what they register")
 

@@ -1,6 +1,7 @@
 """What each command of the command line does."""
 
 import logging
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
@@ -102,6 +103,9 @@ def predict(options: Namespace) -> None:
 def plan(options: Namespace) -> None:
     """Check a stack on the meta device, without data or memory, and print it."""
     recipe = load_recipe(options.recipe, options.overrides)
+    if options.resolved:
+        sys.stdout.write(recipe.to_yaml())
+        return
     meta = torch.device("meta")
     forget_files(recipe)
     recipe.train.precision = "fp32"
@@ -115,7 +119,7 @@ def plan(options: Namespace) -> None:
     for number, row in enumerate(made.rows, start=1):
         console.print(_described(number, row), highlight=False, soft_wrap=True)
     console.print(
-        f"{len(engine.stack.groups)} backward passes a micro-batch; teacher: {_teacher(engine.teacher)}",
+        f"{len(engine.stack.groups)} backward passes per micro-batch; teacher: {_teacher(engine.teacher)}",
         highlight=False,
     )
     console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False)
@@ -255,7 +259,7 @@ def _teacher(teacher: Teacher | None) -> str:
 
 
 def _described(number: int, row: PlannedStrategy) -> str:
-    """Return what one strategy does in the stack, a line an aspect: wide enough for a terminal of 80 columns."""
+    """Return what one strategy does in the stack, a line per aspect: wide enough for a terminal of 80 columns."""
     strategy = row.strategy
     kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
     forwards = "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards))

@@ -11,7 +11,6 @@ from dalib.discovery import default_registry
 from dalib.errors import RecipeError, RegistryError
 from dalib.options import check_options
 from dalib.registry import Factory, Kind
-from dalib.yaml import parse_yaml
 
 if TYPE_CHECKING:
     from dalib.data.dataset import SegmentationDataset
@@ -77,24 +76,6 @@ def strategy_from(options: Options, path: str) -> Strategy:
 def _factory(kind: Kind, options: Options) -> tuple[Factory, dict[str, Any]]:
     rest = dict(options)
     return default_registry().get(kind, rest.pop("use")), rest
-
-
-def parse_use(text: str) -> dict[str, Any]:
-    """Return ``{use: name, **options}`` of "NAME key=value ...", whose values are YAML, as a command line gives it.
-
-    Raises:
-        RecipeError: a word after the name is no key=value, a key stands twice, or a value is no YAML.
-    """
-    name, *pairs = text.split() or [""]
-    options: dict[str, Any] = {"use": name}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise RecipeError(f"{text!r}: expected a name and options as key=value, got {pair!r}.")
-        if key in options:
-            raise RecipeError(f"{text!r}: {key!r} is given twice; give it once.")
-        options[key] = parse_yaml(value, f"{name}.{key}")
-    return options
 
 
 def check_use(kind: Kind, options: Options, path: str) -> None:

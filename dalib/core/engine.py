@@ -15,7 +15,7 @@ from dalib.core.context import SetupContext, TeacherSettings
 from dalib.core.critic import Critic, MakeOptimizer
 from dalib.core.forwards import Forwards
 from dalib.core.guard import Guard, NonFinitePolicy
-from dalib.core.optim import parameters_of, sgd
+from dalib.core.optim import fuse, parameters_of, sgd, step_unless
 from dalib.core.plan import make_plan
 from dalib.core.precision import Precision, PrecisionName
 from dalib.core.stack import Stack
@@ -49,7 +49,7 @@ class Engine:
         optimizer: makes the model's optimiser from its parameters; default SGD at 2.5e-4, see ``dalib.core.optim``.
         schedule: factor on every learning rate, the critics' included, by optimiser step (from 0).
         clip: greatest norm of the model's gradient. precision: ``fp32``, ``bf16`` or ``fp16``.
-        accumulate: micro-batches an optimiser step in ``fit``.
+        accumulate: micro-batches per optimiser step in ``fit``.
         seed: with the step and the strategy's name it decides every random draw.
         on_non_finite: when a term or gradient is NaN or infinite, ``stop`` with the state before that step, or ``skip``
             the step, a bounded number of times.
@@ -92,9 +92,12 @@ class Engine:
         self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)))
         self.optimizer = (optimizer or sgd(lr=2.5e-4))(parameters_of(network_of(self.model)))
         for each in self.optimizers:
+            fuse(each)
             for group in each.param_groups:
                 group.setdefault("initial_lr", group["lr"])
-        self.guard = Guard(self, on_non_finite)
+        modules = [self.model, *(critic.module for critic in self.critics.values())]
+        modules += [self.teacher.module] if self.teacher else []
+        self.guard = Guard(on_non_finite, self.device, self.precision, modules)
 
     # ------------------------------------------------------------------------------------------------ one step
 
@@ -104,7 +107,7 @@ class Engine:
         self._begin()
         parts = len(micro_batches)
         terms, forwards = Terms(parts), self._forwards()
-        with self.guard.whole_step():
+        with self.guard.whole_step(self.index):
             for micro, batch in enumerate(micro_batches):
                 step = Step(self.index, micro, batch.to(self.device), terms, forwards, self.segmentation_loss)
                 with torch.no_grad():
@@ -115,7 +118,7 @@ class Engine:
                 with self._training_critics() as critics:
                     scalars = [(1.0, self._scalars("critic_loss", s, step, terms)) for s in critics]
                     self._backward(scalars, parts)
-            step.finite = self.guard.update(terms.losses, self._update)
+            step.finite = self._update(terms) == 0
             with torch.no_grad():
                 self._call("post_step", step)
             self.index += 1
@@ -136,21 +139,30 @@ class Engine:
             with self.clock.section("backward"):
                 self.precision.scaler.scale(torch.stack(terms).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
 
-    def _update(self) -> None:
-        """Step every optimiser that received a gradient, under one scaler that is updated once; then the teacher."""
-        scaler = self.precision.scaler
-        received = [self._optimizers[name] for name in self.gradients()]
+    def _update(self, terms: Terms) -> Tensor:
+        """Step every optimiser that received a gradient, under one scaler that is updated once; then the teacher.
+
+        Returns:
+            The guard's flag: where it is 1, all of that was left out.
+        """
+        gradients = self._gradients()
+        received = [self._optimizers[critic] for critic in gradients]
+        fault = self.guard.judge(terms.losses, gradients)
         with self.clock.section("optimizer"):
             for optimizer in received:
-                scaler.unscale_(optimizer)
-                if self.clip is not None and optimizer is self.optimizer:
-                    nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-                scaler.step(optimizer)
+                self.precision.scaler.unscale_(optimizer)
+            flag = torch.maximum(fault, self.precision.overflow(received))
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            for optimizer in received:
+                step_unless(flag, optimizer)
             if received:
-                scaler.update()
+                self.precision.update(fault)
+            self.guard.put_back(flag)
         if self.teacher:
             with self.clock.section("teacher"):
-                self.teacher.update(self.model, self.index)
+                self.teacher.update(self.model, self.index, flag)
+        return flag
 
     def _scalars(self, hook: str, strategy: Strategy, step: Step, terms: Terms) -> dict[str, Tensor]:
         scalars = self.stack.scalars(hook, strategy, step)
@@ -192,7 +204,7 @@ class Engine:
         A stream that no strategy reads is not loaded.
 
         Args:
-            batch_size: images a domain an optimiser step, over all micro-batches.
+            batch_size: images per domain and optimiser step, over all micro-batches.
             bad_items: counts images that cannot be read; default the first ends the run.
         """
         datasets = self.stack.read({"source": source} | ({"target": target} if target is not None else {}))
@@ -264,30 +276,28 @@ class Engine:
         return tuple(self._optimizers.values())
 
     @property
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"the model": self.optimizer} | {f"critic {n!r}": c.optimizer for n, c in self.critics.items()}
+    def _optimizers(self) -> dict[str | None, torch.optim.Optimizer]:
+        """By critic; the model's by None."""
+        return {None: self.optimizer} | {name: critic.optimizer for name, critic in self.critics.items()}
 
-    def gradients(self) -> dict[str, list[Tensor]]:
-        """Return the gradients that this step gave, by ``the model`` or ``critic 'name'``."""
+    def _gradients(self) -> dict[str | None, list[Tensor]]:
+        """Return those that this step gave, by critic; the model's by None."""
         received = {
-            name: [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            for name, optimizer in self._optimizers.items()
+            critic: [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            for critic, optimizer in self._optimizers.items()
         }
-        return {name: gradients for name, gradients in received.items() if gradients}
+        return {critic: gradients for critic, gradients in received.items() if gradients}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that moves in training: tensors and primitives, after whole and finite steps alone.
 
         Raises:
-            NonFiniteError: a step that the host has not yet looked at went bad; the state is that before it.
-            CheckpointError: an error broke off the last step in its update.
+            NonFiniteError: a step that the host has not yet looked at went bad.
+            CheckpointError: the state is not that of a whole step.
         """
         self.guard.look(wait=True)
-        if self.guard.torn:
-            raise CheckpointError(
-                f"step {self.index + 1} broke off in the middle of its update, so its state is neither that before nor "
-                "that after it. Go on from the last checkpoint."
-            )
+        if self.guard.broken:
+            raise CheckpointError(f"{self.guard.broken}. Go on from the last checkpoint.")
         return self._state()
 
     def _state(self) -> dict[str, Any]:

@@ -1,20 +1,19 @@
-"""Numbers that go bad: a step with a term or a gradient that is not finite is undone and named."""
+"""Numbers that go bad: a step with a term or a gradient that is not finite changes nothing and is named."""
 
-import copy
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+import signal
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import compress
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dalib.core.kept import Kept, zero_where
+from dalib.core.held_back import HeldBack
+from dalib.core.precision import SMALLEST_SCALE, Precision
 from dalib.errors import DalibError
-
-if TYPE_CHECKING:
-    from dalib.core.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ NonFinitePolicy = Literal["stop", "skip"]
 
 SKIPPED_IN_A_ROW = 10
 SKIPPED_IN_ALL = 100
-SMALLEST_SCALE = 2.0**-14  # of fp16's scaler, which starts at 2**16 and halves whenever a gradient overflows
+ADVICE = "Start again with a lower optimizer.lr, with train.clip, or in another train.precision"
 
 
 class NonFiniteError(DalibError):
@@ -30,69 +29,91 @@ class NonFiniteError(DalibError):
 
 
 class Guard:
-    """Makes each step of an engine whole or nothing, and keeps what is not finite out of its state.
+    """Judges each step by a flag, float32 and exactly 0 or 1, on the device: 1 where the step must change nothing.
 
-    Nothing here waits for the device. There, a flag says whether the step's terms and gradients were finite, and what
-    the update changed is put back by that flag; a copy of it travels to the host, where ``look`` acts on those that
-    have arrived. On the CPU, where reading costs nothing, a bad update is left out instead.
+    Nothing waits for a GPU: whatever changes state heeds the flag there, and what was wrong travels to the host, which
+    acts on it in ``look``. On a CPU it does so before the update.
+
+    Args:
+        modules: what runs forwards in a step; their buffers (BatchNorm's, spectral norm's) can go back.
+
+    Attributes:
+        broken: why the state is not that of a whole step, if it is not.
     """
 
-    def __init__(self, engine: "Engine", policy: NonFinitePolicy) -> None:
+    def __init__(
+        self, policy: NonFinitePolicy, device: torch.device, precision: Precision, modules: Sequence[nn.Module]
+    ) -> None:
         self.policy = policy
-        self.skipped_in_a_row = 0
-        self.skipped = 0
-        self.torn = False  # an error broke off an update, or what follows it
-        self._updating = False
-        self._engine = engine
+        self.skipped_in_a_row = self.skipped = 0
+        self.broken: str | None = None
+        self._device, self._precision, self._modules = device, precision, modules
+        self._index, self._updating = 0, False
+        self._buffers = _Kept(())
+        self._worker_deaths = HeldBack(signal.SIGCHLD)
         self._verdicts: deque[Verdict] = deque()
-        self._finite_so_far: Tensor | None = None
-        self._buffers = Kept(())
-        self._strategies: Mapping[str, Any] = {}
-        for optimizer in engine.optimizers:
-            _count_steps(optimizer, on_device=engine.device.type == "cuda")
+        self._stopped = torch.zeros((), device=device)
 
     @property
     def reads_at_once(self) -> bool:
         """Whether the host may read a flag without waiting for the device."""
-        return self._engine.device.type != "cuda"
+        return self._device.type != "cuda"
 
     @contextmanager
-    def whole_step(self) -> Iterator[None]:
-        """Undo what the body did if it raises; an error after the update began cannot be undone (``torn``)."""
-        self._updating = False
-        self._buffers = Kept(_buffers(self._engine))
-        self._strategies = copy.deepcopy(self._engine.stack.state_dict())
+    def whole_step(self, index: int) -> Iterator[None]:
+        """Undo what forwards changed if the body raises before its update; afterwards the state is ``broken``."""
+        self._index, self._updating = index, False
+        self._buffers = _Kept(buffer for module in self._modules for buffer in module.buffers())
         try:
             yield
         except BaseException:
+            self._worker_deaths.stop(call=False)  # what raised is told; the loader looks for dead workers by itself
             if self._updating:
-                self.torn = True
+                self.broken = (
+                    f"step {index + 1} broke off in the middle of its update, so its state is neither that before nor "
+                    "that after it"
+                )
             else:
-                self._buffers.put_back()
-                self._engine.stack.load_state_dict(self._strategies)
+                self.put_back(torch.ones((), device=self._device))
             raise
+        self._worker_deaths.stop()
         self.look()
 
-    def update(self, terms: Mapping[str, Tensor], update: Callable[[], None]) -> Tensor:
-        """Call ``update`` for a finite step; return whether it is one, a bool of no dimensions on the device."""
-        verdict = self._judge(terms)
-        self._verdicts.append(verdict)
-        finite = verdict.flags.all()
-        if not self.reads_at_once:
-            return self._update_on_device(finite, update)
-        self.look(wait=True)
-        self._updating = True
-        if finite:
-            update()
+    def judge(self, terms: Mapping[tuple[str, str], Tensor], gradients: Mapping[str | None, list[Tensor]]) -> Tensor:
+        """Return the flag of the step's faults; under ``stop`` a fault counts for all later steps, too.
+
+        Args:
+            terms: by strategy and name. gradients: by critic, the model's by None. In fp16 they are still scaled and
+                may be infinite (``Precision.overflow``); a scale that fell and fell is the fault.
+        """
+        values = {f"term {n!r} of strategy {s!r} is not finite": value.float() for (s, n), value in terms.items()}
+        if (scale := self._precision.scale()) is not None:
+            what = f"fp16's scale of the gradients fell below {SMALLEST_SCALE:g}, and still they overflow"
+            values[what] = scale.masked_fill(scale < SMALLEST_SCALE, torch.nan)
         else:
-            self._buffers.put_back()
-        return finite
+            for critic, of in gradients.items():
+                whose = "the model" if critic is None else f"critic {critic!r}"
+                values[f"the gradient of {whose} is not finite"] = torch.stack(torch._foreach_norm(of)).sum()
+        bad = ~torch.stack(list(values.values())).isfinite() if values else torch.zeros(0, device=self._device).bool()
+        self._verdicts.append(Verdict(self._index, tuple(values), len(terms), bad))
+        if self.reads_at_once:
+            self.look(wait=True)
+        self._worker_deaths.start()
+        self._updating = True
+        flag = bad.any().float()
+        if self.policy == "stop":
+            flag = self._stopped = torch.maximum(self._stopped, flag)
+        return flag
+
+    def put_back(self, flag: Tensor) -> None:
+        """Give the modules' buffers the values from before the step where the flag is 1."""
+        self._buffers.put_back(flag)
 
     def look(self, *, wait: bool = False) -> None:
         """Act on the verdicts that have arrived, or wait for all of them.
 
         Raises:
-            NonFiniteError: the policy is to stop, or too many steps were skipped. The engine is as before the bad step.
+            NonFiniteError: the policy is to stop, or too many steps were skipped. No bad step has changed anything.
         """
         while self._verdicts and (wait or self._verdicts[0].arrived):
             self._act(self._verdicts.popleft())
@@ -104,47 +125,22 @@ class Guard:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Take back what ``state_dict`` returned; what was under way is forgotten."""
         self.skipped_in_a_row, self.skipped = state["in_a_row"], state["in_all"]
-        self.torn = False
+        self.broken = None
         self._forget()
-
-    def _judge(self, terms: Mapping[str, Tensor]) -> "Verdict":
-        """Infinite gradients are the daily life of fp16's scaler, which leaves such updates out by itself."""
-        engine, scaler = self._engine, self._engine.precision.scaler
-        values = {_term_fault(key): value.float() for key, value in terms.items()}
-        if scaler.is_enabled():
-            scale = scaler.scale(torch.ones((), device=engine.device))
-            fault = f"fp16's scale of the gradients fell below {SMALLEST_SCALE:g}, and still they overflow"
-            values[fault] = scale.masked_fill(scale < SMALLEST_SCALE, torch.nan)
-        else:
-            for name, gradients in engine.gradients().items():
-                values[f"the gradient of {name} is not finite"] = torch.stack(torch._foreach_norm(gradients)).sum()
-        numbers = torch.stack(list(values.values())) if values else torch.zeros(1, device=engine.device)
-        return Verdict(engine.index, tuple(values), len(terms), numbers.isfinite(), self._strategies)
-
-    def _update_on_device(self, finite: Tensor, update: Callable[[], None]) -> Tensor:
-        """Update in any case and put back where the step was bad; to stop is to take no update after it, either."""
-        if self.policy == "stop" and self._finite_so_far is not None:
-            finite = finite & self._finite_so_far
-        self._finite_so_far = finite
-        before = list(_moving(self._engine))
-        kept, known = Kept(before), set(map(id, before))
-        self._updating = True
-        update()
-        kept.put_back_where(~finite)
-        # State that an optimiser made in this very update; zero is what the optimisers of a recipe begin with.
-        zero_where(~finite, (tensor for tensor in _moving(self._engine) if id(tensor) not in known))
-        self._buffers.put_back_where(~finite)
-        return finite
 
     def _act(self, verdict: "Verdict") -> None:
         faults = verdict.faults()
         if not faults:
             self.skipped_in_a_row = 0
             return
-        what = f"step {verdict.index + 1} went bad: {', '.join(faults)}"
+        step = f"step {verdict.index + 1} went bad"
+        what = f"{step}: {', '.join(faults)}"
         if self.policy == "stop":
-            self._go_back_to(verdict)
-            raise NonFiniteError(f"{what}. The step is undone. {ADVICE}, or leave such steps out: {SKIP}.")
+            self._forget()
+            if not self.reads_at_once:
+                self.broken = f"{step}, and counters have gone on since"
+            skip = "or leave such steps out: train.on_non_finite: skip"
+            raise NonFiniteError(f"{what}. The step is undone. {ADVICE}, {skip}.")
         self.skipped_in_a_row += 1
         self.skipped += 1
         logger.warning("%s; the step is skipped", what)
@@ -155,40 +151,19 @@ class Guard:
                 f"a run stops at {SKIPPED_IN_A_ROW} and {SKIPPED_IN_ALL}. {ADVICE}."
             )
 
-    def _go_back_to(self, verdict: "Verdict") -> None:
-        """Let the host's part of the state be of the bad step's beginning, where the device's has stayed."""
-        self._engine.stack.load_state_dict(verdict.strategies)
-        self._engine.index = verdict.index
-        self._forget()
-
     def _forget(self) -> None:
         self._verdicts.clear()
-        self._finite_so_far = None
-
-
-ADVICE = "Start again with a lower optimizer.lr, with train.clip, or in another train.precision"
-SKIP = "train.on_non_finite: skip"
+        self._stopped = torch.zeros((), device=self._device)
 
 
 class Verdict:
-    """What was finite in a step, on its way to the host.
+    """What was wrong in step number ``index``, on its way to the host; the first ``terms`` faults are of terms."""
 
-    Attributes:
-        index: steps done before.
-        flags: bool, on the device; that of each of the terms, then of gradients.
-        strategies: their state before the step.
-    """
-
-    def __init__(
-        self, index: int, faults: tuple[str, ...], terms: int, flags: Tensor, strategies: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, index: int, faults: Sequence[str], terms: int, bad: Tensor) -> None:
         self.index = index
-        self.flags = flags
-        self.strategies = strategies
-        self._faults = faults
-        self._terms = terms
-        self._copy = flags.to("cpu", non_blocking=True)
-        self._arrival = torch.cuda.Event() if flags.is_cuda else None  # type: ignore[no-untyped-call]
+        self._faults, self._terms = faults, terms
+        self._bad = bad.to("cpu", non_blocking=True)
+        self._arrival = torch.cuda.Event() if bad.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrival is not None:
             self._arrival.record()
 
@@ -201,46 +176,27 @@ class Verdict:
         """Return what was wrong; a term that is not finite accounts for the gradients."""
         if self._arrival is not None:
             self._arrival.synchronize()
-        bad = [number for number, finite in enumerate(self._copy.tolist()) if not finite]
-        terms = [number for number in bad if number < self._terms]
-        return [self._faults[number] for number in terms or bad]
+        bad = self._bad.tolist()
+        faults = list(compress(self._faults, bad))
+        return faults[: sum(bad[: self._terms])] or faults
 
 
-def _buffers(engine: "Engine") -> Iterator[Tensor]:
-    """Go through everything that a forward may change: running statistics."""
-    modules = [engine.model, *(critic.module for critic in engine.critics.values())]
-    for module in [*modules, *([engine.teacher.module] if engine.teacher else [])]:
-        yield from module.buffers()
+class _Kept:
+    """A copy of tensors as they are now: a flat one per type, since a kernel for each of them would cost a GPU more."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        groups: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)
+        for tensor in tensors:
+            groups[tensor.dtype].append(tensor)
+        self._groups = [(live, _flat(live)) for live in groups.values()]
+
+    def put_back(self, flag: Tensor) -> None:
+        """Give the tensors those values where the flag is 1: chosen, not computed, for 0 * NaN is NaN."""
+        for live, copy in self._groups:
+            chosen = torch.where(flag.bool(), copy, _flat(live))
+            values = torch.split(chosen, [tensor.numel() for tensor in live])
+            torch._foreach_copy_(live, [value.view_as(tensor) for value, tensor in zip(values, live, strict=True)])
 
 
-def _moving(engine: "Engine") -> Iterator[Tensor]:
-    """Go through everything that an update changes: weights, optimisers' and scaler's state, the teacher."""
-    for optimizer in engine.optimizers:
-        yield from (p for group in optimizer.param_groups for p in group["params"])
-        yield from (v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
-    scaler = engine.precision.scaler
-    if scaler.is_enabled():
-        yield from (tensor for tensor in (scaler._scale, scaler._growth_tracker) if tensor is not None)
-    if engine.teacher:
-        yield from engine.teacher.module.parameters()
-
-
-def _term_fault(key: str) -> str:
-    strategy, _, term = key.partition("/")
-    return f"term {term!r} of strategy {strategy!r} is not finite"
-
-
-def _count_steps(optimizer: torch.optim.Optimizer, *, on_device: bool) -> None:
-    """Say where Adam and its kin count their steps; on the device a flag can take a step back.
-
-    A checkpoint's optimiser may have counted elsewhere; where it does now is no matter of the checkpoint.
-    """
-
-    def counting(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{**group, "capturable": on_device} if "capturable" in group else group for group in groups]
-
-    def loaded(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        return {**state, "param_groups": counting(state["param_groups"])}
-
-    optimizer.param_groups[:] = counting(optimizer.param_groups)
-    optimizer.register_load_state_dict_pre_hook(loaded)
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

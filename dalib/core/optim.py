@@ -2,44 +2,42 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import torch
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dalib.core.critic import MakeOptimizer
-from dalib.errors import StackError
+from dalib.errors import RecipeError, StackError
+from dalib.options import Count, NotNegative, Positive, Whole
 
 Schedule = Callable[[int], float]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-def sgd(*, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4, nesterov: bool = False) -> MakeOptimizer:
+def sgd(
+    *, lr: Positive, momentum: NotNegative = 0.9, weight_decay: NotNegative = 5e-4, nesterov: bool = False
+) -> MakeOptimizer:
     """Return a maker of SGD; the defaults are the field's."""
-    make = _maker(torch.optim.SGD, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
-
-    def make_with_momentum(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Begin with a momentum of 0, which is the same; torch's fused SGD leaves the memory for it as found when
-        fp16's scaler skips the first step, and fails for a parameter whose first gradient comes later.
-        """
-        optimizer = make(parameters)
-        for parameter in (p for group in optimizer.param_groups for p in group["params"] if momentum):
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
-
-    return make_with_momentum
+    if nesterov and not momentum:
+        raise RecipeError("sgd: nesterov: expected a momentum above 0 with it, got 0.")
+    return partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
-def adam(*, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0) -> MakeOptimizer:
+def adam(*, lr: Positive, betas: tuple[Beta, Beta] = (0.9, 0.999), weight_decay: NotNegative = 0.0) -> MakeOptimizer:
     """Return a maker of Adam."""
-    return _maker(torch.optim.Adam, lr=lr, betas=betas, weight_decay=weight_decay)
+    return partial(Adam, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
-def adamw(*, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.01) -> MakeOptimizer:
+def adamw(*, lr: Positive, betas: tuple[Beta, Beta] = (0.9, 0.999), weight_decay: NotNegative = 0.01) -> MakeOptimizer:
     """Return a maker of AdamW; the defaults are DAFormer's but for the rate."""
-    return _maker(torch.optim.AdamW, lr=lr, betas=betas, weight_decay=weight_decay)
+    return partial(AdamW, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
-def poly(*, steps: int, power: float = 0.9, warmup: int = 0) -> Schedule:
+def poly(*, steps: Count, power: NotNegative = 0.9, warmup: Whole = 0) -> Schedule:
     """Return (1 - t / steps) ** power after a linear rise over the first ``warmup`` steps."""
 
     def factor(step: int) -> float:
@@ -49,7 +47,7 @@ def poly(*, steps: int, power: float = 0.9, warmup: int = 0) -> Schedule:
     return factor
 
 
-def constant(*, steps: int) -> Schedule:
+def constant(*, steps: Count) -> Schedule:
     """Return 1 for every step."""
     return lambda step: 1.0
 
@@ -91,16 +89,45 @@ def parameters_of(network: nn.Module) -> Any:
     return groups
 
 
+def fuse(optimizer: Optimizer) -> None:
+    """Let an optimiser of torch run in its fused form: one pass over the memory, which heeds ``step_unless``'s flag.
+
+    Other classes stay as they are, and so do those whose maker chose a form, or dampening. Momentum begins as 0, which
+    is the same without dampening: the fused form leaves the memory for it as found when the first step is left out, and
+    fails for a parameter whose first gradient comes later.
+    """
+    for group in optimizer.param_groups if type(optimizer) in _HEED_A_FLAG else ():
+        if group.get("dampening"):
+            continue
+        if group["fused"] is None and group["foreach"] is None:
+            group["fused"] = True
+        for parameter in group["params"] if group["fused"] and group.get("momentum") else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
+    """Step, but change nothing where ``flag``, float32, 0-d and exactly 0 or 1, is 1.
+
+    A fused optimiser reads it on the device; for any other the host does, and waits for it on a GPU.
+    """
+    if _is_fused(optimizer):
+        optimizer.found_inf = flag  # type: ignore[attr-defined]
+        optimizer.step()
+    elif not flag:
+        optimizer.step()
+
+
+_HEED_A_FLAG = (SGD, Adam, AdamW)
+
+
+def _is_fused(optimizer: Optimizer) -> bool:
+    heeding = (group["fused"] and not group.get("dampening") for group in optimizer.param_groups)
+    return type(optimizer) in _HEED_A_FLAG and all(heeding)
+
+
 def _and_others(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _listed(parameters: nn.Parameter | Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameters] if isinstance(parameters, nn.Parameter) else list(parameters)
-
-
-def _maker(kind: Callable[..., torch.optim.Optimizer], **options: Any) -> MakeOptimizer:
-    def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return kind(parameters, **options, fused=True)  # one pass over the memory instead of eight
-
-    return make

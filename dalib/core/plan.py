@@ -48,6 +48,7 @@ def make_plan(stack: Stack, streams: Mapping[str, Size]) -> Plan:
         changes = strategy in stack.implementing("pre_batch")
         if changes:
             warnings += [_stale(reader, field, strategy) for reader, field in read if field in strategy.writes]
+            warnings += strategy.check_sizes({name: size for name, size in sizes.items() if size})
             read += [(strategy, field) for field in sorted(strategy.requires - strategy.writes)]
             sizes = {name: size and strategy.resized(name, size) for name, size in sizes.items()}
         _provide(strategy, provided, sizes)

@@ -1,13 +1,16 @@
 """Numeric precision of a run: autocast for forwards and one gradient scaler for all optimisers."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from dalib.errors import RecipeError
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
+SMALLEST_SCALE = 2.0**-14  # of fp16's scaler, which starts at 2**16 and halves whenever a gradient overflows
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -26,3 +29,23 @@ class Precision:
         if self.name == "fp32":
             return nullcontext()
         return torch.autocast(self._device.type, dtype=_DTYPES[self.name])
+
+    def scale(self) -> Tensor | None:
+        """Return the factor on the gradients, 0-d, on the device; None but for fp16."""
+        one = torch.ones((), device=self._device)
+        return self.scaler.scale(one) if self.scaler.is_enabled() else None
+
+    def overflow(self, optimizers: Iterable[torch.optim.Optimizer]) -> Tensor:
+        """Return 1, float32 and 0-d, where the scaler met infinite gradients as it unscaled those of the optimisers."""
+        unscaled = optimizers if self.scaler.is_enabled() else ()
+        found = [flag for each in unscaled for flag in self.scaler._found_inf_per_device(each).values()]
+        return torch.stack(found).amax() if found else torch.zeros((), device=self._device)
+
+    def update(self, fault: Tensor) -> None:
+        """Update the scaler, once per step; where ``fault`` is 1 its state stays, for a bad term says nothing of it."""
+        if self.scaler.is_enabled():
+            state = [each for each in (self.scaler._scale, self.scaler._growth_tracker) if each is not None]
+            before = [each.clone() for each in state]
+            self.scaler.update()
+            for now, kept in zip(state, before, strict=True):
+                now.copy_(torch.where(fault.bool(), kept, now))

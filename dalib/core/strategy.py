@@ -1,8 +1,10 @@
 """The base class of everything that stacks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, dataclass_transform
+
+from dalib.options import NotNegative
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
@@ -32,7 +34,7 @@ class Strategy:
     """
 
     name: str = ""
-    weight: float = 1.0
+    weight: NotNegative = 1.0
 
     registered_name: ClassVar[str] = "strategy"
 
@@ -68,6 +70,10 @@ class Strategy:
     def resized(self, stream: str, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (H, W) of ``stream`` after this strategy's ``pre_batch``, given the one before."""
         return size
+
+    def check_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> Iterable[str]:
+        """Return warnings about the streams' (H, W) as they come to this strategy's ``pre_batch``, where known."""
+        return ()
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return what a resumed run needs: tensors and primitives."""

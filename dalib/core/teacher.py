@@ -1,10 +1,10 @@
 """The exponential moving average of the student."""
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 BatchNormMode = Literal["train", "eval"]
@@ -36,21 +36,17 @@ class Teacher:
                     module.train()
 
     @torch.no_grad()
-    def update(self, student: nn.Module, step: int) -> None:
-        """Move towards the student, after optimiser step number ``step`` (from 0)."""
+    def update(self, student: nn.Module, step: int, unless: Tensor) -> None:
+        """Move towards the student, after optimiser step number ``step`` (from 0); not where ``unless``, 0-d, is 1."""
         towards = 1 - min(1 - 1 / (step + 1), self.decay)
-        torch._foreach_lerp_(list(self.module.parameters()), list(student.parameters()), towards)
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(student.parameters())
         if self.batch_norm == "eval":
-            for mine, theirs in zip(self.module.buffers(), student.buffers(), strict=True):
-                if mine.is_floating_point():
-                    mine.lerp_(theirs, towards)
+            for own, its in zip(self.module.buffers(), student.buffers(), strict=True):
+                if own.is_floating_point():
+                    mine.append(own)
+                    theirs.append(its)
                 else:
-                    mine.copy_(theirs)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights and buffers."""
-        return self.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
-        self.module.load_state_dict(state)
+                    own.copy_(its)
+        weights = {dtype: towards * (1 - unless).to(dtype) for dtype in {tensor.dtype for tensor in mine}}
+        torch._foreach_lerp_(mine, theirs, [weights[tensor.dtype] for tensor in mine])

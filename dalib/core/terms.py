@@ -9,18 +9,18 @@ from torch import Tensor
 class Terms:
     """Scalars of a step by ``strategy/name``: loss terms averaged over its micro-batches, logged ones over their calls.
 
-    A strategy that logs once a micro-batch and one that logs once a step, in ``post_step``, both give their mean.
+    A strategy that logs once per micro-batch and one that logs once per step, in ``post_step``, both give their mean.
     """
 
     def __init__(self, micro_batches: int) -> None:
-        self.losses: dict[str, Tensor] = {}
+        self.losses: dict[tuple[str, str], Tensor] = {}  # by strategy and name
         self._logged: dict[str, list[Tensor]] = {}
         self._share = 1 / micro_batches
 
     def add(self, strategy: str, scalars: Mapping[str, Tensor]) -> None:
         """Add one micro-batch's loss terms of a strategy."""
         for name, value in scalars.items():
-            key = f"{strategy}/{name}"
+            key = (strategy, name)
             share = value.detach() * self._share
             self.losses[key] = self.losses[key] + share if key in self.losses else share
 
@@ -30,4 +30,5 @@ class Terms:
 
     def means(self) -> dict[str, Tensor]:
         """Return the step's value of each."""
-        return self.losses | {key: torch.stack(values).float().mean(0) for key, values in self._logged.items()}
+        losses = {f"{strategy}/{name}": value for (strategy, name), value in self.losses.items()}
+        return losses | {key: torch.stack(values).float().mean(0) for key, values in self._logged.items()}

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from dalib.data.dataset import SegmentationDataset
 
 
+class ItemError(RuntimeError):
+    """A data set failed at an item for no fault of the user's; from a worker, the message holds the traceback there."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """The item of an index, or the first readable one after it.
@@ -30,6 +34,9 @@ def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) ->
     """Read an item; in place of one that cannot be read the next of the data set, at most ``spare`` times.
 
     What comes in its place depends on the index alone, so a run that skips can be resumed bit for bit.
+
+    Raises:
+        ItemError: the data set raised something else than a ``DalibError``.
     """
     faults: dict[str, str] = {}
     for candidate in range(index, index + 1 + spare):
@@ -38,6 +45,9 @@ def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) ->
             return Loaded((*checked_item(dataset, candidate), candidate), faults)
         except DalibError as error:  # travels as a value: from a worker, torch would make a traceback its text
             faults[f"{stream} {item_name(dataset, candidate)}"] = str(error)
+        except Exception as error:
+            where = f"{item_name(dataset, candidate)} of the {stream} data"
+            raise ItemError(f"{where} could not be loaded: {type(error).__name__}: {error}") from error
     return Loaded(None, faults)
 
 

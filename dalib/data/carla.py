@@ -37,7 +37,7 @@ def carla(
     Args:
         split: None is everything; others need ``list``.
         size: (H, W) to resize to; None keeps the camera's own.
-        list: a text file with an image name a line; may contain ``{split}``.
+        list: a text file with an image name per line; may contain ``{split}``.
         sky_from_top: CARLA 0.8 has no id for the sky; call sky what has no id from the top edge of a column down to
             its first labelled pixel. Else it is ignored.
         ignore_hood: a camera on the roof sees the own hood, which CARLA labels car; ignore what is car from the bottom

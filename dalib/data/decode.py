@@ -1,25 +1,23 @@
 """Image and label files to tensors, whatever their mode and depth.
 
 Images come out upright: the EXIF orientation of a photograph is applied. Labels are read as they are stored.
-torchvision does the decoding: unlike Pillow it keeps 16-bit RGB. From 0.29 on it calls that deprecated, in favour of
-TorchCodec, another package to install beside it; when it goes, this is the only module to change. It sees no file that
-could end the process, or that claims a size beyond a bound.
 """
 
-import re
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from pydantic import Field
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
-from dalib.data.jpeg import SIGNATURE as JPEG_SIGNATURE
-from dalib.data.jpeg import jpeg_size, scan_count
-from dalib.data.png import GREY, INDEXED, Png, parse_png
-from dalib.data.png import SIGNATURE as PNG_SIGNATURE
 from dalib.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -28,9 +26,11 @@ LABEL_SUFFIXES = frozenset({".png"})
 Side = Annotated[int, Field(ge=1)]
 Size = tuple[Side, Side]
 
-_RIFF, _WEBP = b"RIFF", b"WEBP"
-_MAX_PIXELS = 2**27  # 8192 x 16384
-_MAX_SCANS = 100  # of a JPEG; encoders write about ten
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SCAN, _MAX_SCANS = b"\xff\xda", 100  # encoders write about ten; of 8192 x 8192 pixels each takes 40 ms and 99 bytes
+_STRETCHED = {"L;2": 255 // 3, "L;4": 255 // 15}  # Pillow makes 255 of the largest sample of 2 and 4 bits of grey,
+_CUT = ("RGB;16B", "RGBA;16B", "LA;16B")  # and drops the lower byte of these
 
 
 def read_image(file: Path) -> Tensor:
@@ -40,35 +40,40 @@ def read_image(file: Path) -> Tensor:
         DataError: the file cannot be read or decoded.
     """
     data = _read(file)
-    if data.startswith(PNG_SIGNATURE):
-        image = _decode_png(parse_png(file, data), ImageReadMode.RGB)
-    elif data.startswith(JPEG_SIGNATURE):
-        image = _decode_jpeg(file, data)
-    elif data.startswith(_RIFF) and data[8:12] == _WEBP:  # claims at most 16383 x 16383 pixels, by its format
-        image = _decode(file, bytearray(data), ImageReadMode.RGB)
-    else:
-        raise _undecodable(file, len(data), "Unsupported image file")
-    return image if image.dtype == torch.uint8 else ((image.int() + 128) // 257).to(torch.uint8)
+    with _decoding(file, data):
+        image = _open(data)
+        image.getexif()  # keeps the orientation
+        image.info.clear()  # or turning it would write all of EXIF anew, which fails on some cameras' tags
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode == "I;16":  # Pillow would clip it
+            grey = (np.array(image, np.int32) + 128) // 257
+            return torch.from_numpy(grey.astype(np.uint8)).repeat(3, 1, 1)
+        return _tensor(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_label(file: Path) -> Tensor:
     """Read a label as it is stored, (C, H, W) uint8 or uint16: the indices of an indexed PNG, not its colours.
 
     Raises:
-        DataError: the file is no PNG, or cannot be read or decoded.
+        DataError: the file is no PNG, or cannot be read or decoded, or only by the extra ``png16``.
     """
     data = _read(file)
-    if not data.startswith(PNG_SIGNATURE):
-        raise DataError(f"{file}: expected a PNG label, found another format; lossy formats blur class ids, use PNG.")
-    image = parse_png(file, data)
-    stored = _decode_png(image, ImageReadMode.UNCHANGED)
-    return _samples(stored, image.depth, image.color_type) if image.depth < 8 else stored
+    if not data.startswith(_PNG_SIGNATURE):
+        raise DataError("expected a PNG label, found another format; lossy formats blur class ids, use PNG.", item=file)
+    with _decoding(file, data):
+        image = _open(data)
+        stored = image.tile[0].args  # depth and channels by the header, as Pillow names them
+        if stored in _CUT:
+            return _sixteen_bits(file, data)
+        label = _tensor(image)
+    return label.floor_divide(_STRETCHED[stored]) if stored in _STRETCHED else label
 
 
 def png_size(file: Path) -> Size:
     """(H, W) of a PNG by its header."""
-    header = _read(file)[:24].ljust(24)
-    return int.from_bytes(header[20:]), int.from_bytes(header[16:20])
+    data = _read(file)
+    with _decoding(file, data):
+        return _open(data).size[::-1]
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
@@ -93,61 +98,61 @@ def _centers(out: int, stored: int) -> Tensor:
 def _read(file: Path) -> bytes:
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):
-            raise DataError(f"{file}: expected a file, found a pipe or a device, which may never end; take it away.")
+            raise DataError("expected a file, found a pipe or a device, which may never end; take it away.", item=file)
         data = file.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{file}: cannot be read ({error.strerror}); check that it exists and its permissions."
-        ) from None
+        reason = f"cannot be read ({error.strerror}); check that it exists and its permissions."
+        raise DataError(reason, item=file) from None
     if not data:
-        raise DataError(f"{file}: expected an image, found an empty file; replace it.")
+        raise DataError("expected an image, found an empty file; replace it.", item=file)
     return data
 
 
-def _decode_png(image: Png, mode: ImageReadMode) -> Tensor:
-    _check_pixels(image.file, (image.height, image.width))
-    return _decode(image.file, image.rebuilt(), mode)
-
-
-def _decode_jpeg(file: Path, data: bytes) -> Tensor:
-    _check_pixels(file, jpeg_size(data) or (0, 0))
-    if scan_count(data) > _MAX_SCANS:
-        raise DataError(f"{file}: expected a JPEG of at most {_MAX_SCANS} scans, found more; save it anew.")
-    return _decode(file, bytearray(data), ImageReadMode.RGB)
-
-
-def _decode(file: Path, data: bytearray, mode: ImageReadMode) -> Tensor:
-    """Decode what has been checked; images are turned upright, labels are not."""
-    upright = mode == ImageReadMode.RGB
+@contextmanager
+def _decoding(file: Path, data: bytes) -> Iterator[None]:
+    """Say of which file an error of Pillow's is; a picture beyond Pillow's limit is one, too."""
     try:
-        decoded: Tensor = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode, apply_exif_orientation=upright)
-    except (RuntimeError, ValueError) as error:
-        reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error)).partition(". ")[0].strip(". ")
-        raise _undecodable(file, len(data), reason) from None
-    return decoded
+        with warnings.catch_warnings(action="ignore"):  # such as of EXIF data that break off
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except DataError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        reason = f"{str(error).partition(',')[0]}; scale it down."
+        raise DataError(reason, item=file, kind="pictures beyond the limit of pixels") from None
+    except Exception as error:  # a damaged file fails anywhere in Pillow's readers
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no header of these formats" if unknown else str(error) or type(error).__name__
+        raise DataError(
+            f"expected a whole {', '.join(sorted(IMAGE_SUFFIXES))} file, found {len(data)} bytes that do not "
+            f"decode ({reason}); replace the file, or convert it.",
+            item=file,
+            kind=f"undecodable: {reason}",
+        ) from None
 
 
-def _undecodable(file: Path, length: int, reason: str) -> DataError:
-    return DataError(
-        f"{file}: expected a whole {', '.join(sorted(IMAGE_SUFFIXES))} file, found {length} bytes that do not "
-        f"decode ({reason}); replace the file, or convert it."
-    )
+def _open(data: bytes) -> ImageFile:
+    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    if image.format == "PNG":
+        image.verify()  # decoding ignores the checksums of the rows
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    elif image.format == "JPEG" and data.count(_SCAN) > _MAX_SCANS:
+        raise ValueError(f"more than {_MAX_SCANS} scans")
+    return image
 
 
-def _check_pixels(file: Path, size: Size) -> None:
-    """Refuse a size before it is decoded: a header may claim any, and decoders allocate what it claims."""
-    if size[0] * size[1] > _MAX_PIXELS:
-        raise DataError(f"{file}: expected at most {_MAX_PIXELS} pixels, found {size[0]} x {size[1]}; scale it down.")
+def _tensor(image: Image.Image) -> Tensor:
+    pixels = torch.from_numpy(np.array(image, np.uint8 if image.mode == "1" else None))
+    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
 
 
-def _samples(stored: Tensor, depth: int, color_type: int) -> Tensor:
-    """Undo what torchvision does to 1, 2 and 4 bits: grey comes stretched to 0..255, indices come packed in bytes."""
-    if color_type == GREY:
-        return stored.floor_divide(255 // (2**depth - 1))
-    if color_type != INDEXED:
-        return stored
-    width, a_byte = stored.shape[-1], 8 // depth
-    packed = stored[..., : -(-width // a_byte)]
-    shifts = torch.arange(8 - depth, -1, -depth, dtype=torch.uint8)
-    samples = packed[..., None].bitwise_right_shift(shifts).bitwise_and(2**depth - 1)
-    return samples.flatten(-2)[..., :width]
+def _sixteen_bits(file: Path, data: bytes) -> Tensor:
+    try:
+        from imagecodecs import png_decode
+    except ImportError:
+        raise DataError(
+            "expected a label of 8 bits or of one channel, found several channels of 16 bits, which take one more "
+            "package: pip install 'dalib-seg[png16]'.",
+            item=file,
+        ) from None
+    return torch.from_numpy(png_decode(data)).permute(2, 0, 1)

@@ -39,7 +39,7 @@ class LabelMap(Protocol):
 
 
 class IdMap:
-    """Label files that store one class id a pixel.
+    """Label files that store one class id per pixel.
 
     Args:
         ids: train id of each stored id; 255 stays 255 unless it is named.

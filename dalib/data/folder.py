@@ -31,7 +31,7 @@ def folder(
         size: (H, W) to resize to; None keeps each image's own.
         images: folder of the images below ``root``.
         labels: folder of the labels below ``root``; None: ``labels`` if there is one.
-        list: a text file with an image name a line; may contain ``{split}``.
+        list: a text file with an image name per line; may contain ``{split}``.
         label_map: a YAML file, see ``dalib.data.label_map.read_label_map``.
 
     Relative paths of ``list`` and ``label_map`` are looked up from the current folder, then from ``root``.

@@ -19,7 +19,7 @@ def gta5(*, root: str, split: str | None = None, size: Size | None = None, list:
     Args:
         split: None is everything, as in the adaptation literature; others need ``list``.
         size: (H, W) to resize to; None keeps each frame's own, about 1052 x 1914.
-        list: a text file with an image name a line; may contain ``{split}``.
+        list: a text file with an image name per line; may contain ``{split}``.
     """
     base = existing_folder(Path(root), "GTA5 with images/ and labels/")
     images = find_images(existing_folder(base / "images", "GTA5's images"))

@@ -29,7 +29,7 @@ def read_label_map(file: Path) -> LabelScheme:
     """Read a label map::
 
         classes: [road, sidewalk, car]      # train ids 0, 1, 2; default: Cityscapes' 19
-        palette: [[128, 64, 128], ...]      # a colour a class for pictures; made up where left out
+        palette: [[128, 64, 128], ...]      # a colour per class for pictures; made up where left out
         ids: {7: road, 8: sidewalk, 0: ignore, 26: 2}    # stored id: class name, train id or `ignore`
         channel: red                        # the id stands in this channel of RGB files
         bits: 16                            # of a stored id; default 8
@@ -100,7 +100,7 @@ class _Parser:
     def palette(self) -> Iterator[Color]:
         colors = self.content.get("palette", [list(color) for color in default_palette(self.classes)])
         if not isinstance(colors, list) or len(colors) != len(self.classes):
-            self.fail("palette", f"a list of {len(self.classes)} colours, one a class", colors)
+            self.fail("palette", f"a list of {len(self.classes)} colours, one per class", colors)
         for index, color in enumerate(colors):
             yield self.color(f"palette[{index}]", color)
 

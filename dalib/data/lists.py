@@ -1,4 +1,4 @@
-"""Text files that name the images of a split, one a line."""
+"""Text files that name the images of a split, one per line."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def listed(
             return dict(files)
         raise DataError(
             f"{format_name}: split {split!r} was asked for, but this format has no splits of its own; give "
-            "`list: FILE`, one image name a line, with {split} in the file's name if it serves several splits."
+            "`list: FILE`, one image name per line, with {split} in the file's name if it serves several splits."
         )
     if split is not None and "{split}" not in list_file:
         raise DataError(
@@ -57,7 +57,7 @@ def _selected(files: Mapping[str, Path], path: Path) -> dict[str, Path]:
         else:
             chosen[key] = files[key]
     if not chosen:
-        raise DataError(f"{path}: expected names of images, one a line, found none.")
+        raise DataError(f"{path}: expected names of images, one per line, found none.")
     return chosen
 
 

@@ -1,18 +1,19 @@
 """From data sets to batches: which image comes when depends on the seed and the step alone."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from dalib.data.bad_items import BadItems, Loaded, load
 from dalib.data.batch import Batch, Stream
 from dalib.data.dataset import item_name
-from dalib.data.workers import WatchedLoader
 from dalib.errors import DataError
 from dalib.randomness import seed_of
 
@@ -63,8 +64,8 @@ class StreamLoader:
 
     Args:
         datasets: by stream name. draws: those that strategies brought; the others are shuffled.
-        batch_size: images a stream an optimiser step. accumulate: micro-batches an optimiser step.
-        workers: processes a stream; 0 loads in this one.
+        batch_size: images per stream and optimiser step. accumulate: micro-batches per optimiser step.
+        workers: processes per stream; 0 loads in this one.
         bad_items: counts what cannot be read; default the first ends the run.
     """
 
@@ -94,11 +95,20 @@ class StreamLoader:
 
     @contextmanager
     def batches(self, start: int, stop: int, device: torch.device) -> Iterator[Iterator[list[Batch]]]:
-        """Give the micro-batches of optimiser steps ``start`` to ``stop``; the loader's processes end with the body."""
-        loaders = {stream: self._loader(stream, start, stop) for stream in self._datasets}
-        with ExitStack() as opened:
-            iterators = {stream: opened.enter_context(loader.open()) for stream, loader in loaders.items()}
+        """Give the micro-batches of optimiser steps ``start`` to ``stop``; the loader's processes end with the body.
+
+        Raises:
+            DataError: one of these processes was killed.
+        """
+        iterators: dict[str, Iterator[Collated]] = {}
+        try:
+            iterators |= {stream: iter(self._loader(stream, start, stop)) for stream in self._datasets}
             yield self._group(iterators, stop - start, device)
+        except (Exception, GeneratorExit):  # torch raises at a death wherever this process is, as in a strategy's hook
+            _through_deaths(_check_alive, iterators)
+            raise
+        finally:
+            _through_deaths(_end_workers, iterators)
 
     def _group(
         self, iterators: Mapping[str, Iterator[Collated]], steps: int, device: torch.device
@@ -119,22 +129,46 @@ class StreamLoader:
         label = None if arrived.label is None else arrived.label.long()
         return Stream(arrived.image.float() / 255, label, index=arrived.index)
 
-    def _loader(self, stream: str, start: int, stop: int) -> WatchedLoader:
+    def _loader(self, stream: str, start: int, stop: int) -> DataLoader[Loaded]:
         size, draw = self._micro_size, self._draws[stream]
         indices = (  # drawn as they are needed: a list of them all would grow with the run
             [draw(p) for p in range(batch * size, (batch + 1) * size)]
             for batch in range(start * self._accumulate, stop * self._accumulate)
         )
-        return WatchedLoader(
+        return DataLoader(
             _Items(self._datasets[stream], stream, self._bad_items.limit),
-            partial(item_name, self._datasets[stream]),
-            stream,
-            self._workers,
+            num_workers=self._workers,
             batch_sampler=indices,
             collate_fn=_Collate(stream, self._datasets[stream]),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or the loader would take a draw from the global one
         )
+
+
+def _check_alive(iterators: Mapping[str, Any]) -> None:
+    workers = [(stream, worker) for stream, it in iterators.items() for worker in getattr(it, "_workers", ())]
+    if workers:
+        wait([worker.sentinel for _, worker in workers], timeout=1)  # a death is seen a moment before its exit status
+    for stream, worker in workers:
+        if worker.exitcode:
+            end = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit status {worker.exitcode}"
+            raise DataError(
+                f"a worker process that loads the {stream} data (pid {worker.pid}) was ended by {end}. Is the system "
+                "short of memory? Lower data.workers or data.batch_size."
+            ) from None
+
+
+def _end_workers(iterators: Mapping[str, Any]) -> None:
+    for iterator in iterators.values():
+        getattr(iterator, "_shutdown_workers", lambda: None)()  # else the traceback of an error would keep them
+
+
+def _through_deaths(act: Callable[[Mapping[str, Any]], None], iterators: Mapping[str, Any]) -> None:
+    """Do what may be done twice, though torch raises in it at a further death: once per stream."""
+    for _ in iterators:
+        with suppress(RuntimeError):
+            return act(iterators)
+    return act(iterators)
 
 
 class _Items(Dataset[Loaded]):

@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dalib.core.create import model_from, parse_use
+from dalib.core.create import model_from
+from dalib.core.uses import parse_use
 from dalib.deploy.bfloat16 import in_bfloat16
 from dalib.deploy.cost import count_macs, peak_memory
 from dalib.deploy.export import streets, trace, write_onnx

@@ -1,8 +1,7 @@
 """PIDNet's segmentation loss: hard pixels, boundaries, and hard pixels again where the network sees a boundary."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib.labels import IGNORE
-from dalib.losses import LOCAL, Local, NotNegative, cross_entropy, hard_pixels
+from dalib.losses import LOCAL, Local, cross_entropy, hard_pixels
+from dalib.options import NotNegative, OptionGroup, Whole
 from dalib.resizing import resize
 
 REACH = 2  # pixels from another class that count as its boundary: 4 wide, as the official edges of 1 dilated by 4x4
@@ -49,8 +49,7 @@ def boundary_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor, *, acr
     return share * F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PIDNetLoss:
+class PIDNetLoss(OptionGroup):
     """The four terms of PIDNet's training (Xu et al. 2023, equation 5), each averaged over the valid pixels it counts.
 
     A stream's ``weight`` counts by pixel in all of them, so that boundaries of doubtful pseudo-labels count less.
@@ -66,10 +65,8 @@ class PIDNetLoss:
     auxiliary: NotNegative = 0.4
     boundary: NotNegative = 20.0
     ohem: Annotated[float, Field(gt=0, le=1)] = 0.9
-    min_kept: Annotated[int, Field(ge=0)] = 131_072
+    min_kept: Whole = 131_072
     boundary_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
-
-    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # refuse misspelled options
 
     def __call__(
         self, outputs: Mapping[str, Tensor], label: Tensor, weight: Tensor | None = None, *, across: Local = LOCAL

@@ -91,7 +91,7 @@ def _loss(options: Options | None, num_classes: int) -> SegmentationLoss | None:
         return None
     weights = options.get("class_weights")
     if weights is not None and len(weights) != num_classes:
-        raise RecipeError(f"loss.class_weights: expected {num_classes} values, one a class, got {len(weights)}.")
+        raise RecipeError(f"loss.class_weights: expected {num_classes} values, one per class, got {len(weights)}.")
     return SegmentationLoss(**options)
 
 

@@ -31,7 +31,7 @@ class Samples:
         self._predictions[caption] = [engine.predict(image[None], teacher=teacher)[0] for image, _ in self._items]
 
     def write(self, folder: Path) -> None:
-        """Write a panel a scene: image, truth, then every prediction in the order it was made."""
+        """Write a panel per scene: image, truth, then every prediction in the order it was made."""
         for number, (image, truth) in enumerate(self._items):
             predictions = {caption: labels[number] for caption, labels in self._predictions.items()}
             truth = resize_label(truth[None], (image.shape[-2], image.shape[-1]))[0]

@@ -1,22 +1,23 @@
 """The recipe: what to train, on what, with which strategies, checked as a whole before any work."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
+from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator
 
 from dalib.core.create import check_use
 from dalib.core.guard import NonFinitePolicy
 from dalib.core.optim import OPTIMIZERS, SCHEDULES
 from dalib.core.precision import PrecisionName
 from dalib.discovery import default_registry, load_module
-from dalib.errors import DalibError, DataError, RecipeError
-from dalib.evaluation.protocols import get_protocol
+from dalib.errors import DalibError, RecipeError
+from dalib.evaluation.protocols import PROTOCOLS
 from dalib.losses import SegmentationLoss
-from dalib.options import check_options
+from dalib.options import Count, OptionGroup, Positive, Whole, check_options
 from dalib.yaml import dump_yaml, parse_yaml, read_yaml
 
 Options = dict[str, Any]
@@ -24,9 +25,22 @@ Options = dict[str, Any]
 _DEFAULTS: dict[str, Options] = {"optimizer": {"use": "sgd", "lr": 2.5e-4}, "schedule": {"use": "poly"}}
 
 
-@dataclass(kw_only=True)
-class DataOptions:
-    """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images a domain a step.
+def _device(name: str) -> str:
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise ValueError("a device such as cpu or cuda:0") from None
+    return name
+
+
+def _protocol(name: str) -> str:
+    if name not in PROTOCOLS:
+        raise ValueError(f"one of {', '.join(PROTOCOLS)}")
+    return name
+
+
+class DataOptions(OptionGroup):
+    """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images per domain and step.
 
     A training image that cannot be read stops the run; ``on_bad_item: skip`` takes the data set's next one in its
     place, and stops after ``max_bad_items`` different ones. Evaluation skips none: it would be another score.
@@ -35,46 +49,43 @@ class DataOptions:
     source: Options
     target: Options | None = None
     eval: Options | None = None
-    batch_size: int = 4
-    workers: int = 0
+    batch_size: Count = 4
+    workers: Whole = 0
     on_bad_item: Literal["stop", "skip"] = "stop"
-    max_bad_items: int = 10
+    max_bad_items: Count = 10
 
 
-@dataclass(kw_only=True)
-class TrainOptions:
+class TrainOptions(OptionGroup):
     """``train:``. Every ``*_every`` counts steps; ``eval_every: null`` evaluates at the end alone.
 
     ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
     ``keep_every``: checkpoints that stay (``step_000200.pt``) beside the last, the one before it and the best.
     """
 
-    steps: int
+    steps: Count
     precision: PrecisionName = "fp32"
-    accumulate: int = 1
-    clip: float | None = None
-    seed: int = 0
+    accumulate: Count = 1
+    clip: Positive | None = None
+    seed: Whole = 0
     on_non_finite: NonFinitePolicy = "stop"
-    device: str | None = None
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep_every: int | None = None
-    eval_every: int | None = None
+    device: Annotated[str, AfterValidator(_device)] | None = None
+    log_every: Count = 50
+    checkpoint_every: Count = 1000
+    keep_every: Count | None = None
+    eval_every: Count | None = None
 
 
-@dataclass(kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(OptionGroup):
     """``evaluate:``. ``classes``: see ``dalib.evaluate``; None = those present. ``limit``: first images only."""
 
     model: Literal["student", "teacher"] = "student"
     classes: list[str | int] | str | None = None
-    protocol: str = "full"
-    batch_size: int = 1
-    limit: int | None = None
+    protocol: Annotated[str, AfterValidator(_protocol)] = "full"
+    batch_size: Count = 1
+    limit: Count | None = None
 
 
-@dataclass(kw_only=True)
-class Recipe:
+class Recipe(OptionGroup):
     """A whole recipe. ``model``, data sets and strategies are ``{use: name, **options}``."""
 
     model: Options
@@ -93,33 +104,59 @@ class Recipe:
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe, apply ``dotted.key=value`` overrides and check it as a whole.
+    """Read a recipe and those it names as its ``base``, apply ``dotted.key=value`` overrides and check it as a whole.
 
     Raises:
         RecipeError: with the file, the path to the faulty entry, what was expected and what was found.
     """
-    value = read_yaml(Path(path))
-    if not isinstance(value, dict):
-        raise RecipeError(
-            f"{path}: a recipe is a mapping with the keys model, data, strategies, train; got {value!r:.60}."
-        )
+    value, files = _read(Path(path))
     for override in overrides:
         apply_override(value, override)
     try:
         return make_recipe(value)
     except DalibError as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{' over '.join(map(str, files))}: {error}") from None
 
 
 def make_recipe(value: Mapping[str, Any]) -> Recipe:
     """Return the checked recipe of a mapping."""
-    _check_finite(value, "")
-    built = {name: _section(kind, value[name], name) for name, kind in _SECTIONS.items() if name in value}
-    recipe = Recipe(**check_options(Recipe, {**value, **built}, ""))
-    _check_numbers(recipe)
-    _check_run(recipe)
+    recipe = Recipe(**check_options(Recipe, value, ""))
+    if recipe.data.batch_size % recipe.train.accumulate:
+        raise RecipeError(
+            f"data.batch_size: {recipe.data.batch_size} images do not divide into {recipe.train.accumulate} "
+            "micro-batches (train.accumulate)."
+        )
     _check_uses(recipe)
     return recipe
+
+
+def _read(path: Path) -> tuple[Options, list[Path]]:
+    """Return a recipe over its bases, and the files that both come from, the recipe's own first."""
+    values: list[Options] = []
+    files: list[Path] = []
+    file: Path | None = path
+    while file is not None:
+        value = read_yaml(file)
+        if file.resolve() in [other.resolve() for other in files]:
+            raise RecipeError(f"{path}: base goes round in a circle: {' -> '.join(map(str, [*files, file]))}.")
+        if not isinstance(value, dict):
+            raise RecipeError(
+                f"{file}: a recipe is a mapping with the keys model, data, strategies, train; got {value!r:.60}."
+            )
+        base = value.pop("base", None)
+        if not isinstance(base, str | None):
+            raise RecipeError(f"{file}: base: expected the path of a recipe, got {base!r:.60}.")
+        values.append(value)
+        files.append(file)
+        file = None if base is None else file.parent / base
+    return reduce(_over, reversed(values)), files
+
+
+def _over(base: Any, own: Any) -> Any:
+    """Merge mappings key by key, unless ``use`` differs: the options of one thing mean nothing to another."""
+    if not (isinstance(base, dict) and isinstance(own, dict)) or own.get("use", base.get("use")) != base.get("use"):
+        return own
+    return base | {key: _over(base.get(key), value) for key, value in own.items()}
 
 
 def apply_override(value: Any, override: str) -> None:
@@ -140,31 +177,6 @@ def apply_override(value: Any, override: str) -> None:
         value[int(last)] = new
 
 
-_SECTIONS: dict[str, type] = {"data": DataOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
-
-# What must be at least so much, by its path.
-_AT_LEAST = {
-    "data.batch_size": 1,
-    "data.workers": 0,
-    "data.max_bad_items": 1,
-    "train.steps": 1,
-    "train.accumulate": 1,
-    "train.seed": 0,
-    "train.log_every": 1,
-    "train.checkpoint_every": 1,
-    "train.keep_every": 1,
-    "train.eval_every": 1,
-    "evaluate.batch_size": 1,
-    "evaluate.limit": 1,
-}
-
-
-def _section(kind: type, value: Any, path: str) -> Any:
-    if not isinstance(value, dict):
-        raise RecipeError(f"{path}: expected a mapping, got {value!r:.60}.")
-    return kind(**check_options(kind, value, path))
-
-
 def _entry(value: Any, key: str, override: str, path: str) -> Any:
     """Return the child of a mapping or list on the way of an override."""
     if isinstance(value, list):
@@ -178,46 +190,6 @@ def _entry(value: Any, key: str, override: str, path: str) -> Any:
     return value[key]
 
 
-def _check_finite(value: Any, path: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"{path}: expected a finite number, got {value}.")
-    if isinstance(value, Mapping):
-        for key, child in value.items():
-            _check_finite(child, f"{path}.{key}" if path else str(key))
-    if isinstance(value, list):
-        for index, child in enumerate(value):
-            _check_finite(child, f"{path}[{index}]")
-
-
-def _check_numbers(recipe: Recipe) -> None:
-    values = asdict(recipe)
-    for path, least in _AT_LEAST.items():
-        section, name = path.split(".")
-        if values[section][name] is not None and values[section][name] < least:
-            raise RecipeError(f"{path}: expected at least {least}, got {values[section][name]}.")
-    if recipe.train.clip is not None and recipe.train.clip <= 0:
-        raise RecipeError(f"train.clip: expected a norm above 0, got {recipe.train.clip}.")
-    if recipe.data.batch_size % recipe.train.accumulate:
-        raise RecipeError(
-            f"data.batch_size: {recipe.data.batch_size} images do not divide into {recipe.train.accumulate} "
-            "micro-batches (train.accumulate)."
-        )
-
-
-def _check_run(recipe: Recipe) -> None:
-    """Check what would else come to light after the training, or in torch's words."""
-    try:
-        get_protocol(recipe.evaluate.protocol)
-    except DataError as error:
-        raise RecipeError(f"evaluate.protocol: {error}") from None
-    try:
-        torch.device(recipe.train.device or "cpu")
-    except RuntimeError:
-        raise RecipeError(
-            f"train.device: expected a device such as cpu or cuda:0, got {recipe.train.device!r}."
-        ) from None
-
-
 def _check_uses(recipe: Recipe) -> None:
     """Check everything that names a plugin, an optimiser or a schedule, with its options."""
     for module in recipe.plugins:
@@ -229,19 +201,19 @@ def _check_uses(recipe: Recipe) -> None:
             check_use("dataset", options, f"data.{name}")
     for index, options in enumerate(recipe.strategies):
         check_use("strategy", options, f"strategies[{index}]")
-        if options.get("weight", 1.0) < 0:
-            raise RecipeError(f"strategies[{index}].weight: expected at least 0, got {options['weight']}.")
     if recipe.loss is not None:
         check_options(SegmentationLoss, recipe.loss, "loss")
-    make_optimizer = _check_choice(OPTIMIZERS, recipe.optimizer, "optimizer")
-    if recipe.optimizer["lr"] <= 0:
-        raise RecipeError(f"optimizer.lr: expected a rate above 0, got {recipe.optimizer['lr']}.")
-    try:
-        make_optimizer([torch.nn.Parameter(torch.zeros(1))])
-    except ValueError as error:  # torch knows the bounds of its options
-        raise RecipeError(f"optimizer: {error}.") from None
+    _check_choice(OPTIMIZERS, recipe.optimizer, "optimizer")
     if recipe.schedule is not None:
-        _check_schedule({"steps": recipe.train.steps, **recipe.schedule})
+        _check_choice(SCHEDULES, {"steps": recipe.train.steps, **recipe.schedule}, "schedule")
+
+
+def _check_choice(choices: Mapping[str, Callable[..., object]], options: Options, path: str) -> None:
+    """Check ``{use: name, ...}`` against the choices and their options."""
+    name = options.get("use")
+    if not isinstance(name, str) or name not in choices:
+        raise RecipeError(f"{path}.use: expected one of {', '.join(choices)}, got {name!r}.{_default(path, options)}")
+    choices[name](**check_options(choices[name], {k: v for k, v in options.items() if k != "use"}, path))
 
 
 def _default(path: str, options: Options) -> str:
@@ -250,19 +222,3 @@ def _default(path: str, options: Options) -> str:
         return ""
     default, whole = (dump_yaml(o, inline=True).strip() for o in (_DEFAULTS[path], _DEFAULTS[path] | options))
     return f" Without this section a run uses {default}; write it whole, such as {path}={whole}."
-
-
-def _check_schedule(options: Options) -> None:
-    _check_choice(SCHEDULES, options, "schedule")
-    for name, least in {"steps": 1, "power": 0, "warmup": 0}.items():
-        if options.get(name, least) < least:
-            raise RecipeError(f"schedule.{name}: expected at least {least}, got {options[name]}.")
-
-
-def _check_choice(choices: Mapping[str, Callable[..., Any]], options: Options, path: str) -> Any:
-    """Check ``{use: name, ...}`` against the choices and return what the chosen one makes."""
-    name = options.get("use")
-    if not isinstance(name, str) or name not in choices:
-        raise RecipeError(f"{path}.use: expected one of {', '.join(choices)}, got {name!r}.{_default(path, options)}")
-    rest = check_options(choices[name], {k: v for k, v in options.items() if k != "use"}, path)
-    return choices[name](**rest)

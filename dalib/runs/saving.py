@@ -39,7 +39,7 @@ class Saving:
             self.save_last()
 
     def save_last(self) -> None:
-        """Save to go on from here, once a step: the one before is to be of an earlier step."""
+        """Save to go on from here, once per step: the one before is to be of an earlier step."""
         if self.saved != self._engine.index:
             self._save(self._folder.last, self._folder.previous)
             self.saved = self._engine.index

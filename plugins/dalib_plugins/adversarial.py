@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from dalib import SetupContext, StackError, Step, Strategy, hookimpl
+from dalib import SetupContext, StackError, Step, Strategy, hookimpl, resize
+from dalib.options import NotNegative, Positive
 from dalib_plugins.minent import refuse_one_class, self_information
-from dalib_plugins.ranges import NotNegative, Positive
 
 SOURCE, TARGET = 0.0, 1.0
 STRIDE = 32
@@ -38,7 +38,7 @@ class OutputDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < STRIDE:
             raise StackError(
-                f"a discriminator needs maps of {STRIDE} pixels a side or more, got {tuple(x.shape[-2:])}."
+                f"a discriminator needs maps of at least {STRIDE} x {STRIDE} pixels, got {tuple(x.shape[-2:])}."
             )
         for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = F.leaky_relu(convolution(x), 0.2)
@@ -122,10 +122,7 @@ class Adversarial(Strategy):
 
     def _judge(self, step: Step, stream: str, level: str, domain: float) -> Tensor:
         """Return the discriminator's loss on a stream's predictions if they came from ``domain``."""
-        logits = step.output(stream, level).float()
-        size = step.batch[stream].size
-        if logits.shape[-2:] != size:
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        logits = resize(step.output(stream, level).float(), step.batch[stream].size)
         seen = logits.softmax(1) if self.input == "softmax" else self_information(logits)
         return domain_loss(self._critics[level](seen), domain, self.objective)
 

@@ -1,27 +1,25 @@
 """Random augmentation on the device: views, colour jitter, blur, and whatever else Kornia has."""
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import field
+from typing import Any
 
 import torch
 from torch import nn
 
-from dalib import IGNORE, SetupContext, Step, Strategy, Stream, hookimpl
-from dalib_plugins.ranges import Count, Interval, NotNegative, OddCount, Probability, Share, Streams
+from dalib import IGNORE, OptionGroup, SetupContext, Step, Strategy, Stream, hookimpl
+from dalib.options import Count, NotNegative
+from dalib_plugins.ranges import Interval, OddCount, Probability, Share, Streams
 from dalib_plugins.view import draw_view
 from dalib_plugins.warp import apply, make_augmentation, make_warp
 
 
-@dataclass(kw_only=True)
-class Blur:
+class Blur(OptionGroup):
     """Options of Gaussian blur: an odd kernel size, the least and the greatest sigma, both in pixels."""
 
     kernel: OddCount = 3
     sigma: Interval = (0.2, 0.8)
     p: Probability = 1.0
-
-    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # refuse misspelled options
 
 
 class Augment(Strategy):

@@ -87,7 +87,7 @@ class Dacs(Strategy):
         classes: draw the pasted classes from those of the image (published) or of the batch (DAFormer).
         ignore_is_class: let ignored pixels be pasted like a class (published).
         jitter: strength of the jitter in brightness, contrast, saturation and hue (0..0.5); jitter_p: its probability.
-        blur: least and greatest sigma in pixels; blur_p: its probability. Both come after mixing, a draw a sample.
+        blur: least and greatest sigma in pixels; blur_p: its probability. Both come after mixing, drawn per sample.
         ema: limit of the teacher's decay; teacher_batch_norm: the statistics it uses, of its batch (``"train"``,
             published) or running ones. None takes what another strategy asked for, else 0.99 and ``"train"``.
     """

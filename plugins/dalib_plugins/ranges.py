@@ -1,15 +1,13 @@
-"""Ranges of options; a recipe that leaves one is refused with the path to the value."""
+"""Ranges of options beside those of ``dalib.options``; a value outside its range is refused with the path to it."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from dalib.options import Count, Positive
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
 Streams = Annotated[list[str], Field(min_length=1)]
 
 

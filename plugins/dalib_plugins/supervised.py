@@ -9,13 +9,14 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib import SegmentationLoss, SetupContext, StackError, Step, Strategy, hookimpl
-from dalib_plugins.ranges import NotNegative, Streams, Whole
+from dalib.options import NotNegative, Whole
+from dalib_plugins.ranges import Streams
 
 OVERRIDES = ("class_weights", "ohem", "min_kept", "auxiliary")
 
 
 class Supervised(Strategy):
-    """Train on labels: the run's segmentation loss of each stream, a stream's ``weight`` counting by pixel.
+    """Train on labels: the run's segmentation loss of each stream, where a stream's ``weight`` weights its pixels.
 
     Options:
         streams: the labelled streams.
@@ -50,7 +51,7 @@ class Supervised(Strategy):
         if self.class_weights is not None and len(self.class_weights) != ctx.num_classes:
             raise StackError(
                 f"strategy {self.name!r}: class_weights has {len(self.class_weights)} values for "
-                f"{ctx.num_classes} classes; give one a class."
+                f"{ctx.num_classes} classes; give one per class."
             )
         self._loss = dataclasses.replace(ctx.loss, **overrides)
 

@@ -10,15 +10,15 @@ import time
 
 import torch
 import torch.nn.functional as F
-from tests.test_crf import dense_mean_field
 from torch import Tensor
 
 from dalib import create_dataset
-from dalib_plugins.dense_crf import DenseCRF
+from dalib_plugins.crf import Crf
+from tests.plugins.test_crf import dense_mean_field
 
 SMALL, FULL = (72, 96), (512, 1024)
 SCENES = 3
-FORMS = {"default cells": DenseCRF(), "cell 4, reach 32": DenseCRF(cell=4, reach=32)}
+FORMS = {"default cells": Crf(), "cell 4, reach 32": Crf(cell=4, reach=32)}
 
 
 def scene(size: tuple[int, int], index: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,18 +41,18 @@ def main() -> None:
     torch.set_num_threads(1)
     for index in range(SCENES):
         image, logits, label = scene(SMALL, index)
-        exact = dense_mean_field(DenseCRF(), logits[0].double(), image[0].double()).float()
+        exact = dense_mean_field(Crf(), logits[0].double(), image[0].double()).float()
         without, over_all = accuracy(logits[0], label), accuracy(exact, label)
         print(f"{SMALL[0]}x{SMALL[1]}, scene {index}: {without:.2f} % right without, {over_all:.2f} % over all pairs")
         for name, crf in FORMS.items():
-            beliefs = crf(logits, image)[0].exp()
+            beliefs = crf.refine(logits, image)[0].exp()
             same, apart = accuracy(beliefs, exact.argmax(0)), (beliefs - exact).abs()
             print(f"  {name}: {accuracy(beliefs, label):.2f} % right, {same:.1f} % the same class as over all pairs;")
             print(f"  beliefs {apart.mean():.4f} apart on average, {apart.max():.2f} at most")
     for index in range(SCENES):
         image, logits, label = scene(FULL, index)
         started = time.process_time()
-        right = accuracy(DenseCRF()(logits, image)[0], label)
+        right = accuracy(Crf().refine(logits, image)[0], label)
         seconds = time.process_time() - started
         print(
             f"{FULL[0]}x{FULL[1]}, scene {index}: {accuracy(logits[0], label):.2f} % right without, {right:.2f} % with"

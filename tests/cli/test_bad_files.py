@@ -103,7 +103,7 @@ def test_what_predict_cannot_read_or_write_is_named(trained, root, capsys):
     assert refusal(capsys, "predict", trained, root / "none", "--out", out).startswith(
         f"{root}/none: expected an image"
     )
-    assert "truncated or damaged" in refusal(capsys, "predict", trained, root / "images/train/a.png", "--out", out)
+    assert "that do not decode" in refusal(capsys, "predict", trained, root / "images/train/a.png", "--out", out)
     (root.parent / "file").write_text("")
     said = refusal(capsys, "predict", trained, root / "images/train/b.png", "--out", root.parent / "file" / "out")
     assert said.startswith(f"{root.parent}/file/out/b_label.png cannot be written: Not a directory. Nothing is left ")

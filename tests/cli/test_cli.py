@@ -7,9 +7,11 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from dalib import __version__
 from dalib.cli import main
+from dalib.core import checkpoint
 from dalib.data.diorama import Diorama
 from dalib.errors import DalibError
 from dalib.runs.folder import RunFolder
@@ -42,7 +44,7 @@ STACKS = [
     ),
     (
         ["strategies=[{use: supervised, class_weights: [1, 2]}]"],
-        "strategy 'supervised': class_weights has 2 values for 19 classes; give one a class.",
+        "strategy 'supervised': class_weights has 2 values for 19 classes; give one per class.",
     ),
 ]
 
@@ -69,13 +71,17 @@ def test_a_stack_that_does_not_fit_is_refused_before_anything_is_written(overrid
     assert message in refusal(capsys, "plan", recipe, *overrides)
 
 
-def test_plan_prints_the_stack_in_order_and_warns_of_a_stale_read(recipe, capsys, monkeypatch):
+def test_plan_prints_the_stack_in_order_and_warns_of_a_stale_read_and_an_empty_window(recipe, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     jitter = "{use: augment, streams: [source], color_jitter: [0.1, 0.1, 0.1, 0.1]}"
     assert run_dalib("plan", recipe, f"strategies=[{FDA}, {jitter}, {SUPERVISED}, {DACS}]") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.index("fda") < printed.index("augment") < printed.index("supervised") < printed.index("dacs")
-    assert "backward passes a micro-batch; teacher: EMA 0.99, BatchNorm train" in printed
+    assert (
+        "warning: strategy 'fda': with beta 0.01, images of 32x64 (H x W) have a window of b = floor(0.01 * 32) = 0"
+        in printed
+    )
+    assert "backward passes per micro-batch; teacher: EMA 0.99, BatchNorm train" in printed
     assert run_dalib("plan", recipe, f"strategies=[{DACS}, {jitter}, {SUPERVISED}]") == 0
     warned = " ".join(capsys.readouterr().out.split())
     assert "warning: strategy 'dacs' reads source.image before 'augment' changes it" in warned
@@ -146,6 +152,41 @@ def test_evaluate_scores_a_run_and_a_checkpoint_alike(trained, tmp_path, capsys)
         assert run_dalib("evaluate", run, "--json", tmp_path / f"{number}.json") == 0
     first, second = (json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2))
     assert first == second and first["miou"] == json.loads((folder / "results.json").read_text())["miou"]
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory):
+    """The checkpoint of a run whose student gives class 1 everywhere and whose teacher gives class 3."""
+    folder = tmp_path_factory.mktemp("parted")
+    (folder / "tiny.yaml").write_text(TINY)
+    stack = ("strategies=[{use: supervised}, {use: dacs}]", "train.steps=1")
+    assert run_dalib("train", folder / "tiny.yaml", *stack, "--out", folder / "run") == 0
+    file = RunFolder(folder / "run").last
+    state = checkpoint.read(file)
+    for part, number in (("model", 1), ("teacher", 3)):
+        state[part]["head.weight"].zero_()
+        state[part]["head.bias"].zero_()[number] = 1.0
+    checkpoint.write(state, file)
+    return file
+
+
+@pytest.mark.parametrize(("teacher", "number"), [(False, 1), (True, 3)], ids=["student", "teacher"])
+def test_evaluate_predict_and_export_take_the_network_that_is_asked_for(teacher, number, parted, tmp_path):
+    flag, limit = ["--teacher"] * teacher, "evaluate.limit=1"
+    chosen = f"evaluate.model={'teacher' if teacher else 'student'}"
+    assert run_dalib("evaluate", parted, chosen, limit, "--json", tmp_path / "scores.json") == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["images"] == 1
+    predicted = [i for i, iou in enumerate(scores["iou"].values()) if iou]
+    assert predicted == [number]
+
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    assert run_dalib("predict", parted, tmp_path / "a.png", "--out", tmp_path / "out", *flag) == 0
+    assert set(Image.open(tmp_path / "out" / "a_label.png").tobytes()) == {number}
+
+    assert run_dalib("export", parted, "--out", tmp_path / "net.pt2", "--size", 32, 64, *flag) == 0
+    network = torch.export.load(tmp_path / "net.pt2").module()
+    assert network(torch.zeros(1, 3, 32, 64)).argmax(1).unique().tolist() == [number]
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "images", "--out", "out"]], ids=["evaluate", "predict"])

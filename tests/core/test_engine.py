@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dalib import Batch, DalibError, Engine, Strategy, Stream, hookimpl
-from dalib.data.workers import ItemError
+from dalib.data.bad_items import ItemError
 from dalib.errors import DataError, StackError, StrategyError
 from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
 
@@ -277,12 +277,27 @@ def test_a_batch_without_a_valid_pixel_gives_exactly_0_and_changes_nothing_but_b
     assert all(torch.equal(p, before[n]) for n, p in mine.model.named_parameters())
 
 
-def test_the_gradient_is_clipped_after_unscaling():
-    mine = engine([Supervised(weight=1e4)], clip=0.5, optimizer=lambda p: torch.optim.SGD(p, lr=1.0), schedule=None)
-    before = [p.detach().clone() for p in mine.model.parameters()]
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 0.02)])
+def test_the_models_gradient_is_clipped_after_unscaling_and_no_critics(precision, tolerance):
+    def plain(parameters):
+        return torch.optim.SGD(parameters, lr=1.0)
+
+    class Judges(Fool):
+        @hookimpl
+        def setup(self, ctx):
+            self.critic = ctx.critic("domain", nn.Conv2d(ctx.num_classes, 1, 3), plain)
+
+    mine = engine([Supervised(weight=50.0), Judges()], clip=0.01, optimizer=plain, schedule=None, precision=precision)
+    mine.precision.scaler._init_scale = 64.0  # low enough that nothing overflows
+    trained = [mine.model, mine.critics["judges/domain"].module]
+    before = [[p.detach().clone() for p in module.parameters()] for module in trained]
     mine.step(tiny_batch())
-    moved = torch.cat([(p - b).flatten() for p, b in zip(mine.model.parameters(), before, strict=True)])
-    assert moved.norm().item() == pytest.approx(0.5, rel=1e-4)
+    of_model, of_critic = (
+        torch.cat([(p - b).detach().flatten() for p, b in zip(module.parameters(), old, strict=True)]).norm().item()
+        for module, old in zip(trained, before, strict=True)
+    )
+    assert of_model == pytest.approx(0.01, rel=tolerance)
+    assert of_critic > 0.1
 
 
 def test_reading_an_undeclared_forward_is_refused():
@@ -365,6 +380,7 @@ def test_a_fault_in_any_hook_names_it(hook):
     with pytest.raises(StrategyError) as caught:
         mine = engine([Supervised(), raising(hook), Entropy()])
         mine.fit(TinyData(), TinyData(), steps=1, batch_size=2, eval=FiveClasses())
+        mine.state_dict()
         mine.close()
     assert f"strategy 'fails' in its hook {hook!r}" in str(caught.value) and "KeyError: 'oops'" in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)

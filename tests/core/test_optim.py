@@ -1,11 +1,13 @@
 """Optimisers and schedules are torch's and the papers'."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from dalib import Engine, StackError, hookimpl
-from dalib.core.optim import OPTIMIZERS, SCHEDULES, constant, parameters_of, poly, sgd
+from dalib.core.optim import OPTIMIZERS, SCHEDULES, constant, fuse, parameters_of, poly, sgd, step_unless
 from tests.tiny import Supervised, TinyModel, tiny_batch, tiny_model
 
 
@@ -127,8 +129,60 @@ def test_a_first_step_that_fp16s_scaler_skips_leaves_no_trace_in_the_optimiser(n
 def test_a_parameter_may_have_its_first_gradient_late():
     first, second = (nn.Parameter(torch.ones(3)) for _ in range(2))
     optimizer = sgd(lr=0.1, weight_decay=0.0)([first, second])
+    fuse(optimizer)
     for parameters in ([first], [first, second]):
         for parameter in parameters:
             parameter.grad = torch.ones(3)
         optimizer.step()
     torch.testing.assert_close(second.detach(), torch.full((3,), 0.9))
+
+
+FORMS = {
+    "sgd": (partial(torch.optim.SGD, lr=0.1, momentum=0.9), True),
+    "adam": (partial(torch.optim.Adam, lr=0.1), True),
+    "chosen": (partial(torch.optim.Adam, lr=0.1, fused=False), False),
+    "foreach": (partial(torch.optim.AdamW, lr=0.1, foreach=True), None),
+    "dampening": (partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5), None),  # whose first step has none
+    "both": (partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5, fused=True), True),
+    "own": (partial(type("Own", (torch.optim.SGD,), {}), lr=0.1), None),  # might not heed the flag
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_optimiser_is_fused_where_it_can_and_its_maker_chose_nothing_and_heeds_the_flag_in_any_form(name):
+    make, fused = FORMS[name]
+    parameter, expected = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer, plain = make([parameter]), make([expected])
+    fuse(optimizer)
+    assert optimizer.param_groups[0]["fused"] is fused
+    for step, flag in enumerate((1.0, 0.0, 1.0, 0.0, 0.0)):
+        parameter.grad, expected.grad = (torch.full((3,), float(step)) for _ in range(2))
+        before = parameter.detach().clone()
+        step_unless(torch.tensor(flag), optimizer)
+        if flag:
+            assert torch.equal(parameter, before)
+        else:
+            plain.step()
+            torch.testing.assert_close(parameter, expected)
+
+
+@pytest.mark.parametrize("mine", [None, False])
+@pytest.mark.parametrize("theirs", [None, False])
+@pytest.mark.parametrize("kind", [partial(torch.optim.SGD, momentum=0.9), torch.optim.Adam])
+def test_an_optimiser_goes_on_from_the_checkpoint_of_another_form(kind, mine, theirs):
+    weights = []
+    for resumed in (True, False):
+        first, second = (nn.Parameter(torch.ones(3)) for _ in range(2))
+        optimizer = kind([first, second], lr=0.1, fused=theirs)
+        fuse(optimizer)
+        first.grad = torch.ones(3)
+        step_unless(torch.zeros(()), optimizer)
+        if resumed:
+            state, optimizer = optimizer.state_dict(), kind([first, second], lr=0.1, fused=mine)
+            fuse(optimizer)
+            optimizer.load_state_dict(state)
+        second.grad = torch.full((3,), 2.0)
+        step_unless(torch.ones(()), optimizer)
+        step_unless(torch.zeros(()), optimizer)
+        weights.append(torch.stack((first.detach(), second.detach())))
+    torch.testing.assert_close(*weights)

@@ -11,17 +11,17 @@ from dalib_plugins.adversarial import DISCRIMINATORS, OutputDiscriminator
 from tests.equal import assert_equal
 from tests.tiny import Counter, TinyData, tiny_model
 
-SIZE = (34, 40)  # a discriminator needs 32 pixels a side
+SIZE = (34, 40)  # a discriminator needs 32 pixels per side
 DATA = {"source": TinyData(5, SIZE), "target": TinyData(3, SIZE, seed=1), "batch_size": 2}  # more than an epoch
 SAVED, STEPS = 2, 4
 COLORS = {"color_jitter": [0.5, 0.5, 0.5, 0.05], "blur": {"kernel": 3, "sigma": [0.2, 0.8]}}
 OPTIONS = {
     "augment": {"streams": ["source", "target"], "crop": [32, 36], "scale": [0.5, 2.0], "flip": 0.5, **COLORS},
-    "fda": {"beta": [0.01, 0.05], "entropy": {"eta": 2.0}},
+    "fda": {"beta": [0.05, 0.1]},
     "supervised": {"ohem": 0.7, "min_kept": 16},
     "adversarial": {"weight": 0.001},
     "dacs": {"threshold": 0.3, "ema": 0.9},
-    "minent": {"weight": 0.01},
+    "minent": {"weight": 0.01, "eta": 2.0},
     "crf": {"iterations": 1},
 }
 FULL = list(OPTIONS)

@@ -8,7 +8,7 @@ from torch import nn
 
 from dalib import Engine, Strategy, hookimpl
 from dalib.core.teacher import Teacher
-from tests.tiny import Supervised, tiny_batch, tiny_model
+from tests.tiny import Supervised, TinyData, tiny_batch, tiny_model
 
 
 def wander(student, seed):
@@ -30,7 +30,7 @@ def test_it_equals_the_average_in_float64(batch_norm):
     for step in range(15):
         wander(student, step)
         decay = min(1 - 1 / (step + 1), 0.9)
-        teacher.update(student, step)
+        teacher.update(student, step, torch.zeros(()))
         for key, value in student.state_dict().items():
             if key in parameters or (batch_norm == "eval" and value.is_floating_point()):
                 expected[key] = decay * expected[key] + (1 - decay) * value.double()
@@ -44,7 +44,7 @@ def test_the_first_update_copies_the_student():
     student = tiny_model()
     teacher = Teacher(student, None, None)
     wander(student, 0)
-    teacher.update(student, 0)
+    teacher.update(student, 0, torch.zeros(()))
     assert all(torch.equal(a, b) for a, b in zip(teacher.module.parameters(), student.parameters(), strict=True))
 
 
@@ -53,6 +53,11 @@ def test_batch_norm_runs_in_the_mode_asked_for_and_dropout_never(batch_norm, tra
     module = Teacher(tiny_model(dropout=0.5), None, batch_norm).module
     assert {m.training for m in module.modules() if isinstance(m, nn.BatchNorm2d)} == {training}
     assert not module.dropout.training and not module.training
+
+
+def test_unless_it_is_asked_otherwise_it_is_dacs_own():
+    teacher = Teacher(tiny_model(), None, None)
+    assert (teacher.decay, teacher.batch_norm) == (0.99, "train")
 
 
 def test_it_has_no_gradients_and_no_part_of_the_student():
@@ -100,5 +105,27 @@ def test_the_students_batch_statistics_never_reach_a_teacher_that_has_its_own():
     teacher = Teacher(student, 0.5, "train")
     before = copy.deepcopy(teacher.module.body[1].running_mean)
     student(torch.rand(2, 3, 8, 8))
-    teacher.update(student, 5)
+    teacher.update(student, 5, torch.zeros(()))
     assert torch.equal(teacher.module.body[1].running_mean, before)
+
+
+def says(model, number):
+    """Let a model give one class everywhere."""
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()[number] = 1.0
+
+
+class Labelled(TinyData):
+    classes = ("a", "b", "c", "d", "e")
+
+
+def test_what_is_asked_of_the_teacher_is_the_teachers_and_everything_else_the_students():
+    engine = Engine(tiny_model(), [Watch(), Supervised()], device="cpu")
+    says(engine.model, 1)
+    says(engine.teacher.module, 3)
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    asked = ({}, 1), ({"teacher": False}, 1), ({"teacher": True}, 3)
+    for options, number in asked:
+        assert engine.predict(images, **options).unique().tolist() == [number]
+        assert engine.evaluate(Labelled(2), **options).confusion.sum(0).nonzero().flatten().tolist() == [number]

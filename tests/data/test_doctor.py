@@ -126,7 +126,7 @@ def test_one_pass_lists_every_fault_of_a_folder(tmp_path):
     ]
     assert findings.sizes == {(6, 8): 1}
     text = text_of(findings)
-    for part in ("target: 5 images, 5 read, 6 faults", "found RGB", "truncated or damaged", "found 40", "found 5 x 8"):
+    for part in ("target: 5 images, 5 read, 6 faults", "found RGB", "that do not decode", "found 40", "found 5 x 8"):
         assert text.count(part) == 1, part
 
 

@@ -71,7 +71,7 @@ WRONG = {
     "missing map": ({"label_map": "no.yaml"}, "no.yaml: expected a file in the current folder or in "),
     "unknown name": ({"list": "typo.txt"}, "found 'twoo', which is not there. Did you mean 'two'?"),
     "twice": ({"list": "twice.txt"}, "expected each image once, found 'one.jpg' twice"),
-    "empty list": ({"list": "empty.txt"}, "expected names of images, one a line, found none"),
+    "empty list": ({"list": "empty.txt"}, "expected names of images, one per line, found none"),
     "binary list": ({"list": "images/one.jpg"}, "expected a list of images in UTF-8"),
     "split without list": ({"split": "val"}, "this format has no splits of its own; give `list: FILE`"),
     "one list": ({"split": "val", "list": "empty.txt"}, "the list empty.txt is the same for every split"),

@@ -69,7 +69,7 @@ REFUSED = {
     "class twice": ("classes: [a, b, a]", "classes[2]: expected each class once, found a"),
     "class is a number": ("classes: [1]", "classes[0]: expected a name (text, not `ignore`), found 1"),
     "no classes": ("classes: []", "classes: expected a list of 1 to 255 names, found []"),
-    "short palette": ("{classes: [a, b], palette: [[1, 2, 3]]}", "palette: expected a list of 2 colours, one a class"),
+    "short palette": ("{classes: [a, b], palette: [[1, 2, 3]]}", "expected a list of 2 colours, one per class"),
     "bad palette": ("{classes: [a], palette: [red]}", "palette[0]: expected red, green and blue in 0..255, found red"),
     "bad channel": ("channel: alpha", "channel: expected one of red, green, blue, found alpha"),
     "bad bits": ("bits: 12", "bits: expected one of 8, 16, found 12"),

@@ -45,6 +45,18 @@ def test_iou_by_hand_with_an_absent_class():
     assert iou[2].isnan()
 
 
+def test_epsilon_is_added_to_the_union():
+    iou = intersection_over_union(torch.tensor([[3, 1], [2, 4]]), epsilon=2.0)
+    assert iou.tolist() == [3 / 8, 4 / 9]
+
+
+def test_counts_stay_on_their_device_until_they_are_asked_for():
+    matrix, pixels = ConfusionMatrix(3, "meta"), torch.zeros(1, 4, dtype=torch.int64, device="meta")
+    matrix.update(pixels, pixels)
+    with pytest.raises(NotImplementedError, match="meta"):  # which has no values
+        matrix.compute()
+
+
 def test_mean_leaves_out_absent_classes_and_those_not_counted():
     confusion = [[3, 1, 0], [2, 4, 0], [0, 0, 0]]
     assert result(confusion).miou == pytest.approx((1 / 2 + 4 / 7) / 2, abs=1e-15)
@@ -62,12 +74,19 @@ def test_synthia_subsets_hold_the_sixteen_and_thirteen_classes():
     assert set(SUBSETS["synthia16"]) - set(SUBSETS["synthia13"]) == {"wall", "fence", "pole"}
 
 
+def test_classes_are_given_by_name_id_or_not_at_all():
+    names = ("road", "sky", "car")
+    assert class_ids(None, names) == (0, 1, 2)
+    assert class_ids(["car", 0, "sky", 2], names) == (2, 0, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
         ("synthia12", "no set of classes is called 'synthia12'. Did you mean"),
         (["rode"], "the data has no class 'rode'. Did you mean 'road'"),
         ([3], r"expected ids in 0\.\.2, got 3"),
+        ([-1], r"expected ids in 0\.\.2, got -1"),
         ([], "at least one class"),
     ],
 )
@@ -113,3 +132,24 @@ def test_table_shows_percent_by_class_and_the_mean():
     text = captured.get()
     for shown in ("road", "50.0", "57.1", "53.6", "40.0", "mean of 2"):
         assert shown in text
+
+
+def test_the_table_says_protocol_and_images_and_dims_what_is_not_counted():
+    table = result([[3, 1, 0], [2, 4, 0], [0, 0, 0]], counted=(0, 2), protocol="dacs", images=7).table()
+    assert table.title == "protocol dacs, 7 images"
+    assert [(c.header, c.footer, c.justify) for c in table.columns] == [
+        ("class", "mean of 1", "left"),
+        ("IoU %", "50.0", "right"),
+        ("pixels %", "", "right"),
+    ]
+    assert [row.style for row in table.rows] == [None, "dim", None]
+    assert [list(column.cells) for column in table.columns[1:]] == [["50.0", "57.1", "-"], ["40.0", "60.0", "0.0"]]
+
+
+def test_a_table_of_no_pixel_or_one_has_its_share():
+    for pixels, share in ((0, "0.0"), (1, "100.0")):
+        assert list(result([[pixels]], ("road",), (0,)).table().columns[2].cells) == [share]
+
+
+def test_a_result_counts_no_image_under_the_default_protocol_unless_it_says_so():
+    assert (result([[1]]).protocol, result([[1]]).images, result([[1]]).epsilon) == ("full", 0, 0.0)

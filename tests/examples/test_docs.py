@@ -54,7 +54,8 @@ def with_example_plugin(monkeypatch):
 
 
 def test_the_loop_in_the_docs_is_the_loop():
-    assert textwrap.dedent(inspect.getsource(Engine.step)) in blocks("plugins", "python")
+    code = "\n".join(textwrap.dedent(inspect.getsource(method)) for method in (Engine.step, Engine._update))
+    assert code in blocks("plugins", "python")
 
 
 @pytest.mark.parametrize("file", ["__init__.py", "strategy.py", "model.py", "data.py"])
@@ -74,7 +75,7 @@ def test_every_hook_has_a_row_in_the_table_of_rules():
 
 def test_code_of_the_plugin_page_runs(with_example_plugin):
     for code in blocks("plugins", "python"):
-        if not code.startswith("def step"):  # the loop is a method; the test above compares it
+        if not code.startswith("def step"):  # the loop is of methods; the test above compares it
             exec(compile(code, "docs/plugins.md", "exec"), {"__name__": "docs"})
 
 
@@ -136,6 +137,7 @@ def test_data_of_ones_own_goes_from_plan_to_predictions_as_the_quick_start_says(
         "data.source.size=[64, 64]",
         "data.target.size=[64, 64]",
         "strategies.0.crop=[48, 48]",
+        "strategies.1.beta=0.05",
         "data.batch_size=2",
     ]
     assert main(["plan", "mine.yaml", *small]) == 0

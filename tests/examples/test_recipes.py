@@ -25,7 +25,8 @@ def test_the_two_shifts_have_a_recipe_for_each_method():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.parent.name}/{r.stem}")
 def test_every_recipe_plans_without_its_data(recipe, capsys):
-    assert main(["plan", str(recipe), *([OFFLINE] if "pretrained: true" in recipe.read_text() else [])]) == 0
+    offline = [OFFLINE] if load_recipe(recipe).model.get("pretrained") else []
+    assert main(["plan", str(recipe), *offline]) == 0
     assert "warning" not in capsys.readouterr().out
 
 
@@ -55,6 +56,7 @@ def test_a_recipe_for_real_data_trains_on_other_data_by_overrides(tmp_path):
         "data.batch_size=2",
         "data.workers=0",
         "strategies.0.crop=[64, 64]",
+        "strategies.2.beta=0.05",
         "train={steps: 2, log_every: 1, device: cpu}",
         "evaluate.limit=2",
     ]
@@ -71,6 +73,7 @@ def test_carla_to_camvid_reads_the_files_as_their_makers_ship_them(shared, tmp_p
         f"data.eval={{use: camvid, root: {native / 'camvid'}, split: train, size: [72, 96]}}",
         "data.source.size=[72, 96]",
         "data.target.size=[72, 96]",
+        "strategies.0.beta=0.05",
         "data.batch_size=2",
         "data.workers=0",
         "train={steps: 1, device: cpu}",

@@ -37,7 +37,7 @@ def recipe(root: Path) -> dict:
         "data": {**files, "eval": files["target"], "batch_size": 2, "workers": 2},
         "strategies": [
             {"use": "augment", "streams": ["source", "target"], "flip": 0.5, "color_jitter": [0.5, 0.5, 0.5, 0.05]},
-            {"use": "fda"},
+            {"use": "fda", "beta": 0.05},
             {"use": "supervised"},
             {"use": "adversarial", "weight": 0.001},
             {"use": "minent", "weight": 0.001},

@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
     },
     "strategies": [
         {"use": "augment", "streams": ["source", "target"], "flip": 0.5, "color_jitter": [0.5, 0.5, 0.5, 0.05]},
-        {"use": "fda", "beta": [0.01, 0.05]},
+        {"use": "fda", "beta": [0.05, 0.1]},
         {"use": "supervised"},
         {"use": "adversarial", "weight": 0.001},
         {"use": "dacs", "threshold": 0.3},

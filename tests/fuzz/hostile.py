@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from imagecodecs import png_encode
 from PIL import Image
 
 from dalib.core import checkpoint
@@ -175,7 +176,8 @@ def png_files() -> list[bytes]:
     modes = [rgb.convert(mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")]
     deep = Image.fromarray(np.arange(96, dtype=np.uint16).reshape(8, 12) * 600)
     few = _encoded(rgb.convert("P", palette=Image.Palette.ADAPTIVE, colors=4), "PNG", bits=2)
-    return [*(_encoded(image, "PNG") for image in (*modes, deep)), few, _encoded(rgb, "PNG", exif=exif)]
+    deep_rgb = png_encode(np.arange(288, dtype=np.uint16).reshape(8, 12, 3) * 200)  # decoded by the extra ``png16``
+    return [*(_encoded(image, "PNG") for image in (*modes, deep)), few, _encoded(rgb, "PNG", exif=exif), deep_rgb]
 
 
 @cache

@@ -15,7 +15,8 @@ def test_trains_two_steps_with_fda_adversarial_and_dacs_at_an_odd_size_and_batch
 ) -> None:
     torch.manual_seed(0)
     source, target = (create_dataset("diorama", domain=domain, size=SIZE, length=2) for domain in ("source", "target"))
-    stack = [create_strategy(strategy) for strategy in ("fda", "supervised", "adversarial", "dacs")]
+    stack = [create_strategy("fda", beta=0.05)]
+    stack += [create_strategy(strategy) for strategy in ("supervised", "adversarial", "dacs")]
     engine = Engine(create_model(name, 19), stack, device="cpu", precision=precision)
     steps = list(engine.iterate(source, target, steps=2, batch_size=1))
     for terms in steps:

@@ -16,7 +16,7 @@ from dalib.errors import StackError
 from dalib_plugins.adversarial import Adversarial, OutputDiscriminator, SeedDiscriminator, domain_loss
 from dalib_plugins.minent import self_information
 from dalib_plugins.supervised import Supervised
-from tests.tiny import tiny_batch, tiny_model
+from tests.tiny import TinyModel, tiny_batch, tiny_model
 
 SIZE = (32, 40)
 
@@ -49,7 +49,7 @@ def test_the_seeds_variant_judges_at_full_size_with_a_second_sigmoid():
 
 
 def test_maps_too_small_for_five_strides_are_refused_with_their_size():
-    with pytest.raises(StackError, match=r"maps of 32 pixels a side or more, got \(31, 40\)"):
+    with pytest.raises(StackError, match=r"maps of at least 32 x 32 pixels, got \(31, 40\)"):
         OutputDiscriminator(5)(torch.rand(1, 5, 31, 40))
 
 
@@ -120,14 +120,51 @@ def test_every_level_has_its_own_discriminator_and_factor():
     assert terms["adversarial/adversarial"].item() == pytest.approx(np.log(2), rel=0.1)
 
 
-def test_outputs_smaller_than_the_image_are_judged_at_its_size():
-    class Coarse(type(tiny_model())):
-        def forward(self, x: Tensor, outputs: bool = False):
-            found = super().forward(x, outputs)
-            return {**found, "aux.16": F.avg_pool2d(found["logits"], 16)} if outputs else found
+class Coarse(TinyModel):
+    """Gives an output at a sixteenth of the size, too."""
 
-    engine = make_engine([Adversarial(levels={"aux.16": 1.0})], Coarse())
-    assert engine.step(tiny_batch(0, SIZE))["adversarial/adversarial.aux.16"].isfinite()
+    def forward(self, x: Tensor, outputs: bool = False):
+        found = super().forward(x, outputs)
+        return {**found, "aux.16": F.avg_pool2d(found["logits"], 16)} if outputs else found
+
+
+def test_each_level_is_judged_by_its_own_discriminator():
+    """Terms of the first step are those of the discriminator that carries the level's name."""
+    engine = make_engine([Adversarial(levels={"logits": 1.0, "aux.1": 1.0})])
+    critics = {level: copy.deepcopy(engine.critics[f"adversarial/{level}"].module) for level in ("logits", "aux.1")}
+    outputs = tiny_model().train()(tiny_batch(0, SIZE)["target"].image, outputs=True)
+    terms = engine.step(tiny_batch(0, SIZE))
+    expected = {level: domain_loss(c(outputs[level].softmax(1)), 0.0, "bce").item() for level, c in critics.items()}
+    assert terms["adversarial/adversarial"].item() == pytest.approx(expected["logits"], abs=1e-6)
+    assert terms["adversarial/adversarial.aux.1"].item() == pytest.approx(expected["aux.1"], abs=1e-6)
+    swapped = domain_loss(critics["logits"](outputs["aux.1"].softmax(1)), 0.0, "bce").item()
+    assert swapped != pytest.approx(expected["aux.1"], abs=1e-4)  # so that one for all would be told
+
+
+@pytest.mark.parametrize("size", [(32, 40), (64, 96), (70, 33)])
+def test_predictions_are_judged_at_the_size_of_their_image(size):
+    """Whatever the size of the image or of the output: the fully convolutional discriminator sees the whole of it."""
+    engine = make_engine([Adversarial(levels={"logits": 1.0, "aux.16": 1.0})], Coarse())
+    seen = {"logits": set(), "aux.16": set()}
+    for level, shapes in seen.items():
+        module = engine.critics[f"adversarial/{level}"].module
+        module.register_forward_pre_hook(lambda _, inputs, shapes=shapes: shapes.add(tuple(inputs[0].shape)))
+    batch = tiny_batch(0, size)
+    batch.write("source", image=torch.rand(2, 3, 48, 56), label=torch.zeros(2, 48, 56, dtype=torch.int64))
+    engine.step(batch)
+    assert seen == {level: {(2, 5, *size), (2, 5, 48, 56)} for level in seen}
+
+
+def test_an_output_smaller_than_the_image_is_resized_bilinearly():
+    torch.manual_seed(0)
+    model = Coarse()
+    engine = make_engine([Adversarial(levels={"aux.16": 1.0})], copy.deepcopy(model))
+    critic = copy.deepcopy(engine.critics["adversarial/aux.16"].module)
+    batch = tiny_batch(0, SIZE)
+    coarse = model.train()(batch["target"].image, outputs=True)["aux.16"]
+    resized = F.interpolate(coarse, SIZE, mode="bilinear", align_corners=False)
+    expected = domain_loss(critic(resized.softmax(1)), 0.0, "bce").item()
+    assert engine.step(batch)["adversarial/adversarial.aux.16"].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_output_that_the_model_lacks_is_named():

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dalib import Batch, Engine, Stream
 from dalib.errors import StackError
 from dalib_plugins.augment import Augment, Blur
 from dalib_plugins.dacs import Dacs
 from dalib_plugins.supervised import Supervised
+from dalib_plugins.warp import make_augmentation
 from tests.plugins.probe import prepared
 from tests.tiny import tiny_batch, tiny_model
 
@@ -66,6 +68,32 @@ def test_a_constant_image_jitters_as_torchvision_defines_brightness():
     image = prepared([Augment(color_jitter=(0.5, 0.0, 0.0, 0.0))], batch)["source"].image
     factors = image[:, 0, 0, 0] / 0.4
     assert 0.5 <= factors.min() < 0.6 and 1.4 < factors.max() <= 1.5
+
+
+def test_jitter_comes_before_blur():
+    """The jitter stops colours at 0 and 1; blurred afterwards they are those of a blur of the jittered image alone."""
+    jitter, sigma = (0.9, 0.9, 0.9, 0.1), (1.0, 1.0)
+    image = torch.rand(4, 3, 16, 20, generator=torch.Generator().manual_seed(0)).round()
+    batch = lambda: Batch({"source": Stream(image, torch.zeros(4, 16, 20, dtype=torch.int64))})  # noqa: E731
+    jittered = prepared([Augment(color_jitter=jitter)], batch())["source"].image
+    both = prepared([Augment(color_jitter=jitter, blur=Blur(kernel=5, sigma=sigma))], batch())["source"].image
+    blur = make_augmentation("test", "RandomGaussianBlur", p=1.0, kernel_size=(5, 5), sigma=sigma)
+    torch.testing.assert_close(both, blur(jittered), atol=1e-5, rtol=0)
+
+
+def test_a_scale_interpolates_the_image_and_takes_the_nearest_label():
+    before = same_images(1)["source"]
+    after = prepared([Augment(scale=(2.0, 2.0), crop=(32, 40))], same_images(1))["source"]
+    doubled = F.interpolate(before.image, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(after.image, doubled)
+    assert torch.equal(after.label, before.label.repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+def test_a_view_without_scale_leaves_pixels_as_they_are():
+    before = same_images(4)["source"].image
+    after = prepared([Augment(flip=0.5)], same_images(4))["source"].image
+    for one, image in zip(after, before, strict=True):
+        assert torch.equal(one, image) or torch.equal(one, image.flip(-1))
 
 
 def test_named_augmentations_come_in_the_order_given_and_move_labels():

@@ -1,6 +1,7 @@
 """ClassMix's statistics, pseudo-labels, and the engine's self-training steps against a hand-written loop."""
 
 import copy
+import inspect
 from collections import Counter
 
 import pytest
@@ -10,8 +11,10 @@ import torch.nn.functional as F
 from dalib import Batch, Engine, Stream
 from dalib.errors import StackError
 from dalib.losses import SegmentationLoss
+from dalib_plugins import dacs
 from dalib_plugins.dacs import Dacs, classmix_mask, mix, pseudo_label
 from dalib_plugins.supervised import Supervised
+from dalib_plugins.warp import make_augmentation
 from tests.plugins.probe import Probe, prepared
 from tests.tiny import tiny_batch, tiny_model
 
@@ -60,6 +63,13 @@ def test_batch_wide_draws_take_half_of_the_batchs_classes():
     label = torch.cat([random_label([0, 1]), random_label([2, 3, 4, 5])]).repeat(20, 1, 1)
     found = pasted(label, classes="batch")  # 3 of 6 classes, of which an image may hold none or all
     assert {len(classes) for classes in found[::2]} == {0, 1, 2}
+    label[1::2] = random_label([0, 1, 2, 3, 4, 5, 255])
+    assert {len(classes) for classes in pasted(label, classes="batch")[1::2]} == {3}
+
+
+def test_unless_asked_each_image_pastes_half_of_its_own_classes():
+    label = torch.cat([random_label([0, 1]), random_label([2, 3, 4, 5])]).repeat(20, 1, 1)
+    assert [len(classes) for classes in pasted(label)] == [1, 2] * 20
 
 
 def test_a_generator_decides_the_draw():
@@ -86,6 +96,10 @@ def test_target_pixels_weigh_the_share_of_confident_ones():
     torch.testing.assert_close(each, torch.tensor([0.2, 0.6])[:, None, None].expand(2, 10, 10))
 
 
+def test_a_pixel_is_confident_from_the_threshold_on():
+    assert pseudo_label(torch.zeros(1, 2, 1, 1), 0.5)[1].item() == 1.0
+
+
 def test_confidence_is_judged_in_float32():
     logits = torch.tensor([3.4375, 0.0]).view(1, 2, 1, 1).bfloat16()  # 0.96885; bfloat16 cannot tell it from 0.97
     assert pseudo_label(logits, 0.97)[1].item() == 0.0
@@ -103,6 +117,33 @@ def test_mixing_takes_each_pixel_from_one_side_and_keeps_its_weight():
         assert torch.equal(mixed.image.movedim(1, -1)[here], side.image.movedim(1, -1)[here])
         assert set(mixed.label[here].tolist()) == {label}
         torch.testing.assert_close(mixed.weight[here], torch.full_like(mixed.weight[here], weight))
+
+
+def test_options_reach_what_they_are_of(monkeypatch):
+    seen = {}
+
+    def watched(name):
+        function = getattr(dacs, name)
+
+        def watching(*arguments, **options):
+            bound = inspect.signature(function).bind(*arguments, **options)
+            seen.setdefault(name, []).append(bound.arguments)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(dacs, name, watching)
+
+    for name in ("pseudo_label", "classmix_mask", "make_augmentation"):
+        watched(name)
+    chosen = {"jitter": 0.1, "jitter_p": 0.3, "blur": (0.1, 2.0), "blur_p": 0.6, "ema": 0.5}
+    strategy = Dacs(confidence="image", classes="batch", ignore_is_class=True, teacher_batch_norm="eval", **chosen)
+    engine = Engine(tiny_model(), [strategy], device="cpu")
+    engine.step(tiny_batch())
+    assert (seen["pseudo_label"][0]["threshold"], seen["pseudo_label"][0]["confidence"]) == (0.968, "image")
+    assert (seen["classmix_mask"][0]["classes"], seen["classmix_mask"][0]["ignore_is_class"]) == ("batch", True)
+    assert (engine.teacher.decay, engine.teacher.batch_norm) == (0.5, "eval")
+    jitter, blur = (augmentation["options"] for augmentation in seen["make_augmentation"])
+    assert jitter == {"p": 0.3, **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.1)}
+    assert blur == {"p": 0.6, "kernel_size": (17, 17), "sigma": (0.1, 2.0)}  # four sigma each way
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -126,6 +167,37 @@ def test_every_sample_is_jittered_by_a_draw_of_its_own():
     mixed = prepared([Dacs(jitter_p=1.0, blur_p=0.0)], Batch(twice))["mixed"]
     unmixed = mixed.image[:, :, 0]  # the first row is ignored in the source, so never pasted
     assert (unmixed[0] - unmixed[1]).abs().max() > 0.01
+
+
+def test_the_mixture_is_blurred_by_a_gaussian_of_the_sigma_that_is_asked_for():
+    plain = prepared([Dacs(jitter_p=0.0, blur_p=0.0)], tiny_batch())["mixed"].image
+    blurred = prepared([Dacs(jitter_p=0.0, blur_p=1.0, blur=(0.8, 0.8))], tiny_batch())["mixed"].image
+    places = torch.arange(-4, 5)  # four sigma each way, as the strategy's kernel
+    kernel = (-places.square() / (2 * 0.8**2)).exp()
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+    padded = F.pad(plain, (4, 4, 4, 4), mode="reflect")
+    expected = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
+    torch.testing.assert_close(blurred, expected, atol=1e-5, rtol=0)
+    assert (blurred - plain).abs().max() > 0.05
+
+
+def test_half_of_the_samples_are_blurred_by_default():
+    batch = tiny_batch(batch=64)
+    plain = prepared([Dacs(jitter_p=0.0, blur_p=0.0)], tiny_batch(batch=64))["mixed"].image
+    blurred = prepared([Dacs(jitter_p=0.0)], batch)["mixed"].image
+    assert 20 <= (blurred != plain).flatten(1).any(1).sum() <= 44  # three standard deviations
+
+
+def test_jitter_comes_before_blur():
+    """Where the jitter saturates, colours stop at 0 and 1 before they are blurred, so the order shows."""
+    options = {"jitter": 0.5, "jitter_p": 1.0, "blur": (1.0, 1.0), "ema": 0.9}
+    batch = tiny_batch()
+    batch.write("target", image=batch["target"].image.round())  # extremes, which a jitter pushes out
+    batch.write("source", image=batch["source"].image.round())
+    jittered = prepared([Dacs(**options, blur_p=0.0)], Batch(dict(batch.items())))["mixed"].image
+    both = prepared([Dacs(**options, blur_p=1.0)], Batch(dict(batch.items())))["mixed"].image
+    blur = make_augmentation("test", "RandomGaussianBlur", p=1.0, kernel_size=(9, 9), sigma=(1.0, 1.0))
+    torch.testing.assert_close(both, blur(jittered), atol=1e-5, rtol=0)
 
 
 def loop_step(student, teacher, sgd, index: int, batch: Batch, mask: torch.Tensor) -> float:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from dalib import Engine
+from dalib.core.plan import make_plan
+from dalib.core.stack import Stack
 from dalib.errors import StackError
-from dalib_plugins.fda import Fda, TargetEntropy, charbonnier, fourier_transfer
-from dalib_plugins.minent import MinEnt, normalized_entropy
-from dalib_plugins.supervised import Supervised
+from dalib_plugins.augment import Augment
+from dalib_plugins.fda import Fda, fourier_transfer
 from tests.plugins.probe import prepared
 from tests.tiny import tiny_batch, tiny_model
 
@@ -30,7 +31,7 @@ def plain_transfer(source: np.ndarray, target: np.ndarray, reach: int, corner: b
 
 
 @pytest.mark.parametrize("size", [(8, 12), (9, 13), (12, 7)])
-@pytest.mark.parametrize("beta", [0.0, 0.15, 0.3])
+@pytest.mark.parametrize("beta", [0.0, 0.15, 0.3, 0.5])
 @pytest.mark.parametrize("window", ["symmetric", "corner"])
 def test_equals_a_plain_transfer_in_float64(size, beta, window):
     generator = np.random.default_rng(0)
@@ -76,12 +77,6 @@ def test_half_precision_inputs_are_transformed_in_float32():
     assert torch.equal(found, fourier_transfer(source.float(), target.float(), 0.1))
 
 
-def test_the_penalty_equals_fdas_number(shared: Path):
-    golden = np.load(shared / "golden" / "losses.npz")
-    entropy = normalized_entropy(torch.from_numpy(golden["logits"])) * math.log(19) / 2.9444  # its rounded constant
-    assert charbonnier(entropy, 2.0).item() == pytest.approx(golden["fda_entropy_eta2"].item(), rel=1e-6)
-
-
 def test_the_source_changes_within_its_range_and_the_target_stays():
     batch = tiny_batch(size=(24, 32))
     before = batch["source"].image, batch["target"].image
@@ -92,6 +87,27 @@ def test_the_source_changes_within_its_range_and_the_target_stays():
     assert torch.equal(after["target"].image, before[1])
 
 
+def test_the_strategys_window_is_the_one_asked_for():
+    batch = tiny_batch(size=(24, 32))
+    before = batch["source"].image, batch["target"].image
+    image = prepared([Fda(beta=0.1, window="corner")], batch)["source"].image
+    torch.testing.assert_close(image, fourier_transfer(*before, 0.1, "corner").clamp(0, 1))
+
+
+def test_a_window_reaches_the_floor_in_double_precision():
+    """0.29 * 100 is 28.999999999999996 there, and 29 in float32."""
+    batch = tiny_batch(size=(100, 100), batch=1)
+    before = batch["source"].image, batch["target"].image
+    expected = fourier_transfer(*before, 0.285)
+    assert torch.equal(fourier_transfer(*before, 0.29), expected)
+    torch.testing.assert_close(prepared([Fda(beta=0.29)], batch)["source"].image, expected.clamp(0, 1))
+
+
+def test_streams_of_two_sizes_are_refused():
+    with pytest.raises(StackError, match="'fda' needs streams of one size"):
+        make_plan(Stack([Fda(beta=0.1)]), {"source": (64, 128), "target": (96, 128)})
+
+
 def test_samples_draw_from_several_betas():
     batch = tiny_batch(size=(24, 32), batch=16)
     choices = [fourier_transfer(batch["source"].image, batch["target"].image, beta).clamp(0, 1) for beta in (0.05, 0.3)]
@@ -100,12 +116,35 @@ def test_samples_draw_from_several_betas():
     assert set(drawn) == {0, 1}
 
 
-def test_the_entropy_term_carries_its_own_weight():
-    stacks = [[Fda(entropy=TargetEntropy(weight=weight))] for weight in (1.0, 0.5)]
-    full, half = (Engine(tiny_model(), stack, device="cpu").step(tiny_batch())["fda/entropy"] for stack in stacks)
-    assert half == 0.5 * full > 0
+def test_a_window_without_frequencies_is_a_warning_with_its_numbers_and_a_way_out():
+    plan = lambda fda, **sizes: make_plan(Stack([fda]), sizes).warnings  # noqa: E731
+    both = {"source": (64, 128), "target": (64, 128)}
+    assert plan(Fda(beta=0.01), **both) == (
+        "strategy 'fda': with beta 0.01, images of 64x128 (H x W) have a window of b = floor(0.01 * 64) = 0, which "
+        "moves the mean colour and nothing else; take a beta of at least 1/64, such as 0.031.",
+    )
+    assert plan(Fda(beta=0.031), **both) == plan(Fda(beta=1 / 64), **both) == ()
+    (corner,) = plan(Fda(beta=[0.05, 0.01], window="corner"), **both)
+    assert "beta 0.01," in corner and "= 0, which changes nothing;" in corner
+    assert plan(Fda(beta=0.01), source=None, target=None) == ()
 
 
-def test_without_its_entropy_it_costs_no_backward_pass():
-    groups = Engine(tiny_model(), [Fda(), Supervised(), MinEnt()], device="cpu").stack.groups
-    assert [[s.name for s in group] for group in groups] == [["fda", "supervised"], ["minent"]]
+def test_the_plan_warns_by_the_size_after_a_crop():
+    streams = {"source": (180, 240), "target": (180, 240)}
+    assert make_plan(Stack([Fda(beta=0.01)]), streams).warnings == ()
+    crop = Augment(streams=["source", "target"], crop=(96, 96))
+    (warning,) = make_plan(Stack([crop, Fda(beta=0.01)]), streams).warnings
+    assert "images of 96x96" in warning
+
+
+def test_the_first_step_warns_of_a_window_without_frequencies():
+    engine = Engine(tiny_model(), [Fda(beta=0.01)], device="cpu")
+    with pytest.warns(UserWarning, match=r"images of 12x16 \(H x W\) have a window of b = floor\(0\.01 \* 12\) = 0"):
+        engine.step(tiny_batch())
+    engine.step(tiny_batch())  # a second warning would be an error
+
+
+def test_the_corner_window_without_frequencies_changes_nothing():
+    source, target = torch.rand(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(fourier_transfer(source, target, 0.05, "corner"), source)
+    assert not torch.allclose(fourier_transfer(source, target, 0.05), source, atol=0.01)

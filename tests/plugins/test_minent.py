@@ -1,15 +1,27 @@
 """Entropies against published numbers, float64 and half precision."""
 
+import copy
+import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dalib import Engine, create_strategy
 from dalib.errors import StackError
-from dalib_plugins.minent import MinEnt, normalized_entropy, self_information
-from tests.tiny import tiny_batch, tiny_model
+from dalib_plugins.minent import MinEnt, charbonnier, normalized_entropy, self_information
+from tests.tiny import TinyModel, tiny_batch, tiny_model
+
+
+class Coarse(TinyModel):
+    """Gives logits at a quarter of the size, too."""
+
+    def forward(self, x: torch.Tensor, outputs: bool = False):
+        found = super().forward(x, outputs)
+        return {**found, "low_res": F.avg_pool2d(found["logits"], 4)} if outputs else found
 
 
 def test_equals_the_definition_in_float64():
@@ -48,9 +60,53 @@ def test_the_strategy_minimises_the_targets_entropy():
     assert entropies == sorted(entropies, reverse=True) and entropies[-1] < entropies[0]
 
 
+def test_the_penalty_equals_fdas_number(shared: Path):
+    golden = np.load(shared / "golden" / "losses.npz")
+    entropy = normalized_entropy(torch.from_numpy(golden["logits"])) * np.log(19) / 2.9444  # its rounded constant
+    assert charbonnier(entropy, 2.0).mean().item() == pytest.approx(golden["fda_entropy_eta2"].item(), rel=1e-6)
+
+
+def test_with_eta_the_strategy_trains_by_fdas_penalty_of_the_output_that_is_named():
+    """Weights after a step are, bit for bit, those of a loss written out."""
+    model = Coarse().to(memory_format=torch.channels_last)
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    engine = Engine(
+        copy.deepcopy(model), [MinEnt(weight=0.005, eta=2.0, output="low_res")], optimizer=sgd, device="cpu"
+    )
+    batch = tiny_batch()
+    term = engine.step(batch)["minent/entropy"]
+    log_p = model.train()(batch["target"].image, outputs=True)["low_res"].log_softmax(1)
+    entropy = (-log_p.exp() * log_p / math.log(5)).sum(1)
+    penalty = (entropy.square() + 1e-8).pow(2.0).mean()
+    optimizer = sgd(model.parameters())
+    (0.005 * penalty).backward()
+    optimizer.step()
+    assert torch.equal(term, penalty.detach())
+    assert all(torch.equal(p, q) for p, q in zip(engine.model.parameters(), model.parameters(), strict=True))
+
+
+def test_auxiliary_logits_are_an_output_like_any():
+    terms = Engine(tiny_model(), [MinEnt(output="aux.1")], device="cpu").step(tiny_batch())
+    model = tiny_model().train()
+    auxiliary = model(tiny_batch()["target"].image, outputs=True)["aux.1"]
+    torch.testing.assert_close(terms["minent/entropy"], normalized_entropy(auxiliary).mean().detach())
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("low_res", "'minent' needs the model's output 'low_res', which this model does not give"),
+        ("features", "'minent': output 'features' has 8 channels, and logits have 5, one per class; take `logits`"),
+    ],
+)
+def test_an_output_that_is_missing_or_has_no_channel_per_class_is_named(output, message):
+    with pytest.raises(StackError, match=message):
+        Engine(tiny_model(), [MinEnt(output=output)], device="cpu").step(tiny_batch())
+
+
 @pytest.mark.parametrize(
     ("use", "options"),
-    [("minent", {}), ("fda", {"entropy": {}}), ("adversarial", {"input": "self_information"})],
+    [("minent", {}), ("adversarial", {"input": "self_information"})],
 )
 def test_entropy_of_a_single_class_is_refused_at_setup_by_all_that_use_it(use, options):
     with pytest.raises(StackError, match=rf"'{use}': the entropy of predictions needs 2 classes .* the model has 1;"):

@@ -21,11 +21,11 @@ OPTIONS = {
         "color_jitter": [0.5, 0.5, 0.5, 0.05],
         "blur": {"kernel": 3, "sigma": [0.2, 0.8]},
     },
-    "fda": {"beta": [0.01, 0.05], "entropy": {"eta": 2}},
+    "fda": {"beta": [0.03, 0.05]},
     "supervised": {"ohem": 0.7, "min_kept": 16},
     "adversarial": {"weight": 0.001, "levels": {"logits": 1, "aux.1": 0.2}},
     "dacs": {"threshold": 0.9, "ema": 0.99, "teacher_batch_norm": "train"},
-    "minent": {"weight": 0.001},
+    "minent": {"weight": 0.001, "eta": 2},
     "crf": {"iterations": 2, "cell": 8},
 }
 
@@ -47,6 +47,13 @@ def test_all_bundled_strategies_stack_from_recipe_options():
             assert all(value.isfinite() for value in terms.values())
 
 
+def test_strategies_that_read_other_streams_share_no_graph():
+    names = ("supervised", "fda", "adversarial", "dacs", "minent", "crf")
+    engine = Engine(tiny_model(), [make(name, OPTIONS[name]) for name in names], device="cpu")
+    groups = [{strategy.name for strategy in group} for group in engine.stack.groups]
+    assert groups == [{"supervised"}, {"adversarial", "minent"}, {"dacs"}]
+
+
 def test_a_plan_sets_all_of_them_up_on_the_meta_device():
     options = {**OPTIONS, "augment": {**OPTIONS["augment"], "kornia": [{"use": "RandomRotation", "degrees": 10.0}]}}
     with torch.device("meta"):
@@ -58,7 +65,6 @@ def test_a_plan_sets_all_of_them_up_on_the_meta_device():
     ("name", "options", "message"),
     [
         ("fda", {"beta": [1, "a"]}, r"strategies\[0\]\.beta"),
-        ("fda", {"entropy": {"etta": 2}}, r"strategies\[0\]\.entropy\.etta: unknown option"),
         ("augment", {"blur": {"kernl": 3}}, r"strategies\[0\]\.blur\.kernl: unknown option"),
         ("dacs", {"confidence": "pixel"}, "'batch' or 'image'"),
         ("dacs", {"treshold": 0.9}, "Did you mean 'threshold'"),
@@ -67,6 +73,100 @@ def test_a_plan_sets_all_of_them_up_on_the_meta_device():
 def test_options_are_checked_to_the_last_level(name, options, message):
     with pytest.raises(RecipeError, match=message):
         make(name, options)
+
+
+DEFAULTS = {  # as docs/methods.md has them
+    "augment": {
+        "streams": ["source"],
+        "crop": None,
+        "scale": (1.0, 1.0),
+        "flip": 0.0,
+        "color_jitter": None,
+        "jitter_p": 1.0,
+        "blur": None,
+        "kornia": [],
+    },
+    "fda": {"beta": 0.01, "window": "symmetric"},
+    "supervised": {"streams": ["source"], "class_weights": None, "ohem": None, "min_kept": None, "auxiliary": None},
+    "adversarial": {
+        "input": "softmax",
+        "objective": "bce",
+        "variant": "adaptsegnet",
+        "levels": {"logits": 1.0},
+        "lr": 1e-4,
+        "betas": (0.9, 0.99),
+    },
+    "dacs": {
+        "threshold": 0.968,
+        "confidence": "batch",
+        "classes": "image",
+        "ignore_is_class": False,
+        "jitter": 0.25,
+        "jitter_p": 0.8,
+        "blur": (0.15, 1.15),
+        "blur_p": 0.5,
+        "ema": None,
+        "teacher_batch_norm": None,
+    },
+    "minent": {"eta": None, "output": "logits"},
+    "crf": {
+        "iterations": 5,
+        "appearance_weight": 4.0,
+        "appearance_position": 67.0,
+        "appearance_color": 3.0,
+        "smoothness_weight": 3.0,
+        "smoothness_position": 3.0,
+        "cell": 8,
+        "reach": 12,
+        "heard": 256,
+    },
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_of_the_docs(name):
+    made = vars(make(name, {}))
+    assert {option: made[option] for option in DEFAULTS[name]} == DEFAULTS[name]
+    assert made["weight"] == 1.0
+
+
+def test_the_defaults_of_a_blur():
+    blur = make("augment", {"blur": {}}).blur
+    assert (blur.kernel, blur.sigma, blur.p) == (3, (0.2, 0.8), 1.0)
+
+
+# Values that are just allowed, and those just outside, by option.
+EDGES = [
+    ("dacs", "threshold", [0, 1], [-0.01, 1.01]),
+    ("dacs", "jitter", [0, 0.5], [-0.01, 0.51]),
+    ("dacs", "blur", [[0.1, 0.1], [0.1, 0.2]], [[0, 0.1], [0.2, 0.1]]),
+    ("dacs", "confidence", ["batch", "image"], ["", "pixel"]),
+    ("dacs", "teacher_batch_norm", ["train", "eval", None], ["eva"]),
+    ("augment", "streams", [["source"], ["source", "target"]], [[]]),
+    ("augment", "blur", [{"kernel": 1}, {"kernel": 5}], [{"kernel": 4}, {"kernel": -1}]),
+    ("augment", "crop", [[1, 1], None], [[0, 1]]),
+    ("fda", "beta", [0, 0.5, [0, 0.5]], [-0.01, 0.51, []]),
+    ("fda", "window", ["symmetric", "corner"], ["round"]),
+    ("supervised", "ohem", [0.01, 1, None], [0, 1.01]),
+    ("supervised", "min_kept", [0], [-1]),
+    ("adversarial", "betas", [[0, 0.99]], [[0, 1], [-0.1, 0.9]]),
+    ("adversarial", "lr", [1e-9], [0]),
+    ("adversarial", "levels", [{"logits": 0}], [{}, {"logits": -0.1}]),
+    ("adversarial", "input", ["softmax", "self_information"], ["logits"]),
+    ("adversarial", "objective", ["bce", "ls"], ["wgan"]),
+    ("adversarial", "variant", ["adaptsegnet", "seed"], ["pixel"]),
+    ("minent", "eta", [0.01, None], [0]),
+    ("crf", "reach", [0], [-1]),
+]
+
+
+@pytest.mark.parametrize(("name", "option", "allowed", "outside"), EDGES, ids=[f"{n}.{o}" for n, o, *_ in EDGES])
+def test_options_end_where_they_should(name, option, allowed, outside):
+    for value in allowed:
+        make(name, {option: value})
+    for value in outside:
+        with pytest.raises(RecipeError, match=rf"strategies\[0\]\.{option}"):
+            make(name, {option: value})
 
 
 def test_importing_the_package_does_not_import_kornia():

@@ -15,6 +15,7 @@ from rich.console import Console
 import dalib.data.diorama as diorama
 from dalib import DalibError, Engine, create_dataset, make_recipe, run
 from dalib.errors import DataError
+from dalib.evaluation.result import Result
 from dalib.runs.loading import load_run
 from dalib.runs.signals import InterruptedRunError
 from dalib.yaml import parse_yaml
@@ -24,7 +25,7 @@ STEP = Engine.step
 STACK = """\
 strategies:
   - {use: augment, streams: [source], flip: 0.5, color_jitter: [0.5, 0.5, 0.5, 0.05]}
-  - {use: fda}
+  - {use: fda, beta: 0.05}
   - {use: supervised}
   - {use: dacs, threshold: 0.5}
 """
@@ -141,6 +142,23 @@ def test_checkpoints_are_kept_as_the_recipe_says_and_what_was_killed_half_writte
     steps = {p.name: torch.load(p, weights_only=True)["step"] for p in (folder / "checkpoints").iterdir()}
     assert steps == {"last.pt": 4, "previous.pt": 3, "best.pt": 3, "step_000002.pt": 2, "step_000004.pt": 4}
     assert not any(path.exists() for path in leftovers)
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_score_on_the_way_across_a_resume(tmp_path, monkeypatch):
+    scores = iter([0.2, 0.6, 0.4, 0.5, 0.9])  # after steps 1 to 4, and at the end: what a run ends as is in its last
+
+    def scored(self, dataset, **options):
+        miou = next(scores)
+        right, wrong = int(100 * miou), 100 - int(100 * miou)  # of two classes, one absent
+        return Result(confusion=torch.tensor([[right, wrong], [0, 0]]), classes=("a", "b"), counted=(0,))
+
+    monkeypatch.setattr(Engine, "evaluate", scored)
+    options = {"steps": 5, "eval_every": 1, "checkpoint_every": 1}
+    with broken_off(3):
+        run(recipe(**options), tmp_path / "run")
+    run(recipe(**options), tmp_path / "run", resume=True)
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
+    assert (best["step"], best["best"]) == (2, pytest.approx(0.6))
 
 
 def test_a_run_that_was_broken_off_before_its_first_checkpoint_starts_again(whole, tmp_path):

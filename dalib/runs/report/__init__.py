@@ -14,7 +14,7 @@ def write_report(run_folder: Path) -> Path:
 
     Every part may be missing: a run that has just started gives a short report. Read are
 
-    - ``metrics.jsonl``: a line a logged step, with ``step``, terms named ``strategy/term``, ``eval/miou``, ``lr``,
+    - ``metrics.jsonl``: a line per logged step, with ``step``, terms named ``strategy/term``, ``eval/miou``, ``lr``,
       ``images_per_second``;
     - ``results.json``: ``miou``, ``iou`` by class name, ``counted`` (names that the mean is over), ``steps``,
       ``seconds``, ``time`` (seconds by strategy name), ``before`` (``miou`` and ``iou`` before adaptation),

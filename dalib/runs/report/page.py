@@ -52,7 +52,7 @@ def headline(run: RunRecord) -> str:
         _tile("mIoU % before", _percent(before.get("miou"))) if before else "",
         _tile("steps", f"{_steps(run):,}"),
         _tile("time", _duration(results["seconds"])) if "seconds" in results else "",
-        _tile("images a second", f"{median(rates):.1f}", "median") if rates else "",
+        _tile("images per second", f"{median(rates):.1f}", "median") if rates else "",
     ]
     return f'<section class="tiles">{"".join(tiles)}</section>'
 

@@ -1,114 +1,26 @@
-"""The fully connected CRF (Kraehenbuehl and Koltun, NIPS 2011), which draws a prediction to the edges of its image."""
-
-from dataclasses import dataclass
-from typing import Annotated
+"""A Gaussian filter of position and colour (a bilateral filter), approximated by cells of pixels."""
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from dalib.options import check_options
-
-TRUNCATION = 4  # standard deviations of position after which the smoothness kernel is cut
-
-LOWEST = -30.0  # exponent of the appearance kernel; what is smaller counts nothing, and subnormal numbers are slow
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenseCRF:
-    """Mean-field inference under an appearance and a smoothness kernel between all pairs of pixels, with Potts labels.
-
-    ``k(i, j) = w_a exp(-|p_i - p_j|^2 / 2 s_a^2 - |I_i - I_j|^2 / 2 s_c^2)  +  w_s exp(-|p_i - p_j|^2 / 2 s_s^2)``
-
-    (their equation 3), each kernel K normalised to D^-1/2 K D^-1/2, where D holds the sums of K's rows, so that weights
-    mean the same at every size and deviation.
-
-    The smoothness kernel is a separable blur. The appearance kernel is approximated: pixel i hears cells of
-    ``cell`` x ``cell`` pixels, out to ``reach`` cells away, each cell as two: the summed beliefs of its pixels that are
-    brighter than its mean, and of the others, both at its centre and each at its mean colour. Of these the pixels of
-    one cell hear the ``heard`` that matter most to them together: most colours within reach are too far away to count.
-    With ``cell=1``, ``heard=None`` and a reach over the whole image it is exact.
-
-    Fields:
-        iterations: of the mean field, each an update of all pixels at once.
-        appearance_weight, smoothness_weight: w_a and w_s.
-        appearance_position, smoothness_position: s_a and s_s in pixels.
-        appearance_color: s_c in grey levels out of 255.
-        cell: pixels a side.
-        reach: cells each way.
-        heard: halves of cells, or None for all within reach; the kernel takes 4 ``heard`` bytes a pixel.
-
-    Raises:
-        RecipeError: a field has a value out of its range.
-    """
-
-    iterations: Count = 5
-    appearance_weight: NotNegative = 4.0
-    appearance_position: Positive = 67.0
-    appearance_color: Positive = 3.0
-    smoothness_weight: NotNegative = 3.0
-    smoothness_position: Positive = 3.0
-    cell: Count = 8
-    reach: Annotated[int, Field(ge=0)] = 12
-    heard: Count | None = 256
-
-    def __post_init__(self) -> None:
-        check_options(DenseCRF, vars(self), "DenseCRF")
-
-    def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Return the logarithm of the beliefs, (B, K, H, W), after mean-field inference.
-
-        Args:
-            logits: (B, K, H, W), whose log-softmax is the unary term.
-            images: (B, 3, H, W) in [0, 1].
-        """
-        # In the formats of autocast, the differences of squares in the kernel would be noise.
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        with torch.autocast(logits.device.type, enabled=False):
-            return self._mean_field(logits.to(dtype), images.to(dtype))
-
-    def _mean_field(self, logits: Tensor, images: Tensor) -> Tensor:
-        unary = logits.log_softmax(1)
-        ones = torch.ones_like(unary[:, :1])
-        appearance, smoothness = self._appearance(images), self._blur
-        # A pixel hears itself, so that no sum of a row is below 1 but by the approximation.
-        scale_a, scale_s = appearance(ones).clamp(min=1).rsqrt(), smoothness(ones).rsqrt()
-        log_beliefs = unary
-        for _ in range(self.iterations):
-            beliefs = log_beliefs.exp()
-            messages = self.appearance_weight * scale_a * appearance(scale_a * beliefs)
-            messages = messages + self.smoothness_weight * scale_s * smoothness(scale_s * beliefs)
-            log_beliefs = (unary + messages).log_softmax(1)
-        return log_beliefs
-
-    def _appearance(self, images: Tensor) -> "CellFilter":
-        colors = images * (255 / self.appearance_color)
-        return CellFilter(colors, self.appearance_position, self.cell, self.reach, self.heard)
-
-    def _blur(self, x: Tensor) -> Tensor:
-        """Filter (B, C, H, W) with an unnormalised Gaussian of position, zeros outside."""
-        radius = int(TRUNCATION * self.smoothness_position + 0.5)
-        distance = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / self.smoothness_position
-        kernel = (-distance.square() / 2).exp()
-        rows = kernel.view(1, 1, -1, 1).repeat(x.shape[1], 1, 1, 1)
-        x = F.conv2d(x, rows, padding=(radius, 0), groups=x.shape[1])
-        return F.conv2d(x, rows.mT, padding=(0, radius), groups=x.shape[1])
+LOWEST = -30.0  # exponent of the kernel; what is smaller counts nothing, and subnormal numbers are slow
 
 
 class CellFilter:
-    """A Gaussian filter of position and colour from the halves of cells to pixels.
+    """Sums over an image under a Gaussian of position and colour, with cells of pixels in place of single pixels.
+
+    A pixel hears cells of ``cell`` x ``cell`` pixels, up to ``reach`` cells away, each cell as two halves: the summed
+    values of its pixels that are brighter than its mean, and of the others, both at its centre and each at its mean
+    colour. Of these the pixels of one cell hear the ``heard`` that matter most to them together: most colours within
+    reach are too far away to count.
 
     Args:
         colors: (B, 3, H, W) in standard deviations.
         position: standard deviation in pixels.
-        cell: pixels a side.
-        reach: how many cells away, each way, a pixel hears.
-        heard: how many halves of cells the pixels of a cell hear, see ``DenseCRF``.
+        cell: side of a cell in pixels.
+        reach: in cells, in each direction.
+        heard: number of halves of cells, or None for all within reach.
     """
 
     def __init__(self, colors: Tensor, position: float, cell: int, reach: int, heard: int | None) -> None:
