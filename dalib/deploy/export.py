@@ -100,7 +100,6 @@ def export(
     with _beside(path) as written:
         exported = _write_for_most(model, written, size, image)
         exported = replace(exported, path=path)
-        _refuse_disagreement(exported)
         if calibrate is not None:
             exported = replace(exported, quantized=quantize(written, written, calibrate))
         said = metadata(model, exported, classes, palette)
@@ -141,6 +140,8 @@ def _write_for_most(model: nn.Module, path: Path, size: Size, image: Tensor) -> 
             what = "batches" if batch is None else "images of other sizes"
             logger.info("%s cannot take %s", path.name, what)
             logger.debug("since: %s", error)
+    if isinstance(refused, DalibError):
+        raise refused
     raise DalibError(f"the model cannot be exported: {refused}") from refused
 
 
@@ -150,12 +151,10 @@ def _write(model: nn.Module, path: Path, sizes: Sizes, image: Tensor) -> Export:
     run = write_onnx(program, path, sizes) if as_onnx else write_program(program, path)
     if sizes.multiple == 1:
         sizes = replace(sizes, least=_least(run, model))
-    return Export(
-        path=path,
-        format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
-        sizes=sizes,
-        agreement=agreement(model, run, image, sizes),
-    )
+    kind = f"ONNX, opset {OPSET}" if as_onnx else "torch.export"
+    exported = Export(path=path, format=kind, sizes=sizes, agreement=agreement(model, run, image, sizes))
+    _refuse_disagreement(exported)
+    return exported
 
 
 @contextmanager
@@ -329,6 +328,6 @@ def _refuse_disagreement(exported: Export) -> None:
     for (height, width), share in exported.agreement.items():
         if share < REQUIRED_AGREEMENT:
             raise DalibError(
-                f"{exported.path} ({exported.format}) gives the model's class to {100 * share:.2f} % of the pixels at "
+                f"{exported.path.name} ({exported.format}) gives the model's class to {100 * share:.2f} % of the pixels at "
                 f"{height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. It was not kept."
             )

@@ -83,9 +83,7 @@ def test_a_file_that_says_nothing_of_itself_and_one_that_is_none_are_refused(fil
     bare = tmp_path / "bare.onnx"
     bare.write_bytes(file.read_bytes())
     write_metadata(bare, {"author": "somebody"})
-    with pytest.raises(
-        DalibError, match=r"bare\.onnx says nothing of its multiple; expected a file that `dalib export`"
-    ):
+    with pytest.raises(DalibError, match=r"bare\.onnx says nothing of its multiple; expected a file that `dalib"):
         ExportedFile(bare)
     bare.write_bytes(b"no graph")
     with pytest.raises(DalibError, match=r"bare\.onnx is no ONNX file that can be read"):
