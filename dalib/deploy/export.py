@@ -276,8 +276,8 @@ def agreement(model: nn.Module, run: Run, image: Tensor, sizes: Sizes) -> dict[S
     with inference(model):
         for height, width in _checked(sizes):
             images = F.interpolate(both, (height, width), mode="bilinear", antialias=True)
-            logits = torch.cat([run(batch) for batch in torch.split(images, sizes.batch or 2)])
-            same = logits.argmax(1) == model(images.to(device)).argmax(1).cpu()
+            batches = torch.split(images, sizes.batch or 2)
+            same = torch.cat([run(b).argmax(1) == model(b.to(device)).argmax(1).cpu() for b in batches])
             shares[height, width] = same.float().mean().item()
     return shares
 
@@ -328,6 +328,6 @@ def _refuse_disagreement(exported: Export) -> None:
     for (height, width), share in exported.agreement.items():
         if share < REQUIRED_AGREEMENT:
             raise DalibError(
-                f"{exported.path.name} ({exported.format}) gives the model's class to {100 * share:.2f} % of the pixels at "
-                f"{height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. It was not kept."
+                f"{exported.path.name} ({exported.format}) gives the model's class to {100 * share:.2f} % of the pixels "
+                f"at {height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. It was not kept."
             )
