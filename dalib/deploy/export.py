@@ -328,6 +328,6 @@ def _refuse_disagreement(exported: Export) -> None:
     for (height, width), share in exported.agreement.items():
         if share < REQUIRED_AGREEMENT:
             raise DalibError(
-                f"{exported.path.name} ({exported.format}) gives the model's class to {100 * share:.2f} % of the pixels "
-                f"at {height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. It was not kept."
+                f"{exported.path.name} ({exported.format}) gives the model's class to {100 * share:.2f} % of the "
+                f"pixels at {height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. It was not kept."
             )
