@@ -21,7 +21,7 @@ from dalib.deploy.cost import count_macs, peak_memory
 from dalib.deploy.export import streets, trace, write_onnx
 from dalib.deploy.fuse import fuse
 from dalib.deploy.quantize import quantize
-from dalib.deploy.runtimes import PACKAGES, Run, Size, open_onnx, require
+from dalib.deploy.runtimes import PACKAGES, Run, Size, Sizes, open_onnx, require
 from dalib.device import choose_device, hardware_name
 from dalib.errors import DalibError, suggest
 from dalib.models import SegmentationModel
@@ -209,7 +209,8 @@ def in_runtime(model: SegmentationModel, variant: str, size: Size) -> Run:
     """Return what runs the model, exported for images of this size, in a runtime of ``RUNTIMES``."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
-        write_onnx(trace(model, size, None), path, None)
+        sizes = Sizes(size=size, multiple=None, batch=1)
+        write_onnx(trace(model, sizes), path, sizes)
         if variant.endswith("-int8"):
             quantize(path, path, streets(size, 2), goal=0)  # which classes change is of no interest to the clock
         return open_onnx(path, variant.removesuffix("-int8"))

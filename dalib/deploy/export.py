@@ -72,7 +72,8 @@ def export(
     output ``logits`` is (batch, K, height, width); normalisation and the interpolation of the logits are inside. What
     is written is ``fuse(model)``. A network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for the
     multiples of its coarsest stride, or, where ``size`` is none, for ``size`` alone, as is a Swin transformer; see
-    ``size_multiple``. So is a network that the tracer follows for no other sizes.
+    ``size_multiple``. So is a network that the tracer follows for no other sizes; one
+    that it follows for no batches, such as a ViT, is written for one image at a time.
     The file says of itself, in ONNX's ``metadata_props`` or torch.export's ``extra_files``, what ``metadata`` gives.
 
     Args:
@@ -97,13 +98,8 @@ def export(
     model = _check_wrapped(unwrap(model))
     image = streets(size, 1)[0] if image is None else image
     with _beside(path) as written:
-        try:
-            exported = _write(model, written, size, size_multiple(model, size), image)
-        except Exception as error:  # the tracer, the writer and what runs the file fail in many ways
-            logger.info("%s cannot take images of other sizes: %s", path, str(error).partition("\n")[0])
-            exported = _write_for_one_size(model, written, size, image)
+        exported = _write_for_most(model, written, size, image)
         exported = replace(exported, path=path)
-        _refuse_disagreement(exported)
         if calibrate is not None:
             exported = replace(exported, quantized=quantize(written, written, calibrate))
         said = metadata(model, exported, classes, palette)
@@ -129,27 +125,36 @@ def metadata(
         "size": exported.sizes.size,
         "multiple": exported.sizes.multiple,
         "least": exported.sizes.least,
+        "batch": exported.sizes.batch,
     }
 
 
-def _write(model: nn.Module, path: Path, size: Size, multiple: int | None, image: Tensor) -> Export:
+def _write_for_most(model: nn.Module, path: Path, size: Size, image: Tensor) -> Export:
+    """Write the file for batches and other sizes, and only where that fails for fewer of them."""
+    multiple = size_multiple(model, size)
+    for sides, batch in dict.fromkeys([(multiple, None), (multiple, 1), (None, None), (None, 1)]):
+        try:
+            return _write(model, path, Sizes(size=size, multiple=sides, batch=batch), image)
+        except Exception as error:  # the tracer, the writer and what runs the file fail in many ways
+            refused = error
+            what = "batches" if batch is None else "images of other sizes"
+            logger.info("%s cannot take %s", path.name, what)
+            logger.debug("since: %s", error)
+    if isinstance(refused, DalibError):
+        raise refused
+    raise DalibError(f"the model cannot be exported: {refused}") from refused
+
+
+def _write(model: nn.Module, path: Path, sizes: Sizes, image: Tensor) -> Export:
     as_onnx = path.suffix == ".onnx"
-    program = trace(model, size, multiple)
-    run = write_onnx(program, path, multiple) if as_onnx else write_program(program, path)
-    sizes = Sizes(size=size, multiple=multiple, least=1 if multiple != 1 else _least(run, model))
-    return Export(
-        path=path,
-        format=f"ONNX, opset {OPSET}" if as_onnx else "torch.export",
-        sizes=sizes,
-        agreement=agreement(model, run, image, _checked(size, multiple)),
-    )
-
-
-def _write_for_one_size(model: nn.Module, path: Path, size: Size, image: Tensor) -> Export:
-    try:
-        return _write(model, path, size, None, image)
-    except Exception as error:
-        raise DalibError(f"the model cannot be exported: {error}") from error
+    program = trace(model, sizes)
+    run = write_onnx(program, path, sizes) if as_onnx else write_program(program, path)
+    if sizes.multiple == 1:
+        sizes = replace(sizes, least=_least(run, model))
+    kind = f"ONNX, opset {OPSET}" if as_onnx else "torch.export"
+    exported = Export(path=path, format=kind, sizes=sizes, agreement=agreement(model, run, image, sizes))
+    _refuse_disagreement(exported)
+    return exported
 
 
 @contextmanager
@@ -167,17 +172,16 @@ def _beside(path: Path) -> Iterator[Path]:
         (Path(folder.name) / path.name).replace(path)
 
 
-def trace(model: nn.Module, size: Size, multiple: int | None) -> ExportedProgram:
-    """Return the program of ``fuse(model)`` for images (B, 3, H, W) of the sizes that ``multiple`` says, any B."""
+def trace(model: nn.Module, sizes: Sizes) -> ExportedProgram:
+    """Return the program of ``fuse(model)`` for these images."""
     # Channels-last memory, which training uses, would bind the program to sizes at which that differs.
     plain = fuse(model).cpu().to(memory_format=torch.contiguous_format)
-    free = {0: Dim.DYNAMIC} if multiple is None else dict.fromkeys((0, 2, 3), Dim.DYNAMIC)
     # Sizes of 1, as a pyramid's pools have them for small images, are like any other and make no condition.
     with torch.no_grad(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
-            plain if multiple in (1, None) else Whole(plain, multiple),
-            (torch.zeros(1, 3, *size),),
-            dynamic_shapes=(free,),
+            plain if sizes.multiple in (1, None) else Whole(plain, sizes.multiple),
+            (torch.zeros(1, 3, *sizes.size),),
+            dynamic_shapes=(dict.fromkeys(sizes.free_axes, Dim.DYNAMIC),),
         )
 
 
@@ -242,15 +246,14 @@ def _unpadded(conv: Any) -> nn.Conv2d:
     return plain.requires_grad_(False)
 
 
-def write_onnx(program: ExportedProgram, path: Path, multiple: int | None) -> Run:
+def write_onnx(program: ExportedProgram, path: Path, sizes: Sizes) -> Run:
     """Write the program as ONNX, weights inside, and return what runs the file in ONNX Runtime on the CPU."""
-    sides = {} if multiple is None else {2: "height", 3: "width"}
     written = torch.onnx.export(
         program,
         input_names=["images"],
         output_names=["logits"],
         opset_version=OPSET,
-        dynamic_shapes=({0: "batch", **sides},),
+        dynamic_shapes=(sizes.free_axes,),
         dynamo=True,
         verbose=False,
     )
@@ -266,14 +269,15 @@ def write_program(program: ExportedProgram, path: Path) -> Run:
     return run
 
 
-def agreement(model: nn.Module, run: Run, image: Tensor, sizes: Sequence[Size]) -> dict[Size, float]:
-    """Return, at each size (H, W), the share of pixels in which ``run`` agrees, of a batch: image and mirror image."""
+def agreement(model: nn.Module, run: Run, image: Tensor, sizes: Sizes) -> dict[Size, float]:
+    """Return, by size (H, W), the share of pixels in which ``run`` agrees, of a batch: the image, also mirrored."""
     shares, device = {}, model_device(model)
     both = torch.stack([image, image.flip(-1)]).cpu()
     with inference(model):
-        for height, width in sizes:
+        for height, width in _checked(sizes):
             images = F.interpolate(both, (height, width), mode="bilinear", antialias=True)
-            same = run(images).argmax(1) == model(images.to(device)).argmax(1).cpu()
+            batches = torch.split(images, sizes.batch or 2)
+            same = torch.cat([run(b).argmax(1) == model(b.to(device)).argmax(1).cpu() for b in batches])
             shares[height, width] = same.float().mean().item()
     return shares
 
@@ -302,7 +306,8 @@ def _least(run: Run, model: nn.Module) -> int:
     raise refused
 
 
-def _checked(size: Size, multiple: int | None) -> list[Size]:
+def _checked(sizes: Sizes) -> list[Size]:
+    size, multiple = sizes.size, sizes.multiple
     if multiple is None:
         return [size]
     (lower, narrower), (higher, wider) = (
@@ -323,6 +328,6 @@ def _refuse_disagreement(exported: Export) -> None:
     for (height, width), share in exported.agreement.items():
         if share < REQUIRED_AGREEMENT:
             raise DalibError(
-                f"{exported.path} ({exported.format}) gives the model's class to {100 * share:.2f} % of the pixels at "
-                f"{height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. It was not kept."
+                f"{exported.path.name} ({exported.format}) gives the model's class to {100 * share:.2f} % of the "
+                f"pixels at {height}x{width} (HxW); expected {100 * REQUIRED_AGREEMENT} %. It was not kept."
             )

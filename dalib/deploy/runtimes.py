@@ -26,11 +26,19 @@ class Sizes:
         size: (H, W) that it was traced at.
         multiple: what H and W have to be multiples of; None where the file is for ``size`` alone.
         least: what H and W have to be at least; some traced programs ask for more than one cell of the coarsest level.
+        batch: how many images at a time; None: any number.
     """
 
     size: Size
     multiple: int | None
     least: int = 1
+    batch: int | None = None
+
+    @property
+    def free_axes(self) -> dict[int, str]:
+        """Names of the axes of (B, 3, H, W) that are not of one size."""
+        batch = {0: "batch"} if self.batch is None else {}
+        return batch if self.multiple is None else batch | {2: "height", 3: "width"}
 
     def __contains__(self, size: Size) -> bool:
         if self.multiple is None:
@@ -39,9 +47,12 @@ class Sizes:
 
     def __str__(self) -> str:
         if self.multiple is None:
-            return f"{self.size[0]}x{self.size[1]} (HxW) alone"
-        sides = "any H and W" if self.multiple == 1 else f"H and W that are multiples of {self.multiple}"
-        return sides if self.least == 1 else f"{sides} of at least {self.least}"
+            sides = f"{self.size[0]}x{self.size[1]} (HxW) alone"
+        else:
+            sides = "any H and W" if self.multiple == 1 else f"H and W that are multiples of {self.multiple}"
+        if self.least > 1:
+            sides = f"{sides} of at least {self.least}"
+        return sides if self.batch is None else f"{sides}, one image at a time"
 
 
 class ExportedFile(nn.Module):
@@ -60,7 +71,8 @@ class ExportedFile(nn.Module):
         self.path = Path(path)
         said = read_metadata(self.path)
         try:
-            self.sizes = Sizes(size=tuple(said["size"]), multiple=said["multiple"], least=said["least"])
+            chosen = {name: said[name] for name in ("multiple", "least", "batch")}
+            self.sizes = Sizes(size=tuple(said["size"]), **chosen)
         except KeyError as error:
             raise DalibError(
                 f"{path} says nothing of its {error.args[0]}; expected a file that `dalib export` wrote."
@@ -76,7 +88,7 @@ class ExportedFile(nn.Module):
                 f"{self.path} is for {self.sizes}; these images are {height}x{width} (HxW). Give the data such a "
                 "size, or export the model for another with --size."
             )
-        return self._run(images)
+        return torch.cat([self._run(batch) for batch in torch.split(images, self.sizes.batch or len(images))])
 
 
 def open_onnx(path: Path, runtime: str = "onnxruntime") -> Run:

@@ -185,11 +185,11 @@ def test_a_network_with_tensorflows_padding_is_written_for_multiples_of_its_stri
 def test_a_network_with_tensorflows_padding_is_written_for_one_size_that_is_no_such_multiple() -> None:
     model = create_model("bisenet", num_classes=5, backbone="tf_efficientnet_lite0")
     assert (size_multiple(model, (64, 96)), size_multiple(model, (64, 90))) == (32, None)
-    assert _checked((64, 90), None) == [(64, 90)]
+    assert _checked(Sizes(size=(64, 90), multiple=None)) == [(64, 90)]
 
 
 class Branching(nn.Module):
-    """A network whose classes come otherwise from wide images than from others, or whose code asks for a pixel."""
+    """A network whose classes come otherwise from wide images or batches than from others, or that asks for a pixel."""
 
     mean = std = (0.5, 0.5, 0.5)
 
@@ -199,14 +199,22 @@ class Branching(nn.Module):
         self.asks = asks
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        asked = x.shape[-1] > 100 if self.asks == "width" else x[0, 0, 0, 0].item() > 0
+        if self.asks == "pixel":
+            asked = x[0, 0, 0, 0].item() > 0
+        else:
+            asked = x.shape[-1] > 100 if self.asks == "width" else x.shape[0] > 1
         logits: torch.Tensor = self.conv(-x if asked else x)
         return logits
 
 
 def test_a_network_that_branches_on_the_size_is_written_for_one(tmp_path: Path) -> None:
     written = export(wrap_model(Branching("width"), 5), tmp_path / "net.pt2", (64, 96))
-    assert "for this size alone" in str(written) and list(written.agreement) == [(64, 96)]
+    assert "for 64x96 (HxW) alone;" in str(written) and list(written.agreement) == [(64, 96)]
+
+
+def test_a_network_that_branches_on_the_batch_is_written_for_one_image_at_a_time(tmp_path: Path) -> None:
+    written = export(wrap_model(Branching("batch"), 5), tmp_path / "net.pt2", (64, 96))
+    assert "for any H and W, one image at a time;" in str(written) and len(written.agreement) == 3
 
 
 def test_a_network_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (Sizes(size=(32, 48), multiple=1, least=33), (33, 40), (33, 32), "any H and W of at least 33"),
         (Sizes(size=(32, 64), multiple=32), (64, 32), (64, 48), "H and W that are multiples of 32"),
         (Sizes(size=(32, 48), multiple=None), (32, 48), (48, 32), "32x48 (HxW) alone"),
+        (Sizes(size=(32, 48), multiple=1, batch=1), (1, 7), (0, 7), "any H and W, one image at a time"),
     ],
 )
 def test_sizes_know_what_they_take(sizes: Sizes, takes: tuple[int, int], refuses: tuple[int, int], said: str) -> None:
@@ -69,11 +70,20 @@ def test_images_of_another_size_are_refused_in_one_message(file: Path) -> None:
         exported(torch.rand(1, 3, 32, 32))
 
 
+def test_a_file_for_one_image_at_a_time_gets_them_so(file: Path) -> None:
+    exported, images = ExportedFile(file), torch.rand(3, 3, 20, 30)
+    expected, run, seen = exported(images), exported._run, []
+    exported.sizes = Sizes(size=(32, 48), multiple=1, batch=1)
+    exported._run = lambda batch: seen.append(len(batch)) or run(batch)
+    torch.testing.assert_close(exported(images), expected, rtol=1e-4, atol=1e-5)
+    assert seen == [1, 1, 1]
+
+
 def test_a_file_that_says_nothing_of_itself_and_one_that_is_none_are_refused(file: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.onnx"
     bare.write_bytes(file.read_bytes())
     write_metadata(bare, {"author": "somebody"})
-    with pytest.raises(DalibError, match=r"bare\.onnx says nothing of its size; expected a file that `dalib export`"):
+    with pytest.raises(DalibError, match=r"bare\.onnx says nothing of its multiple; expected a file that `dalib"):
         ExportedFile(bare)
     bare.write_bytes(b"no graph")
     with pytest.raises(DalibError, match=r"bare\.onnx is no ONNX file that can be read"):
