@@ -54,17 +54,18 @@ def train(options: Namespace) -> None:
 def evaluate(options: Namespace) -> None:
     """Score a run, or an exported file by a recipe."""
     score: Callable[..., Result]
+    recipe = None if options.recipe is None else load_recipe(options.recipe)
     if Path(options.run).suffix == ".onnx":
-        if options.recipe is None:
+        if recipe is None:
             raise DalibError(f"{options.run}: name what it is scored on with --recipe, such as its run's recipe.yaml.")
+        recipe = _overridden(recipe, options.overrides)
         file = ExportedFile(options.run)
-        own, classes, score = load_recipe(options.recipe), file.classes, partial(score_model, file)
+        classes, score = file.classes, partial(score_model, file)
     else:
         loaded = load_run(options.run)
-        own = loaded.recipe if options.recipe is None else load_recipe(options.recipe)
+        recipe = _overridden(recipe or loaded.recipe, options.overrides)
         classes = loaded.classes
-        score = partial(loaded.engine.evaluate, teacher=own.evaluate.model == "teacher")
-    recipe = _overridden(own, options.overrides)
+        score = partial(loaded.engine.evaluate, teacher=recipe.evaluate.model == "teacher")
     dataset = build_dataset(recipe, "eval")
     assert dataset is not None
     if classes is not None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.io import write_png
 
 from dalib.deploy.runtimes import read_metadata, write_metadata
+from dalib.evaluation.panels import write_png
 from tests.command import TINY, refusal, run_dalib
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -57,7 +57,7 @@ def test_int8_is_calibrated_on_the_targets_pictures_and_says_what_agrees_and_not
     pictures: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(4):
-        write_png((torch.rand(3, 40, 70) * 255).byte(), str(tmp_path / f"{i}.png"))
+        write_png(tmp_path / f"{i}.png", (torch.rand(3, 40, 70) * 255).byte())
     chosen = {"own": [], "recipe": ["--calibrate", run / "recipe.yaml"], "folder": ["--calibrate", tmp_path]}[pictures]
     capfd.readouterr()
     assert run_dalib("export", run, "--out", tmp_path / "net.onnx", "--int8", *chosen) == 0

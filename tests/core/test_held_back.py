@@ -40,11 +40,12 @@ def test_the_handler_is_called_once_at_the_end_and_stands_again_afterwards(handl
 
 
 def test_a_signal_that_nobody_handles_is_left_alone():
-    before = signal.getsignal(signal.SIGCHLD)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     held = HeldBack(signal.SIGCHLD)
     held.start()
-    assert signal.getsignal(signal.SIGCHLD) is before
+    assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
     held.stop()
+    signal.signal(signal.SIGCHLD, before)
 
 
 class Dying(torch.optim.SGD):

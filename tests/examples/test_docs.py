@@ -105,7 +105,7 @@ def test_commands_of_the_docs_are_understood(page):
     for arguments in commands(page):
         known, rest = make_parser().parse_known_args(arguments) if arguments != ["--help"] else (None, [])
         assert all("=" in word for word in rest), arguments
-        recipe = Path(getattr(known, "recipe", "mine.yaml"))
+        recipe = Path(getattr(known, "recipe", None) or "mine.yaml")
         assert recipe.name == "mine.yaml" or (ROOT / recipe).exists()
 
 
