@@ -118,6 +118,29 @@ def test_a_field_that_is_read_before_it_is_changed_is_a_warning():
     assert make_plan(Stack([late, early]), BOTH).warnings == ()
 
 
+def test_every_stale_read_is_told_and_what_a_strategy_says_of_sizes():
+    class Wary(Writer):
+        def check_sizes(self, sizes):
+            return [f"{name} is {height}x{width}" for name, (height, width) in sizes.items()]
+
+    early = [Writer(name=name, reads=(f"{name}.image",)) for name in ("source", "target")]
+    late = Writer(name="late", changes=("source.image", "target.image"))
+    told = make_plan(Stack([*early, late, Wary(name="wary")]), {**BOTH, "other": None}).warnings
+    assert [warning.split(" before ")[0] for warning in told] == [
+        "strategy 'source' reads source.image",
+        "strategy 'target' reads target.image",
+        "source is 8x16",
+        "target is 8x16",
+    ]
+
+
+def test_the_data_give_images_and_their_positions_of_both_domains_and_no_more_of_others():
+    reads = Writer(name="reads", reads=("source.index", "target.index", "source.label", "extra.image"))
+    make_plan(Stack([reads]), {**BOTH, "extra": (8, 16)})
+    with pytest.raises(StackError, match=r"needs extra\.label\. Nothing provides it"):
+        make_plan(Stack([Writer(name="reads", reads=("extra.label",))]), {**BOTH, "extra": (8, 16)})
+
+
 def test_a_loss_reads_what_the_whole_stack_left_wherever_it_stands():
     assert make_plan(Stack([Supervised(), Writer(name="late", changes=("source.image",))]), BOTH).warnings == ()
 

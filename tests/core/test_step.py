@@ -1,0 +1,154 @@
+"""What a hook may read of a step, and what it gets."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from dalib import Batch, Engine, Strategy, Stream, hookimpl
+from dalib.errors import StackError
+from tests.tiny import tiny_batch, tiny_model
+
+HOOKS = ("pre_batch", "loss", "critic_loss", "post_step")
+
+
+class Reads(Strategy):
+    """Reads the student or the teacher in one hook, and keeps what it got."""
+
+    hook: str = "loss"
+    teacher: bool = False
+
+    @hookimpl
+    def setup(self, ctx):
+        ctx.teacher()
+
+    @hookimpl
+    def pre_batch(self, step):
+        self.read(step, "pre_batch")
+
+    @hookimpl
+    def loss(self, step):
+        self.read(step, "loss")
+        return {}
+
+    @hookimpl
+    def critic_loss(self, step):
+        self.read(step, "critic_loss")
+        return {}
+
+    @hookimpl
+    def post_step(self, step):
+        self.read(step, "post_step")
+
+    def read(self, step, hook):
+        if hook == self.hook:
+            self.got = step.teacher_logits("target") if self.teacher else step.logits("target")
+
+
+def run(strategy):
+    Engine(tiny_model(), [strategy], device="cpu").step(tiny_batch())
+    return strategy.got
+
+
+@pytest.mark.parametrize(
+    ("hook", "teacher", "refused"),
+    [
+        (
+            "pre_batch",
+            False,
+            "strategy 'reads' reads student outputs in pre_batch, where streams may still change; read them in `loss`, "
+            "or use step.teacher_logits.",
+        ),
+        ("post_step", False, "strategy 'reads' reads student outputs in post_step; read them in `loss`."),
+        ("post_step", True, "strategy 'reads' reads the teacher in post_step; read it in `loss`."),
+    ],
+)
+def test_a_hook_that_may_not_read_is_refused(hook, teacher, refused):
+    with pytest.raises(StackError) as caught:
+        run(Reads(hook=hook, teacher=teacher))
+    assert str(caught.value).partition(" It was raised by ")[0] == refused
+
+
+@pytest.mark.parametrize(
+    ("hook", "teacher", "graph"),
+    [
+        ("loss", False, True),
+        ("critic_loss", False, False),
+        ("pre_batch", True, False),
+        ("loss", True, False),
+        ("critic_loss", True, False),
+    ],
+)
+def test_only_a_loss_reads_with_a_graph(hook, teacher, graph):
+    assert run(Reads(hook=hook, teacher=teacher)).requires_grad == graph
+
+
+def test_an_output_is_computed_once_and_again_when_its_stream_was_written():
+    class Writes(Strategy):
+        writes = frozenset({"target.image"})
+
+        @hookimpl
+        def setup(self, ctx):
+            ctx.teacher()
+
+        @hookimpl
+        def pre_batch(self, step):
+            before, again = step.teacher_logits("target"), step.teacher_logits("target")
+            step.batch.write("target", image=1 - step.batch["target"].image)
+            self.after = step.teacher_logits("target")
+            assert before is again and not torch.equal(before, self.after)
+
+        @hookimpl
+        def loss(self, step):
+            assert step.teacher_logits("target") is self.after
+            assert step.logits("target") is step.logits("target")
+            return {}
+
+    Engine(tiny_model(), [Writes()], device="cpu").step(tiny_batch())
+
+
+def test_the_segmentation_loss_gets_outputs_label_weight_and_the_whole_batchs_mean():
+    source = tiny_batch()["source"]
+    weight = torch.rand(source.label.shape)
+    got = {}
+
+    def loss(outputs, label, weight=None, *, across):
+        got.update(outputs=outputs, label=label, weight=weight, mean=across.mean(weight, label != 255, weight))
+        return outputs["logits"].mean()
+
+    class Means(Strategy):
+        @hookimpl
+        def loss(self, step):
+            own = step.batch["source"]
+            got["step.mean"] = step.mean(own.weight, own.label != 255, own.weight)
+            return {"x": step.segmentation_loss("source")}
+
+    batch = Batch({"source": Stream(source.image, source.label, weight)})
+    Engine(tiny_model(), [Means()], device="cpu", loss=loss).step(batch)
+    assert {"logits", "aux.1"} <= got["outputs"].keys()
+    assert torch.equal(got["label"], source.label) and torch.equal(got["weight"], weight)
+    valid = source.label != 255
+    expected = (weight.double() ** 2)[valid].sum() / valid.sum()
+    for name in ("mean", "step.mean"):
+        torch.testing.assert_close(got[name].double(), expected)
+
+
+def test_what_a_strategy_logs_stands_under_its_name_and_its_time_too():
+    class Logs(Strategy):
+        @hookimpl
+        def post_step(self, step):
+            assert step.finite.dtype == torch.bool and bool(step.finite)
+            step.log("x", torch.tensor(3.0))
+
+    engine = Engine(tiny_model(), [Logs(name="logs")], device="cpu", optimizer=partial(torch.optim.SGD, lr=0.1))
+    assert engine.step(tiny_batch())["logs/x"] == 3
+    assert "logs" in engine.clock.totals()
+
+
+def test_what_is_finite_is_known_after_the_update_and_true_before():
+    class Asks(Strategy):
+        @hookimpl
+        def pre_batch(self, step):
+            assert step.finite.dtype == torch.bool and bool(step.finite)
+
+    Engine(tiny_model(), [Asks()], device="cpu").step(tiny_batch())
