@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from torchvision.io import write_png
+from PIL import Image
 
 from dalib.deploy.runtimes import read_metadata, write_metadata
 from tests.command import TINY, refusal, run_dalib
@@ -57,7 +57,9 @@ def test_int8_is_calibrated_on_the_targets_pictures_and_says_what_agrees_and_not
     pictures: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(4):
-        write_png((torch.rand(3, 40, 70) * 255).byte(), str(tmp_path / f"{i}.png"))
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 70, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
     chosen = {"own": [], "recipe": ["--calibrate", run / "recipe.yaml"], "folder": ["--calibrate", tmp_path]}[pictures]
     capfd.readouterr()
     assert run_dalib("export", run, "--out", tmp_path / "net.onnx", "--int8", *chosen) == 0
