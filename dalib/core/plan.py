@@ -44,17 +44,23 @@ def make_plan(stack: Stack, streams: Mapping[str, Size]) -> Plan:
     rows, warnings = [], []
     for position, strategy in enumerate(stack.strategies):
         _check_required(stack.strategies, position, provided, streams)
-        _check_sizes(strategy, sizes)
+        _check_same_size(strategy, sizes)
         changes = strategy in stack.implementing("pre_batch")
         if changes:
             warnings += [_stale(reader, field, strategy) for reader, field in read if field in strategy.writes]
-            warnings += strategy.check_sizes({name: size for name, size in sizes.items() if size})
+            warnings += strategy.check_sizes(_known(sizes))
             read += [(strategy, field) for field in sorted(strategy.requires - strategy.writes)]
             sizes = {name: size and strategy.resized(name, size) for name, size in sizes.items()}
         _provide(strategy, provided, sizes)
         rows.append(PlannedStrategy(strategy, _hooks(stack, strategy), _group(stack, strategy), dict(sizes)))
     _check_forwards(stack, sizes)
+    for strategy in (s for s in stack.strategies if s not in stack.implementing("pre_batch")):
+        warnings += strategy.check_sizes(_known(sizes))  # a loss reads what the whole stack left
     return Plan(tuple(rows), tuple(warnings))
+
+
+def _known(sizes: Mapping[str, Size]) -> dict[str, tuple[int, int]]:
+    return {name: size for name, size in sizes.items() if size}
 
 
 def _check_required(
@@ -77,7 +83,7 @@ def _check_required(
         raise StackError(f"strategy {strategy.name!r} needs {field}. {advice}")
 
 
-def _check_sizes(strategy: Strategy, sizes: Mapping[str, Size]) -> None:
+def _check_same_size(strategy: Strategy, sizes: Mapping[str, Size]) -> None:
     known = {name: sizes[name] for name in sorted(strategy.same_size) if sizes.get(name)}
     if len(set(known.values())) > 1:
         found = ", ".join(f"{name} {size[0]}x{size[1]}" for name, size in known.items() if size)

@@ -72,7 +72,10 @@ class Strategy:
         return size
 
     def check_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> Iterable[str]:
-        """Return warnings about the streams' (H, W) as they come to this strategy's ``pre_batch``, where known."""
+        """Return warnings about the streams' (H, W), where known.
+
+        They are those that come to this strategy's ``pre_batch``, or, without one, that the whole stack leaves.
+        """
         return ()
 
     def state_dict(self) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from dalib.data.decode import LABEL_SUFFIXES, Size
 from dalib.data.encodings import identity
 from dalib.data.files import below, existing_folder, find_files, find_images
 from dalib.data.label_map import LabelScheme, read_label_map
-from dalib.data.lists import find_beside, listed
+from dalib.data.lists import find_named, listed
 from dalib.data.pairs import PairedFiles
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
@@ -65,4 +65,4 @@ def _labels(label_folder: Path, chosen: dict[str, Path], *, listed_only: bool) -
 def _scheme(label_map: str | None, base: Path) -> LabelScheme:
     if label_map is None:
         return LabelScheme(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, identity(len(CITYSCAPES_CLASSES)))
-    return read_label_map(find_beside(label_map, base))
+    return read_label_map(find_named(label_map, base))

@@ -33,16 +33,21 @@ def listed(
             f"{format_name}: the list {list_file} is the same for every split, but split {split!r} was asked for; "
             "write {split} in its name, or name the data of this split on its own (`data.eval`)."
         )
-    path = find_beside(list_file.replace("{split}", split or ""), root)
+    path = find_named(list_file.replace("{split}", split or ""), root)
     return _selected(files, path)
 
 
-def find_beside(path: str, root: Path) -> Path:
-    """Return a file given relative to the current folder or to ``root``."""
-    for candidate in (Path(path), root / path):
-        if candidate.is_file():
-            return candidate
-    raise DataError(f"{path}: expected a file in the current folder or in {root}, found none; check the path.")
+def find_named(path: str, root: Path) -> Path:
+    """Return a file given relative to the current folder or to ``root``; DataError where both have one, or none."""
+    found = {candidate.resolve(): candidate for candidate in (Path(path), root / path) if candidate.is_file()}
+    if not found:
+        raise DataError(f"{path}: expected a file in the current folder or in {root}, found none; check the path.")
+    if len(found) > 1:
+        raise DataError(
+            f"{path}: expected one file, found {' and '.join(map(str, found))}; say which by its whole path, or take "
+            "one away."
+        )
+    return next(iter(found.values()))
 
 
 def _selected(files: Mapping[str, Path], path: Path) -> dict[str, Path]:

@@ -14,14 +14,17 @@ _FREE = {
 }
 
 
-def check_same_recipe(folder: Path, recipe: str) -> None:
+def check_same_recipe(folder: Path, recipe: str) -> str:
     """Refuse to go on with another recipe than that of the run in ``folder``: its steps would be of one and the other.
 
     What decides no step may differ: how long to train, how often to log, save and evaluate, workers, device.
+
+    Returns:
+        What changes all the same, for the user to read; "" where nothing does.
     """
     stored = folder / "recipe.yaml"
     if not stored.exists():  # a checkpoint alone, brought from elsewhere; it is checked by its own names
-        return
+        return ""
     was, now = (_flat(value, "") for value in (read_yaml(stored), parse_yaml(recipe)))
     different = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in _FREE]
     if different:
@@ -30,6 +33,9 @@ def check_same_recipe(folder: Path, recipe: str) -> None:
             f"the run in {folder} has {key} = {was.get(key)!r}, this recipe has {now.get(key)!r}. Resume with "
             f"the run's own recipe ({stored}), or start a new run with --out."
         )
+    steps = [value["train.steps"] for value in (was, now)]
+    scheduled = steps[0] != steps[1] and "schedule" not in now  # which is null where rates stay as they are
+    return f"train.steps was {steps[0]} and is {steps[1]}: learning rates follow the new schedule." if scheduled else ""
 
 
 def _flat(value: Any, path: str) -> dict[str, Any]:

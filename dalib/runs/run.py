@@ -107,7 +107,8 @@ class Run:
     def _begin(self, resume: bool, samples: Samples) -> None:
         state = None
         if resume and self.folder.checkpoints:
-            check_same_recipe(self.folder.path, self.recipe.to_yaml())
+            if changed := check_same_recipe(self.folder.path, self.recipe.to_yaml()):
+                self.console.print(changed, style="yellow", soft_wrap=True, highlight=False)
             state = self.folder.newest()
         if state is None:
             self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)

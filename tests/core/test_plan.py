@@ -123,14 +123,23 @@ def test_every_stale_read_is_told_and_what_a_strategy_says_of_sizes():
         def check_sizes(self, sizes):
             return [f"{name} is {height}x{width}" for name, (height, width) in sizes.items()]
 
+    class Loss(Supervised):
+        def check_sizes(self, sizes):
+            return [f"loss: {sorted(sizes)}"]
+
     early = [Writer(name=name, reads=(f"{name}.image",)) for name in ("source", "target")]
     late = Writer(name="late", changes=("source.image", "target.image"))
-    told = make_plan(Stack([*early, late, Wary(name="wary")]), {**BOTH, "other": None}).warnings
+    told = make_plan(
+        Stack([Loss(), *early, late, Wary(name="wary", changes=("source.image",), crop=(4, 4))]),
+        {**BOTH, "other": None},
+    ).warnings
     assert [warning.split(" before ")[0] for warning in told] == [
         "strategy 'source' reads source.image",
         "strategy 'target' reads target.image",
+        "strategy 'source' reads source.image",
         "source is 8x16",
         "target is 8x16",
+        "loss: ['source', 'target']",
     ]
 
 

@@ -1,7 +1,9 @@
 """One's own data: folder, lists and splits."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dalib.data.dataset import SegmentationDataset, classes_of, item_name, palette_of
 from dalib.data.folder import folder
@@ -97,3 +99,15 @@ def test_prepared_real_data_opens_by_its_lists(shared):
     image, label = dataset[0]
     assert image.shape == (3, 180, 240)
     assert set(label.unique().tolist()) <= {0, 1, 2, 4, 5, 7, 8, 10, 11, 13, 255}
+
+
+def test_a_label_map_that_lies_in_two_places_is_refused_with_both(tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(root / "images" / "a.png")
+    for place in (tmp_path, root):
+        (place / "map.yaml").write_text("classes: [road, car]\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"expected one file, found .*/map\.yaml and .*/data/map\.yaml; say which"):
+        folder(root=str(root), label_map="map.yaml")
+    assert folder(root=str(root), label_map=str(root / "map.yaml")).classes == ("road", "car")

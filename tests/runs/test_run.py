@@ -144,6 +144,15 @@ def test_checkpoints_are_kept_as_the_recipe_says_and_what_was_killed_half_writte
     assert not any(path.exists() for path in leftovers)
 
 
+def test_resuming_for_more_steps_says_that_the_schedule_changes(tmp_path):
+    said = io.StringIO()
+    run(recipe(steps=1), tmp_path / "run")
+    for again in (1, 2):
+        run(recipe(steps=again), tmp_path / "run", resume=True, console=Console(file=said))
+        told = "train.steps was 1 and is 2: learning rates follow the new schedule." in said.getvalue()
+        assert told == (again == 2)
+
+
 def test_the_best_checkpoint_is_that_of_the_highest_score_on_the_way_across_a_resume(tmp_path, monkeypatch):
     scores = iter([0.2, 0.6, 0.4, 0.5, 0.9])  # after steps 1 to 4, and at the end: what a run ends as is in its last
 
