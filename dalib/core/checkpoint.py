@@ -79,6 +79,11 @@ def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"the checkpoint's critics are {sorted(state['critics'])}; this run's are {sorted(mine['critics'])}."
         )
+    if state["strategies"].keys() != mine["strategies"].keys():
+        raise CheckpointError(
+            f"the checkpoint has states of the strategies {sorted(state['strategies'])}; this run's are "
+            f"{sorted(mine['strategies'])}."
+        )
     if (state["teacher"] is None) != (mine["teacher"] is None):
         raise CheckpointError("one of checkpoint and run has a teacher, the other has none.")
     if bool(state["scaler"]) != bool(mine["scaler"]):

@@ -37,8 +37,3 @@ class Critic:
     def state_dict(self) -> dict[str, Any]:
         """Return the module's and the optimiser's state."""
         return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])

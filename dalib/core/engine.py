@@ -1,5 +1,6 @@
 """The training engine: one loop that every strategy hooks into."""
 
+import copy
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from dalib.core.context import SetupContext, TeacherSettings
 from dalib.core.critic import Critic, MakeOptimizer
 from dalib.core.forwards import Forwards
 from dalib.core.guard import Guard, NonFinitePolicy
-from dalib.core.optim import fuse, parameters_of, sgd, step_unless
+from dalib.core.optim import fuse, load_state, parameters_of, sgd, step_unless
 from dalib.core.plan import make_plan
 from dalib.core.precision import Precision, PrecisionName
 from dalib.core.stack import Stack
@@ -107,7 +108,7 @@ class Engine:
         self._begin()
         parts = len(micro_batches)
         terms, forwards = Terms(parts), self._forwards()
-        with self.guard.whole_step(self.index):
+        with self.guard.whole_step(self.index, self._undo_strategies()):
             for micro, batch in enumerate(micro_batches):
                 step = Step(self.index, micro, batch.to(self.device), terms, forwards, self.segmentation_loss)
                 with torch.no_grad():
@@ -124,8 +125,14 @@ class Engine:
             self.index += 1
         return terms.means()
 
+    def _undo_strategies(self) -> Callable[[], None]:
+        """Return what gives the strategies the state that they have now."""
+        states = copy.deepcopy(self.stack.state_dict())
+        return lambda: self.stack.load_state_dict(states)
+
     def _begin(self) -> None:
         self.model.train()
+        self.model.zero_grad(set_to_none=True)  # parameters that the optimiser was not given, too: they count in clip
         factor = self.schedule(self.index) if self.schedule else 1.0
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -318,12 +325,13 @@ class Engine:
         """Take back what ``state_dict`` returned; strict, and nothing changes if it does not fit."""
         checkpoint.check_fits(state, self._state())
         network_of(self.model).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
         if self.teacher:
             network_of(self.teacher.module).load_state_dict(state["teacher"])
         for name, critic in self.critics.items():
-            critic.load_state_dict(state["critics"][name])
+            critic.module.load_state_dict(state["critics"][name]["module"])
+            load_state(critic.optimizer, state["critics"][name]["optimizer"])
         self.stack.load_state_dict(state["strategies"])
         self.guard.load_state_dict(state["skipped"])
         self.seed, self.index = state["seed"], state["step"]

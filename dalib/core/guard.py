@@ -3,7 +3,7 @@
 import logging
 import signal
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
 from typing import Literal
@@ -60,10 +60,14 @@ class Guard:
         return self._device.type != "cuda"
 
     @contextmanager
-    def whole_step(self, index: int) -> Iterator[None]:
-        """Undo what forwards changed if the body raises before its update; afterwards the state is ``broken``."""
+    def whole_step(self, index: int, undo: Callable[[], None]) -> Iterator[None]:
+        """Undo what forwards changed if the body raises before its update; afterwards the state is ``broken``.
+
+        Args:
+            undo: called then, for what else the step has changed.
+        """
         self._index, self._updating = index, False
-        self._buffers = _Kept(buffer for module in self._modules for buffer in module.buffers())
+        self._buffers = _Kept(self._modules)
         try:
             yield
         except BaseException:
@@ -75,6 +79,7 @@ class Guard:
                 )
             else:
                 self.put_back(torch.ones((), device=self._device))
+                undo()
             raise
         self._worker_deaths.stop()
         self.look()
@@ -182,20 +187,26 @@ class Verdict:
 
 
 class _Kept:
-    """A copy of tensors as they are now: a flat one per type, since a kernel for each of them would cost a GPU more."""
+    """A copy of modules' buffers: a flat one per type, since a kernel for each of them would cost a GPU more."""
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        groups: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)
-        for tensor in tensors:
-            groups[tensor.dtype].append(tensor)
-        self._groups = [(live, _flat(live)) for live in groups.values()]
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._places: defaultdict[torch.dtype, list[tuple[nn.Module, str]]] = defaultdict(list)
+        for module in {module: None for root in modules for module in root.modules()}:
+            for name, buffer in module.named_buffers(recurse=False):
+                self._places[buffer.dtype].append((module, name))
+        self._copies = {dtype: _flat(self._live(dtype)) for dtype in self._places}
 
     def put_back(self, flag: Tensor) -> None:
-        """Give the tensors those values where the flag is 1: chosen, not computed, for 0 * NaN is NaN."""
-        for live, copy in self._groups:
+        """Give the buffers those values where the flag is 1: chosen, not computed, for 0 * NaN is NaN."""
+        for dtype, copy in self._copies.items():
+            live = self._live(dtype)
             chosen = torch.where(flag.bool(), copy, _flat(live))
             values = torch.split(chosen, [tensor.numel() for tensor in live])
             torch._foreach_copy_(live, [value.view_as(tensor) for value, tensor in zip(values, live, strict=True)])
+
+    def _live(self, dtype: torch.dtype) -> list[Tensor]:
+        """Return the buffers as they are now, those that a forward put in place of another too."""
+        return [module.get_buffer(name).detach() for module, name in self._places[dtype]]
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules that a recipe can name."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dalib.core.critic import MakeOptimizer
-from dalib.errors import RecipeError, StackError
+from dalib.errors import CheckpointError, RecipeError, StackError
 from dalib.options import Count, NotNegative, Positive, Whole
 
 Schedule = Callable[[int], float]
@@ -102,7 +102,28 @@ def fuse(optimizer: Optimizer) -> None:
         if group["fused"] is None and group["foreach"] is None:
             group["fused"] = True
         for parameter in group["params"] if group["fused"] and group.get("momentum") else ():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Take back the state of an optimiser of the same kind, wherever and in whichever form that one ran.
+
+    Raises:
+        CheckpointError: a tensor has not its parameter's shape; fused forms would read and write beyond its memory.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, of_parameter in state["state"].items() if type(optimizer) in _HEED_A_FLAG else ():
+        for key, value in of_parameter.items():
+            if key != "step" and isinstance(value, Tensor) and value.shape != parameters[index].shape:
+                raise CheckpointError(
+                    f"the optimiser's {key} of parameter {index} has shape {tuple(value.shape)} in the checkpoint; "
+                    f"expected {tuple(parameters[index].shape)}, as the parameter."
+                )
+    own = [{name: group[name] for name in _FORM if name in group} for group in optimizer.param_groups]
+    groups = [{**group, **form} for group, form in zip(state["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+    fuse(optimizer)
 
 
 def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
@@ -118,6 +139,7 @@ def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
 
 
 _HEED_A_FLAG = (SGD, Adam, AdamW)
+_FORM = ("fused", "foreach", "capturable", "differentiable")  # how an optimiser computes, not what
 
 
 def _is_fused(optimizer: Optimizer) -> bool:

@@ -10,8 +10,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dalib import Batch, Engine, Strategy, Stream, hookimpl
 from dalib.core.guard import SKIPPED_IN_A_ROW, SKIPPED_IN_ALL, Guard, NonFiniteError, Verdict
-from dalib.errors import CheckpointError
-from tests.tiny import Entropy, Supervised, TinyModel, tiny_batch
+from dalib.errors import CheckpointError, StrategyError
+from tests.tiny import Entropy, Supervised, TinyModel, tiny_batch, tiny_model
 
 BAD_STEP = 2
 
@@ -418,3 +418,59 @@ def test_an_ordinary_step_on_the_device_reads_nothing(monkeypatch):
     with Watch():
         engine.step(tiny_batch(1))
     assert fetched == []
+
+
+@pytest.mark.parametrize("policy", ["raise", "stop"])
+def test_what_strategies_count_is_of_the_last_whole_step_too(policy):
+    class Counts(Strategy):
+        forwards = frozenset({"target"})
+
+        @hookimpl
+        def setup(self, ctx):
+            self.count = 0
+
+        @hookimpl
+        def loss(self, step):
+            self.count += 1
+            if step.index == 1 and policy == "raise":
+                raise ValueError("oops")
+            return {"x": step.logits("target").mean() * (torch.nan if step.index == 1 else 1.0)}
+
+        def state_dict(self):
+            return {"count": self.count}
+
+        def load_state_dict(self, state):
+            self.count = state["count"]
+
+    counts = Counts()
+    engine = Engine(tiny_model(), [counts], device="cpu")
+    engine.step(tiny_batch())
+    with pytest.raises((StrategyError, NonFiniteError)):
+        engine.step(tiny_batch())
+    state = engine.state_dict()
+    assert state["step"] == 1 and state["strategies"]["counts"] == {"count": 1} and counts.count == 1
+
+
+def test_a_buffer_that_a_forward_puts_in_place_of_another_goes_back_and_one_with_a_gradient_does_no_harm():
+    model = tiny_model()
+    model.register_buffer("seen", torch.zeros(2))
+    model.register_buffer("slope", torch.ones(2, requires_grad=True))
+    forward = model.forward
+
+    def counting(x, outputs=False):
+        model.seen = model.seen + 1
+        return forward(x, outputs)
+
+    model.forward = counting
+
+    class Bad(Strategy):
+        forwards = frozenset({"target"})
+
+        @hookimpl
+        def loss(self, step):
+            return {"x": step.logits("target").mean() * (torch.nan if step.index == 1 else 1.0)}
+
+    engine = Engine(model, [Bad()], device="cpu", on_non_finite="skip")
+    for step in range(3):
+        engine.step(tiny_batch(step))
+    assert model.seen.tolist() == [2.0, 2.0]

@@ -1,13 +1,16 @@
 """Optimisers and schedules are torch's and the papers'."""
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import SGD, Adam, AdamW
 
 from dalib import Engine, StackError, hookimpl
 from dalib.core.optim import OPTIMIZERS, SCHEDULES, constant, fuse, parameters_of, poly, sgd, step_unless
+from dalib.errors import CheckpointError
 from tests.tiny import Supervised, TinyModel, tiny_batch, tiny_model
 
 
@@ -186,3 +189,42 @@ def test_an_optimiser_goes_on_from_the_checkpoint_of_another_form(kind, mine, th
         step_unless(torch.zeros(()), optimizer)
         weights.append(torch.stack((first.detach(), second.detach())))
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize(("kind", "key"), [(SGD, "momentum_buffer"), (Adam, "exp_avg"), (AdamW, "exp_avg_sq")])
+def test_state_of_another_shape_is_refused_before_a_kernel_writes_beyond_it(kind, key):
+    options = {"momentum": 0.9} if kind is SGD else {}
+    engine = Engine(tiny_model(), [Supervised()], device="cpu", optimizer=lambda p: kind(p, lr=0.1, **options))
+    engine.step(tiny_batch())
+    state = engine.state_dict()
+    state["optimizer"]["state"][0][key] = torch.zeros(1)
+    said = rf"the optimiser's {key} of parameter 0 has shape \(1,\) in the checkpoint"
+    with pytest.raises(CheckpointError, match=said):
+        engine.load_state_dict(state)
+
+
+def test_a_loaded_state_keeps_the_form_that_this_run_computes_in():
+    def engine(**form):
+        made = Engine(tiny_model(), [Supervised()], device="cpu", optimizer=lambda p: Adam(p, lr=0.1, **form))
+        made.step(tiny_batch())
+        return made
+
+    own, other = engine(), engine(foreach=True)
+    elsewhere = copy.deepcopy(other.state_dict())
+    for group in elsewhere["optimizer"]["param_groups"]:
+        group["capturable"] = True  # as on a GPU
+    own.load_state_dict(elsewhere)
+    assert {(g["fused"], g["capturable"]) for g in own.optimizer.param_groups} == {(True, False)}
+    own.step(tiny_batch(1))
+    other.step(tiny_batch(1))
+    for one, two in zip(own.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_momentum_that_a_checkpoint_lacks_begins_as_zeros():
+    engine = Engine(tiny_model(), [Supervised()], device="cpu", optimizer=sgd(lr=0.1))
+    state = engine.state_dict()
+    state["optimizer"]["state"] = {}
+    engine.load_state_dict(state)
+    engine.step(tiny_batch())
+    assert all(engine.optimizer.state[p]["momentum_buffer"].any() for p in engine.model.head.parameters())
