@@ -152,3 +152,44 @@ def test_what_is_finite_is_known_after_the_update_and_true_before():
             assert step.finite.dtype == torch.bool and bool(step.finite)
 
     Engine(tiny_model(), [Asks()], device="cpu").step(tiny_batch())
+
+
+def test_a_stream_is_written_in_pre_batch_alone():
+    class WritesInLoss(Strategy):
+        writes = frozenset({"target.image"})
+
+        @hookimpl
+        def loss(self, step):
+            step.batch.write("target", image=step.batch["target"].image)
+
+    with pytest.raises(StackError, match=r"strategy 'writesinloss' changed target\.image without declaring it"):
+        Engine(tiny_model(), [WritesInLoss()], device="cpu").step(tiny_batch())
+
+
+def test_draws_depend_on_seed_step_micro_batch_hook_and_name_and_on_nothing_else():
+    class Draws(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.drawn = []
+
+        @hookimpl
+        def pre_batch(self, step):
+            self.drawn.append(torch.rand(1).item())
+
+        @hookimpl
+        def loss(self, step):
+            self.drawn.append(torch.rand(1).item())
+            return {}
+
+    def drawn(*names, seed=0):
+        strategies = [Draws(name=name) for name in names]
+        engine = Engine(tiny_model(), strategies, device="cpu", seed=seed)
+        for _ in range(2):
+            engine.step(tiny_batch(), tiny_batch())
+        return [strategy.drawn for strategy in strategies]
+
+    (alone,) = drawn("a")
+    assert len(set(alone)) == 8  # 2 steps of 2 micro-batches, 2 hooks
+    before, beside = drawn("b", "a")
+    assert beside == alone and not set(before) & set(alone)
+    assert not set(drawn("a", seed=1)[0]) & set(alone)
