@@ -16,8 +16,8 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from pydantic_core import ErrorDetails
+from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError, with_config
+from pydantic_core import ErrorDetails, SchemaError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from dalib.errors import RecipeError, suggest
@@ -32,6 +32,9 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _EXPECTED = {  # where pydantic's words are not a recipe author's
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing": "a whole number",  # as are these of the keys of a dict, which JSON has as texts
+    "float_parsing": "a number",
+    "bool_parsing": "true or false",
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
@@ -76,13 +79,18 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: 
     Raises:
         RecipeError: an unknown option, a missing one, or a value of the wrong type or out of its range.
     """
-    objects = {name: value for name, value in options.items() if not _is_data(value)}
-    kind, adapter = _adapter(target, frozenset(objects))
-    text = json.dumps({str(name): value for name, value in options.items()} | dict.fromkeys(objects))
+    objects = {str(name): value for name, value in options.items() if not _is_data(value)}
+    data = {str(name): value for name, value in options.items() if str(name) not in objects}
+    kind, adapter = _adapter(target, frozenset(data), path)
+    text = json.dumps(data | dict.fromkeys(objects))
     try:
-        return {**adapter.validate_json(text), **objects}
+        checked = adapter.validate_json(text, strict=True)  # again, for a BaseModel has a configuration of its own
     except ValidationError as error:
         raise RecipeError(_message(error.errors(include_url=False), kind, text, path)) from None
+    for name, value in data.items():
+        if not _is_data(value, allow_nan=False):  # in what is annotated with Any or not at all
+            raise RecipeError(f"{_joined(path, (name,))}: expected a finite number, got {json.dumps(value):.200}.")
+    return {**checked, **objects}
 
 
 def options_type(target: Callable[..., Any], anything: Collection[str] = ()) -> Any:
@@ -98,21 +106,30 @@ def options_type(target: Callable[..., Any], anything: Collection[str] = ()) -> 
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             extra = "allow"
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
+        elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             hint = hints.get(name, Any)
             named[name] = Required[hint] if parameter.default is parameter.empty else hint
     return with_config({**_STRICT, "extra": extra})(TypedDict("Options", named, total=False))  # type: ignore[operator]
 
 
 @cache
-def _adapter(target: Callable[..., Any], anything: frozenset[str]) -> tuple[Any, TypeAdapter[dict[str, Any]]]:
-    kind = options_type(target, anything)
-    return kind, TypeAdapter(kind)
-
-
-def _is_data(value: Any) -> bool:
+def _adapter(target: Callable[..., Any], given: frozenset[str], path: str) -> tuple[Any, TypeAdapter[dict[str, Any]]]:
+    """Return the type of the options and what checks it; a hint that pydantic cannot read counts only if given."""
+    parameters = inspect.signature(target).parameters
     try:
-        json.dumps(value)
+        kind = options_type(target, parameters.keys() - given)
+        return kind, TypeAdapter(kind)
+    except (PydanticUserError, SchemaError, TypeError) as error:
+        for name in given if len(given) > 1 else ():
+            _adapter(target, frozenset([name]), path)
+        (name,) = given
+        hint = parameters[name].annotation
+        raise RecipeError(f"{_joined(path, (name,))}: its type {hint!r} cannot be given in a recipe.") from error
+
+
+def _is_data(value: Any, *, allow_nan: bool = True) -> bool:
+    try:
+        json.dumps(value, allow_nan=allow_nan)
     except (TypeError, ValueError):
         return False
     return True

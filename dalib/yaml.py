@@ -12,7 +12,9 @@ from dalib.errors import RecipeError
 MAX_SIZE = 100_000  # characters, each use of an alias counted; PyYAML takes a second for so many
 
 _CORE = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
-_FLOAT = re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+_FLOAT = re.compile(  # with underscores, as PyYAML's whole numbers; digits alone are a whole number, or text: 09
+    r"^[-+]?(?![\d_]+$)(\.\d[\d_]*|\d[\d_]*(\.[\d_]*)?)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,6 +42,8 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node)
             if not isinstance(key, str | int):
                 raise _refusal(key_node, f"a key must be text, got {key!r:.60}")
+            if key == "<<":
+                raise _refusal(key_node, "merge keys are not supported; use `base`, or write it out")
             if key in mapping:
                 raise _refusal(key_node, f"the key {key!r} stands twice; it stands first on line {lines[key]}")
             lines[key] = key_node.start_mark.line + 1

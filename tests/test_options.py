@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, TypedDict
 
 import pytest
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from torch import Tensor, nn
 
 from dalib import OptionGroup, Strategy
@@ -30,6 +30,22 @@ class Plain:
     depth: int = 1
 
 
+class Model(BaseModel):
+    """As a package may have it that configures itself with pydantic."""
+
+    depth: int = 1
+
+
+class LossFunction(Protocol):
+    def __call__(self, logits: Tensor) -> Tensor: ...
+
+
+class Loose(TypedDict):
+    """Which pydantic refuses before Python 3.12."""
+
+    depth: int
+
+
 class Example(Strategy):
     required: int
     rate: float = 0.5
@@ -37,8 +53,10 @@ class Example(Strategy):
     kind: Literal["a", "b"] = "a"
     nested: Nested | None = None
     plain: Plain | None = None
+    model: Model | None = None
     outer: list[Outer] | None = None
     table: dict[str, float] | None = None
+    counts: dict[int, int] | None = None
     share: Annotated[float, Field(ge=0, lt=1)] | list[float] = 0.0
     network: nn.Module | None = None
     schema: bool = False
@@ -62,7 +80,7 @@ def test_values_arrive_in_the_annotated_types(options, expected):
     assert all(type(checked[k]) is type(v) for k, v in expected.items())
 
 
-KNOWN = "kind, name, nested, network, outer, plain, rate, required, schema, share, size, table, weight"
+KNOWN = "counts, kind, model, name, nested, network, outer, plain, rate, required, schema, share, size, table, weight"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +107,7 @@ KNOWN = "kind, name, nested, network, outer, plain, rate, required, schema, shar
         ({"share": [0, "x"]}, 'share[1]: expected a number, got "x".'),
         ({"network": "resnet"}, 'network: expected an object, which no recipe can give, got "resnet".'),
         ({"plain": {"depth": "2"}}, 'plain.depth: expected a whole number, got "2".'),
+        ({"model": {"depth": "2"}}, 'model.depth: expected a whole number, got "2".'),
         ({"nested": 3}, "nested: expected a mapping, got 3."),
         ({"nested": {}}, "nested.depth: this option is required."),
         ({"nested": {"depth": "2", "names": 3}}, 'nested.depth: expected a whole number, got "2".'),
@@ -96,6 +115,7 @@ KNOWN = "kind, name, nested, network, outer, plain, rate, required, schema, shar
         ({"nested": {"detph": 1}}, "nested.detph: unknown option. Did you mean 'depth'?"),
         ({"outer": [{"inner": {"key": {"depth": 1, "x": 1}}}]}, "outer[0].inner.key.x: unknown option. Known: depth, "),
         ({"table": {"x": "y"}}, 'table.x: expected a number, got "y".'),
+        ({"counts": {"x": 1}}, 'counts.x: expected a whole number, got "x".'),
         ({"table": {"list": "y"}}, 'table.list: expected a number, got "y".'),
         ({"rate": "x" * 1000}, f'rate: expected a number, got "{"x" * 199}.'),
     ],
@@ -130,6 +150,45 @@ def test_a_factory_that_takes_anything_gets_anything():
     assert check_options(factory, {"other": "x", "size": 2}, "") == {"other": "x", "size": 2}
     with pytest.raises(RecipeError, match=r"^size: expected a whole number"):
         check_options(factory, {"size": "2"}, "")
+
+
+@pytest.mark.parametrize(("value", "found"), [(float("nan"), "NaN"), ([1, float("inf")], "[1, Infinity]")])
+def test_a_number_that_is_not_finite_is_refused_without_an_annotation(value, found):
+    def factory(size=1, *, other: Any = 1, **options): ...
+
+    for name in ("size", "other", "more"):
+        with pytest.raises(RecipeError) as caught:
+            check_options(factory, {name: value}, "here")
+        assert str(caught.value) == f"here.{name}: expected a finite number, got {found}."
+
+
+def test_what_no_keyword_can_give_is_no_option():
+    def factory(image, /, size=1): ...
+
+    assert check_options(factory, {"size": 2}, "") == {"size": 2}
+    with pytest.raises(RecipeError, match=r"^image: unknown option\. Known: size\.$"):
+        check_options(factory, {"image": 2}, "")
+
+
+@pytest.mark.parametrize(
+    "hint", [LossFunction, LossFunction | None, ClassVar[int], Final[int], Annotated[int, Field(gt="x")]]
+)
+def test_an_annotation_that_pydantic_cannot_read_hurts_only_the_option_that_has_it(hint):
+    def factory(*, odd=None, size: int = 1): ...
+
+    factory.__annotations__["odd"] = hint
+    assert check_options(factory, {"size": 2}, "") == {"size": 2}
+    assert check_options(factory, {"size": 2, "odd": torch.relu}, "") == {"size": 2, "odd": torch.relu}
+    for options in ({"odd": 1}, {"size": 2, "odd": 1}):
+        with pytest.raises(RecipeError) as caught:
+            check_options(factory, options, "here")
+        assert str(caught.value) == f"here.odd: its type {hint!r} cannot be given in a recipe."
+
+
+def test_a_typed_dict_of_the_standard_library_hurts_no_other_option():
+    def factory(*, odd: Loose | None = None, size: int = 1): ...
+
+    assert check_options(factory, {"size": 2}, "") == {"size": 2}
 
 
 @pytest.mark.parametrize("value", [torch.ones(1), nn.ReLU(), Path("x"), [Tensor]])
