@@ -145,7 +145,7 @@ def _read(path: Path) -> tuple[Options, list[Path]]:
             value = read_yaml(file)
         except RecipeError as error:
             if files:
-                add_to(error, f"It is the `base` that {files[-1]} names, from whose folder its path counts.")
+                add_to(error, f"It is the `base` of {files[-1]}, from whose folder its path counts.")
             raise
         if file.resolve() in [other.resolve() for other in files]:
             raise RecipeError(f"{path}: base goes round in a circle: {' -> '.join(map(str, [*files, file]))}.")
@@ -176,9 +176,7 @@ def apply_override(value: Any, override: str) -> None:
         raise RecipeError(f"override {override!r}: expected dotted.key=value, such as train.steps=100.")
     *parents, last = keys.split(".")
     if [*parents, last][0] == "base":
-        raise RecipeError(
-            f"override {override!r}: a recipe's base is no entry of it; name it in the file of the recipe."
-        )
+        raise RecipeError(f"override {override!r}: a recipe names its base in its file alone.")
     for depth, key in enumerate(parents):
         if isinstance(value, dict) and value.get(key) is None:
             value[key] = {}

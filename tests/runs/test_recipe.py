@@ -112,7 +112,7 @@ MISTAKES: dict[str, str] = {
 
 # Overrides that name no entry, or are no YAML.
 OVERRIDES: dict[str, str] = {
-    "base=other.yaml": "override 'base=other.yaml': a recipe's base is no entry of it; name it in the file of the recipe.",
+    "base=other.yaml": "override 'base=other.yaml': a recipe names its base in its file alone.",
     "steps": "override 'steps': expected dotted.key=value, such as train.steps=100.",
     "=3": "override '=3': expected dotted.key=value, such as train.steps=100.",
     "strategies.7.weight=1": "override 'strategies.7.weight=1': strategies is a list of 1; expected an index, got '7'.",
@@ -291,7 +291,7 @@ def test_a_base_has_a_base_each_beside_the_file_that_names_it(tmp_path):
         ({"mine": "base: 3"}, "{0}/mine.yaml: base: expected the path of a recipe, got 3."),
         (
             {"mine": "base: none.yaml"},
-            "{0}/none.yaml does not exist. It is the `base` that {0}/mine.yaml names, from whose folder its path counts.",
+            "{0}/none.yaml does not exist. It is the `base` of {0}/mine.yaml, from whose folder its path counts.",
         ),
         ({"mine": "base: other.yaml", "other": "[1]"}, "{0}/other.yaml: a recipe is a mapping with the keys model, "),
         ({"mine": "base: other.yaml", "other": "a: 1\na: 2"}, "{0}/other.yaml: line 2: the key 'a' stands twice; "),
