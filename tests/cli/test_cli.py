@@ -301,7 +301,7 @@ def test_what_a_benchmark_has_measured_is_kept_when_the_next_form_fails(tmp_path
 
     monkeypatch.setattr("dalib.deploy.bench.compiled", fails)
     size = ["--size", "32", "64", "--seconds", "0", "--device", "cpu"]
-    assert main(["bench", "bisenet", *size, "--variants", "eager", "compiled", "--json", str(tmp_path / "b.json")]) == 2
+    assert run_dalib("bench", "bisenet", *size, "--variants", "eager", "compiled", "--json", tmp_path / "b.json") == 2
     printed = capsys.readouterr()
     assert "12.1, 12.1" in printed.out and "dalib: no compiler" in printed.err
     assert [row["variant"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]] == ["eager"]
