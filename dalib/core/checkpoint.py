@@ -42,9 +42,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":
-                raise ValueError(
-                    "it does not begin as what torch saves; expected a checkpoint that `dalib train` wrote."
-                )
+                raise ValueError("it is no checkpoint of torch, or its start is damaged; give a run or a whole one.")
         state = load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         reason = str(error).strip().split("\n")[0] or type(error).__name__

@@ -36,8 +36,8 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
     file = find_checkpoint(path)
     if file.suffix in (".onnx", ".pt2"):
         raise CheckpointError(
-            f"{file} is an exported file; expected a run's folder or one of its checkpoints. Of exported files "
-            "`dalib evaluate` scores those in .onnx, and nothing else takes them."
+            f"{file} is an exported file; expected a run's folder or one of its checkpoints, or, for "
+            "`dalib evaluate`, an exported .onnx file."
         )
     try:
         state = checkpoint.read(file)

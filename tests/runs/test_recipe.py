@@ -112,7 +112,7 @@ MISTAKES: dict[str, str] = {
 
 # Overrides that name no entry, or are no YAML.
 OVERRIDES: dict[str, str] = {
-    "base=other.yaml": "override 'base=other.yaml': a recipe names its base in its file alone.",
+    "base=other.yaml": "override 'base=other.yaml': a base is named in a recipe's file alone; write `base: FILE` there.",
     "steps": "override 'steps': expected dotted.key=value, such as train.steps=100.",
     "=3": "override '=3': expected dotted.key=value, such as train.steps=100.",
     "strategies.7.weight=1": "override 'strategies.7.weight=1': strategies is a list of 1; expected an index, got '7'.",
@@ -191,6 +191,10 @@ def test_what_a_short_text_unfolds_to_is_checked_in_little_memory(text, recipe):
             "override 'train.steps=1e400': line 1: expected a finite number of at most 64 bits, got 1e400.",
         ),
         ("strategies=[{use: fda, beta: [x]}]", '{recipe}: strategies[0].beta[0]: expected a number, got "x".'),
+        (
+            "model.backbone=zzz",
+            "model: timm has no backbone 'zzz'. timm.list_models() names them all.",
+        ),
         ("loss.class_weights=[1, 2]", "loss.class_weights: expected 19 values, one per class, got 2."),
         ("evaluate.model=teacher", "there is no teacher to evaluate: no strategy of this stack asked for one."),
     ],
