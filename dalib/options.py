@@ -148,7 +148,10 @@ def _message(details: list[ErrorDetails], kind: Any, text: str, path: str) -> st
     chosen = [detail for keys, detail in found if keys == deepest]
     if chosen[0]["type"] == "missing" and isinstance(deepest[-1], str):
         return f"{_joined(path, deepest)}: this option is required."
-    expected = " or ".join(dict.fromkeys(_expected(detail) for detail in chosen))
+    kinds = list(dict.fromkeys(_expected(detail) for detail in chosen))
+    if len(kinds) > 1 and chosen[0]["type"].startswith(("greater", "less")):
+        kinds[0] = f"a number of {kinds[0]},"
+    expected = " or ".join(kinds)
     return f"{_joined(path, deepest)}: expected {expected}, got {json.dumps(chosen[0]['input']):.200}."
 
 

@@ -103,7 +103,7 @@ KNOWN = "counts, kind, model, name, nested, network, outer, plain, rate, require
         ({"kind": "c"}, "kind: expected 'a' or 'b', got \"c\"."),
         ({"schema": 1}, "schema: expected true or false, got 1."),
         ({"schema": "yes"}, 'schema: expected true or false, got "yes".'),
-        ({"share": 1}, "share: expected less than 1 or a list, got 1."),
+        ({"share": 1}, "share: expected a number of less than 1, or a list, got 1."),
         ({"share": [0, "x"]}, 'share[1]: expected a number, got "x".'),
         ({"network": "resnet"}, 'network: expected an object, which no recipe can give, got "resnet".'),
         ({"plain": {"depth": "2"}}, 'plain.depth: expected a whole number, got "2".'),

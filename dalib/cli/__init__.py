@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from dalib import __version__
 from dalib.errors import DalibError
@@ -56,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def configure_logging() -> None:
-    """Write what dalib tells on its way, such as how many tensors of a file of weights fitted, to stderr."""
+    """Write what dalib tells on its way, such as how many tensors of a file of weights fitted, to stderr.
+
+    Warnings come as one line each, without the place in the code.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("dalib").setLevel(logging.INFO)
 
@@ -82,37 +88,37 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dalib {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train what a recipe says, evaluate and report it")
+    train = _add_command(commands, "train", "train what a recipe says, evaluate and report it")
     _add_recipe(train)
     train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/NAME-OF-THE-RECIPE)")
     train.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint, if there is one")
     train.add_argument("--before", metavar="RUN", help="a run to compare with in panels and report")
 
-    evaluate = commands.add_parser("evaluate", help="score a run or an exported file on its evaluation data, or others")
+    evaluate = _add_command(commands, "evaluate", "score a run or an exported file on its evaluation data, or others")
     _add_run(evaluate, " or an exported .onnx file")
     evaluate.add_argument("--recipe", metavar="R", help="whose data.eval and evaluate count (default: the run's own)")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.eval.split=test")
     evaluate.add_argument("--json", metavar="FILE", help="write the result here, too")
 
-    predict = commands.add_parser("predict", help="segment an image or a folder of images")
+    predict = _add_command(commands, "predict", "segment an image or a folder of images")
     _add_run(predict)
     predict.add_argument("input", metavar="INPUT", help="an image, or a folder of images")
     predict.add_argument("--out", metavar="DIR", required=True, help="where labels, colours and blends are written")
     predict.add_argument("--size", nargs=2, type=count, metavar=("H", "W"), help="size that the network sees")
     predict.add_argument("--teacher", action="store_true", help="use the teacher instead of the student")
 
-    plan = commands.add_parser("plan", help="check a recipe's stack and print it in order")
+    plan = _add_command(commands, "plan", "check a recipe's stack and print it in order")
     _add_recipe(plan)
     plan.add_argument("--resolved", action="store_true", help="print the whole recipe instead")
 
-    commands.add_parser("plugins", help="list the installed plugins and what they register")
+    _add_command(commands, "plugins", "list the installed plugins and what they register")
 
-    doctor = commands.add_parser("doctor", help="examine a recipe's data: counts, sizes, labels, broken files")
+    doctor = _add_command(commands, "doctor", "examine a recipe's data: counts, sizes, labels, broken files")
     _add_recipe(doctor)
     doctor.add_argument("--sample", type=count, metavar="N", help="read at most N images of each set")
     doctor.add_argument("--json", metavar="FILE", help="write all findings here, every fault of a long list included")
 
-    bench = commands.add_parser("bench", help="measure networks: parameters, multiply-adds, latency, memory")
+    bench = _add_command(commands, "bench", "measure networks: parameters, multiply-adds, latency, memory")
     bench.add_argument(
         "networks",
         nargs="+",
@@ -133,7 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--json", metavar="FILE", help="write the rows here, too")
 
-    export = commands.add_parser("export", help="write a run's model as ONNX or torch.export, checked by running it")
+    export = _add_command(commands, "export", "write a run's model as ONNX or torch.export, checked by running it")
     _add_run(export)
     export.add_argument("--out", metavar="FILE", required=True, help="a path ending in .onnx or .pt2")
     export.add_argument(
@@ -168,8 +174,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def _add_command(commands: Any, name: str, does: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does)
+    return parser
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the folder of a run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100 strategies.1.beta=0.05")
 
 

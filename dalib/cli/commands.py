@@ -18,7 +18,7 @@ from dalib.core.create import dataset_from
 from dalib.core.plan import PlannedStrategy, make_plan
 from dalib.core.teacher import Teacher
 from dalib.data.dataset import classes_of, same_classes
-from dalib.data.decode import read_image
+from dalib.data.decode import IMAGE_SUFFIXES, read_image
 from dalib.data.doctor import compare, counted, examine_new
 from dalib.data.faults import Fault
 from dalib.data.files import find_images
@@ -34,6 +34,7 @@ from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.runs.build import build_dataset, build_engine, build_model, dataset_options, forget_files
+from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
 from dalib.runs.recipe import Recipe, apply_override, load_recipe, make_recipe
 from dalib.runs.run import run as run_recipe
@@ -120,7 +121,7 @@ def plan(options: Namespace) -> None:
     for number, row in enumerate(made.rows, start=1):
         console.print(_described(number, row), highlight=False, soft_wrap=True)
     console.print(
-        f"{len(engine.stack.groups)} backward passes per micro-batch; teacher: {_teacher(engine.teacher)}",
+        f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}",
         highlight=False,
     )
     console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False)
@@ -219,7 +220,11 @@ def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> l
             raise DalibError("--calibrate names the pictures that int8 is calibrated on; add --int8, or leave it out.")
         return None
     source = Path(options.calibrate) if options.calibrate else None
-    if source is not None and source.is_dir():
+    if source is not None and source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
+        raise DalibError(
+            f"{source}: --calibrate takes a folder of pictures, or a recipe with data.target; found a picture."
+        )
+    if source is not None and source.is_dir() and not RunFolder(source).recipe.is_file():
         files = list(find_images(source).values())
         pictures = [read_image(files[i]) for i in _spread(len(files))]
     else:

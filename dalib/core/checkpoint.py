@@ -40,6 +40,9 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist.")
     try:
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                raise ValueError("it is no checkpoint of torch, or its start is damaged; give a run or a whole one.")
         state = load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         reason = str(error).strip().split("\n")[0] or type(error).__name__

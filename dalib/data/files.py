@@ -8,15 +8,15 @@ from dalib.data.faults import Fault, report
 from dalib.errors import DataError
 
 
-def existing_folder(path: Path, expected: str) -> Path:
-    """Return ``path``, or raise a DataError that says what should have been there."""
+def existing_folder(path: Path, expected: str, check: str = "`root` and the dataset's layout") -> Path:
+    """Return ``path``, or raise a DataError that says what should have been there, and what to ``check``."""
     try:
         if path.is_dir():
             return path
         found = "a file" if path.is_file() else "nothing"
     except OSError as error:
         found = f"what cannot be read ({error.strerror})"
-    raise DataError(f"{path}: expected {expected}, found {found}; check `root` and the dataset's layout.")
+    raise DataError(f"{path}: expected {expected}, found {found}; check {check}.")
 
 
 def below(base: Path, name: str, option: str) -> Path:
@@ -31,7 +31,7 @@ def find_images(folder: Path, key: Callable[[str], str | None] = lambda name: na
     files = find_files(folder, IMAGE_SUFFIXES, key)
     if not files:
         raise DataError(
-            f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none that fit; check the split."
+            f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none that fit; check the path."
         )
     return files
 

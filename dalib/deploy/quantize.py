@@ -17,6 +17,7 @@ logger = logging.getLogger("dalib")
 OPERATORS = ["Conv", "Add", "Concat", "MaxPool", "Relu"]  # BiSeNet takes 161 ms with these, 172 with Conv alone
 GOAL = 0.99
 RANKED_ON = 4  # pictures
+FEW = 4  # pictures, below which a share of their pixels says little of others
 MOST_KEPT = 4  # one in so many
 
 
@@ -37,7 +38,9 @@ class Quantized:
 
     def __str__(self) -> str:
         kept = f"{len(self.kept)} of {self.convolutions} convolutions stay in float32"
-        return f"int8: {100 * self.agreement:.2f} % of the pixels of {self.pictures} pictures keep their class; {kept}"
+        return (
+            f"int8: {100 * self.agreement:.2f} % of the pixels of {_pictures(self.pictures)} keep their class; {kept}"
+        )
 
 
 def quantize(path: Path, out: Path, pictures: Sequence[Tensor], *, goal: float = GOAL) -> Quantized:
@@ -67,9 +70,16 @@ def quantize(path: Path, out: Path, pictures: Sequence[Tensor], *, goal: float =
                 share = trial.share(nodes_to_exclude=kept)
                 count *= 2
         shutil.copyfile(trial.file, out)
+    if len(trial.compared) < FEW:
+        told = "the agreement of int8 rests on %s alone; calibrate on %d or more, of which half are compared"
+        logger.warning(told, _pictures(len(trial.compared)), 2 * FEW)
     return Quantized(
         agreement=share, pictures=len(trial.compared), kept=tuple(kept), convolutions=len(trial.convolutions)
     )
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
 
 
 class _Trial:

@@ -140,6 +140,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
     try:
         properties = onnx.load(path).metadata_props
+    except FileNotFoundError:
+        raise DalibError(f"{path} does not exist; expected an ONNX file.") from None
     except Exception as error:  # protobuf's own kinds
         raise DalibError(f"{path} is no ONNX file that can be read: {error}") from error
     return {entry.key: _value(entry.value) for entry in properties}

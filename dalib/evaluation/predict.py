@@ -94,5 +94,5 @@ def _outputs(inputs: Path, out: Path) -> dict[Path, str]:
     def key(name: str) -> str | None:
         return None if (inputs / name).resolve().is_relative_to(inside) else name
 
-    images = find_images(existing_folder(inputs, "an image or a folder of images"), key)
+    images = find_images(existing_folder(inputs, "an image or a folder of images", "the path"), key)
     return {image: name for name, image in images.items()}

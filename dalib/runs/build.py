@@ -8,7 +8,7 @@ from dalib.core.create import dataset_from, model_from, strategy_from
 from dalib.core.engine import Engine
 from dalib.core.optim import OPTIMIZERS, SCHEDULES
 from dalib.data.dataset import classes_of, same_classes
-from dalib.errors import RecipeError
+from dalib.errors import RecipeError, RegistryError
 from dalib.losses import SegmentationLoss
 from dalib.randomness import seeded
 from dalib.runs.recipe import Options, Recipe
@@ -49,7 +49,10 @@ def forget_files(recipe: Recipe) -> None:
 def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device") -> nn.Module:
     """Return the model for these classes, its random weights drawn from the recipe's seed."""
     with seeded(device, recipe.train.seed, "model"):
-        return model_from(recipe.model, len(classes), "model")
+        try:
+            return model_from(recipe.model, len(classes), "model")
+        except RegistryError as error:  # of a backbone, which only making it finds
+            raise RegistryError(f"model: {error}") from None
 
 
 def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], device: "torch.device") -> Engine:

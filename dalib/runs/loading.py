@@ -34,6 +34,11 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
     """
     path = Path(path)
     file = find_checkpoint(path)
+    if file.suffix in (".onnx", ".pt2"):
+        raise CheckpointError(
+            f"{file} is an exported file; expected a run's folder or one of its checkpoints, or, for "
+            "`dalib evaluate`, an exported .onnx file."
+        )
     try:
         state = checkpoint.read(file)
     except CheckpointError as error:

@@ -28,7 +28,7 @@ def locked(folder: Path) -> Iterator[None]:
             "with --out."
         ) from error
     except OSError as error:
-        reason = error.strerror or error
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
         raise DalibError(f"{folder} cannot hold a run: {reason}. Choose another folder with --out.") from error
     try:
         yield

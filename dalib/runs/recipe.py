@@ -14,10 +14,11 @@ from dalib.core.guard import NonFinitePolicy
 from dalib.core.optim import OPTIMIZERS, SCHEDULES
 from dalib.core.precision import PrecisionName
 from dalib.discovery import default_registry, load_module
-from dalib.errors import DalibError, RecipeError
+from dalib.errors import DalibError, RecipeError, add_to
 from dalib.evaluation.protocols import PROTOCOLS
 from dalib.losses import SegmentationLoss
 from dalib.options import Count, OptionGroup, Positive, Whole, check_options
+from dalib.runs.folder import RunFolder
 from dalib.yaml import dump_yaml, parse_yaml, read_yaml
 
 Options = dict[str, Any]
@@ -106,6 +107,8 @@ class Recipe(OptionGroup):
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe and those it names as its ``base``, apply ``dotted.key=value`` overrides and check it as a whole.
 
+    A run's folder stands for the recipe in it.
+
     Raises:
         RecipeError: with the file, the path to the faulty entry, what was expected and what was found.
     """
@@ -136,7 +139,14 @@ def _read(path: Path) -> tuple[Options, list[Path]]:
     files: list[Path] = []
     file: Path | None = path
     while file is not None:
-        value = read_yaml(file)
+        stored = RunFolder(file).recipe
+        file = stored if stored.is_file() else file
+        try:
+            value = read_yaml(file)
+        except RecipeError as error:
+            if files:
+                add_to(error, f"It is the `base` of {files[-1]}, from whose folder its path counts.")
+            raise
         if file.resolve() in [other.resolve() for other in files]:
             raise RecipeError(f"{path}: base goes round in a circle: {' -> '.join(map(str, [*files, file]))}.")
         if not isinstance(value, dict):
@@ -165,6 +175,8 @@ def apply_override(value: Any, override: str) -> None:
     if not equals or not keys:
         raise RecipeError(f"override {override!r}: expected dotted.key=value, such as train.steps=100.")
     *parents, last = keys.split(".")
+    if [*parents, last][0] == "base":
+        raise RecipeError(f"override {override!r}: a base is named in a recipe's file alone; write `base: FILE` there.")
     for depth, key in enumerate(parents):
         if isinstance(value, dict) and value.get(key) is None:
             value[key] = {}

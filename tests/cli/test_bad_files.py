@@ -47,7 +47,8 @@ def test_a_folder_for_the_run_that_takes_nothing_is_named(root, capsys, monkeypa
     recipe = write_recipe(root)
     (root.parent / "file").write_text("")
     for out in (root.parent / "file", root.parent / "file" / "run"):
-        assert refusal(capsys, "train", recipe, "--out", out).startswith(f"{out} cannot hold a run: ")
+        found = "it is a file" if out.name == "file" else "Not a directory"
+        assert refusal(capsys, "train", recipe, "--out", out).startswith(f"{out} cannot hold a run: {found}.")
     out = root.parent / "run"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", denied)
@@ -101,7 +102,7 @@ def test_what_predict_cannot_read_or_write_is_named(trained, root, capsys):
     cut("images/train/a.png")(root)
     out = root.parent / "out"
     assert refusal(capsys, "predict", trained, root / "none", "--out", out).startswith(
-        f"{root}/none: expected an image"
+        f"{root}/none: expected an image or a folder of images, found nothing; check the path."
     )
     assert "that do not decode" in refusal(capsys, "predict", trained, root / "images/train/a.png", "--out", out)
     (root.parent / "file").write_text("")

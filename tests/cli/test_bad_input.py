@@ -75,7 +75,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "empty split": (
         emptied,
         [],
-        "images/train: expected images (.jpeg, .jpg, .png, .webp), found none that fit; check the split.",
+        "images/train: expected images (.jpeg, .jpg, .png, .webp), found none that fit; check the path.",
     ),
     "wrong split of a folder": (
         None,

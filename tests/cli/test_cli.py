@@ -81,7 +81,7 @@ def test_plan_prints_the_stack_in_order_and_warns_of_a_stale_read_and_an_empty_w
         "warning: strategy 'fda': with beta 0.01, images of 32x64 (H x W) have a window of b = floor(0.01 * 32) = 0"
         in printed
     )
-    assert "backward passes per micro-batch; teacher: EMA 0.99, BatchNorm train" in printed
+    assert "backward passes per micro-batch: 2; teacher: EMA 0.99, BatchNorm train" in printed
     assert run_dalib("plan", recipe, f"strategies=[{DACS}, {jitter}, {SUPERVISED}]") == 0
     warned = " ".join(capsys.readouterr().out.split())
     assert "warning: strategy 'dacs' reads source.image before 'augment' changes it" in warned
@@ -197,6 +197,9 @@ def test_a_run_that_is_none_is_named(command, tmp_path, capsys):
     )
     assert refusal(capsys, name, tmp_path, *rest).startswith(f"{tmp_path} has no checkpoint; expected ")
     torch.save({"model": {}, "step": 1}, tmp_path / "foreign.pt")
+    (tmp_path / "net.pt2").touch()
+    said = refusal(capsys, name, tmp_path / "net.pt2", *rest)
+    assert said.startswith(f"{tmp_path / 'net.pt2'} is an exported file; expected a run's folder or one of its check")
     said = refusal(capsys, name, tmp_path / "foreign.pt", *rest)
     assert said.startswith(f"{tmp_path / 'foreign.pt'} holds no recipe, so its model is not known;")
 
@@ -298,17 +301,30 @@ def test_what_a_benchmark_has_measured_is_kept_when_the_next_form_fails(tmp_path
 
     monkeypatch.setattr("dalib.deploy.bench.compiled", fails)
     size = ["--size", "32", "64", "--seconds", "0", "--device", "cpu"]
-    assert main(["bench", "bisenet", *size, "--variants", "eager", "compiled", "--json", str(tmp_path / "b.json")]) == 2
+    assert run_dalib("bench", "bisenet", *size, "--variants", "eager", "compiled", "--json", tmp_path / "b.json") == 2
     printed = capsys.readouterr()
     assert "12.1, 12.1" in printed.out and "dalib: no compiler" in printed.err
     assert [row["variant"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]] == ["eager"]
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "plan", "plugins", "doctor", "bench", "export"])
-def test_every_command_has_help(command, capsys):
+@pytest.mark.parametrize(
+    ("command", "does"),
+    {
+        "train": "train what a recipe says",
+        "evaluate": "score a run",
+        "predict": "segment an image",
+        "plan": "check a recipe's stack",
+        "plugins": "list the installed plugins",
+        "doctor": "examine a recipe's data",
+        "bench": "measure networks",
+        "export": "write a run's model",
+    }.items(),
+)
+def test_every_command_has_help_that_says_what_it_does(command, does, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
-    assert ended.value.code == 0 and command in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and said.startswith(f"usage: dalib {command} ") and f"\n\n{does}" in said
 
 
 def test_help_and_version_need_no_torch():
@@ -326,6 +342,25 @@ def test_a_users_error_leaves_a_real_process_with_status_2_and_one_line(tmp_path
     command = [sys.executable, "-m", "dalib", "train", str(tmp_path / "none.yaml")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (2, f"dalib: {tmp_path / 'none.yaml'} does not exist.\n")
+
+
+def test_train_warns_in_one_line_without_the_place_in_the_code(recipe, tmp_path):
+    environment = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "dalib",
+        "train",
+        str(recipe),
+        f"strategies=[{FDA}, {SUPERVISED}]",
+        "train.steps=1",
+    ]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    warned = [line for line in ended.stderr.splitlines() if "fda" in line or "arn" in line]
+    assert ended.returncode == 0 and len(warned) == 1
+    assert warned[0].startswith(
+        "warning: strategy 'fda': with beta 0.01, images of 32x64 (H x W) have a window of b = "
+    )
 
 
 def test_export_says_that_the_file_predicts_without_what_is_around_predictions(recipe, tmp_path, capsys):

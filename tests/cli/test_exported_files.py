@@ -56,15 +56,16 @@ def test_a_file_is_traced_at_the_size_of_the_runs_data_and_says_its_classes(file
 def test_int8_is_calibrated_on_the_targets_pictures_and_says_what_agrees_and_nothing_else(
     pictures: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for i in range(4):
+    for i in range(2):
         write_png(tmp_path / f"{i}.png", (torch.rand(3, 40, 70) * 255).byte())
-    chosen = {"own": [], "recipe": ["--calibrate", run / "recipe.yaml"], "folder": ["--calibrate", tmp_path]}[pictures]
+    chosen = {"own": [], "recipe": ["--calibrate", run], "folder": ["--calibrate", tmp_path]}[pictures]
     capfd.readouterr()
     assert run_dalib("export", run, "--out", tmp_path / "net.onnx", "--int8", *chosen) == 0
     told = capfd.readouterr()
-    count = 2 if pictures == "folder" else 3  # every second one
-    assert f"% of the pixels of {count} pictures keep their class; " in told.out
-    assert [line for line in told.err.splitlines() if "looking for what loses most" not in line] == []
+    count = "1 picture" if pictures == "folder" else "3 pictures"  # every second one
+    assert f"% of the pixels of {count} keep their class; " in told.out
+    warned = f"the agreement of int8 rests on {count} alone; calibrate on 8 or more, of which half are compared"
+    assert [line for line in told.err.splitlines() if "looking for what loses most" not in line] == [warned]
     assert read_metadata(tmp_path / "net.onnx")["precision"] == "int8"
     score(tmp_path / "net.onnx", "--recipe", run / "recipe.yaml", out=tmp_path / "score.json")
 
@@ -103,5 +104,12 @@ def test_what_is_missing_on_the_command_line_is_said(
     assert "int8 is for ONNX; expected a path ending in .onnx" in refusal(
         capsys, *export, tmp_path / "net.pt2", "--int8"
     )
-    assert "found none that fit" in refusal(capsys, *export, tmp_path / "net.onnx", "--int8", "--calibrate", tmp_path)
+    calibrate = (*export, tmp_path / "net.onnx", "--int8", "--calibrate")
+    assert "found none that fit; check the path" in refusal(capsys, *calibrate, tmp_path)
+    picture = next((run / "panels").glob("*.png"))
+    assert refusal(capsys, *calibrate, picture).startswith(
+        f"{picture}: --calibrate takes a folder of pictures, or a rec"
+    )
+    gone = tmp_path / "gone.onnx"
+    assert refusal(capsys, "evaluate", gone, "--recipe", run) == f"{gone} does not exist; expected an ONNX file."
     assert [*tmp_path.iterdir()] == []

@@ -128,7 +128,10 @@ class Payload:
     [
         (lambda path: None, "checkpoint {path} does not exist."),
         (lambda path: path.mkdir(), "checkpoint {path} does not exist."),
-        (lambda path: path.write_bytes(b"no checkpoint"), "checkpoint {path} cannot be read: "),
+        (
+            lambda path: path.write_bytes(b"no checkpoint"),
+            "checkpoint {path} cannot be read: it is no checkpoint of torch",
+        ),
         (lambda path: path.write_bytes(b""), "checkpoint {path} cannot be read: "),
         (lambda path: torch.save([1, 2], path), "{path} is not a checkpoint of a run; expected the keys 'model' and"),
         (lambda path: torch.save({"a": 1}, path), "{path} is not a checkpoint of a run; expected the keys 'model' and"),

@@ -16,7 +16,6 @@ MISTAKES: dict[str, str] = {
     "train.step=3": "train.step: unknown option. Did you mean 'steps'?",
     "tarin={steps: 3}": "tarin: unknown option. Did you mean 'train'?",
     "7=x": "7: unknown option. Known: data, evaluate, loss, model, optimizer, plugins, schedule, strategies, train.",
-    "base=other.yaml": "base: unknown option. Known: data, ",
     "train.steps=abc": 'train.steps: expected a whole number, got "abc".',
     "train.steps=1.5": "train.steps: expected a whole number, got 1.5.",
     "train.steps=true": "train.steps: expected a whole number, got true.",
@@ -62,7 +61,7 @@ MISTAKES: dict[str, str] = {
     "strategies=[{use: fda, beta: [x]}]": 'strategies[0].beta[0]: expected a number, got "x".',
     "strategies=[{use: fda, beta: {x: 1}}]": 'strategies[0].beta: expected a number or a list, got {"x": 1}.',
     "strategies=[{use: fda, beta: '0.01'}]": 'strategies[0].beta: expected a number or a list, got "0.01".',
-    "strategies=[{use: fda, beta: 0.9}]": "strategies[0].beta: expected at most 0.5 or a list, got 0.9.",
+    "strategies=[{use: fda, beta: 0.9}]": "strategies[0].beta: expected a number of at most 0.5, or a list, got 0.9.",
     "strategies=[{use: fda, window: round}]": "strategies[0].window: expected 'symmetric' or 'corner', got \"round\".",
     "strategies=[{use: augment, flip: 3}]": "strategies[0].flip: expected at most 1, got 3.",
     "strategies=[{use: augment, jitter_p: -0.1}]": "strategies[0].jitter_p: expected at least 0, got -0.1.",
@@ -113,6 +112,9 @@ MISTAKES: dict[str, str] = {
 
 # Overrides that name no entry, or are no YAML.
 OVERRIDES: dict[str, str] = {
+    "base=other.yaml": (
+        "override 'base=other.yaml': a base is named in a recipe's file alone; write `base: FILE` there."
+    ),
     "steps": "override 'steps': expected dotted.key=value, such as train.steps=100.",
     "=3": "override '=3': expected dotted.key=value, such as train.steps=100.",
     "strategies.7.weight=1": "override 'strategies.7.weight=1': strategies is a list of 1; expected an index, got '7'.",
@@ -191,6 +193,10 @@ def test_what_a_short_text_unfolds_to_is_checked_in_little_memory(text, recipe):
             "override 'train.steps=1e400': line 1: expected a finite number of at most 64 bits, got 1e400.",
         ),
         ("strategies=[{use: fda, beta: [x]}]", '{recipe}: strategies[0].beta[0]: expected a number, got "x".'),
+        (
+            "model.backbone=zzz",
+            "model: timm has no backbone 'zzz'. timm.list_models() names them all.",
+        ),
         ("loss.class_weights=[1, 2]", "loss.class_weights: expected 19 values, one per class, got 2."),
         ("evaluate.model=teacher", "there is no teacher to evaluate: no strategy of this stack asked for one."),
     ],
@@ -289,7 +295,10 @@ def test_a_base_has_a_base_each_beside_the_file_that_names_it(tmp_path):
             "{0}/mine.yaml: base goes round in a circle: {0}/mine.yaml -> {0}/other.yaml -> {0}/mine.yaml.",
         ),
         ({"mine": "base: 3"}, "{0}/mine.yaml: base: expected the path of a recipe, got 3."),
-        ({"mine": "base: none.yaml"}, "{0}/none.yaml does not exist."),
+        (
+            {"mine": "base: none.yaml"},
+            "{0}/none.yaml does not exist. It is the `base` of {0}/mine.yaml, from whose folder its path counts.",
+        ),
         ({"mine": "base: other.yaml", "other": "[1]"}, "{0}/other.yaml: a recipe is a mapping with the keys model, "),
         ({"mine": "base: other.yaml", "other": "a: 1\na: 2"}, "{0}/other.yaml: line 2: the key 'a' stands twice; "),
         (
@@ -315,7 +324,7 @@ def test_plan_prints_the_whole_of_a_recipe_with_a_base(tmp_path, capsys):
 def test_a_run_stores_its_recipe_whole(tmp_path):
     path = write(tmp_path, mine="base: common.yaml\ntrain: {steps: 1}\n", common=TINY)
     assert run_dalib("train", path, "--out", tmp_path / "run") == 0
-    assert load_recipe(tmp_path / "run" / "recipe.yaml") == load_recipe(path)
+    assert load_recipe(tmp_path / "run") == load_recipe(tmp_path / "run" / "recipe.yaml") == load_recipe(path)
 
 
 def test_a_strategy_may_have_an_option_named_like_a_models(monkeypatch):
