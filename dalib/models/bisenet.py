@@ -1,4 +1,4 @@
-"""BiSeNet as the reference study of real-time adaptation builds it: a spatial path beside a pretrained context path."""
+"""BiSeNet as in the reference study (docs/methods.md): a spatial path beside a pretrained context path."""
 
 from collections.abc import Sequence
 from functools import reduce

@@ -1,4 +1,4 @@
-"""The shapes of people, cycles, trees, traffic lights and signs."""
+"""Sprites of people, cycles, trees, traffic lights, signs and posts."""
 
 import random
 
