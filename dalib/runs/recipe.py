@@ -176,7 +176,7 @@ def apply_override(value: Any, override: str) -> None:
         raise RecipeError(f"override {override!r}: expected dotted.key=value, such as train.steps=100.")
     *parents, last = keys.split(".")
     if [*parents, last][0] == "base":
-        raise RecipeError(f"override {override!r}: a base is named in a recipe's file alone; write `base: FILE` there.")
+        raise RecipeError(f"override {override!r}: a base is named in a recipe's file; write `base: FILE` there.")
     for depth, key in enumerate(parents):
         if isinstance(value, dict) and value.get(key) is None:
             value[key] = {}
