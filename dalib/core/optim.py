@@ -138,7 +138,7 @@ def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
 
 
 _HEED_A_FLAG = (SGD, Adam, AdamW)
-_FORM = ("fused", "foreach", "capturable", "differentiable")  # depends on this run's device, so not taken from a checkpoint
+_FORM = ("fused", "foreach", "capturable", "differentiable")  # as the device allows, not as a checkpoint says
 
 
 def _is_fused(optimizer: Optimizer) -> bool:
