@@ -85,7 +85,7 @@ class Guard:
         self.look()
 
     def judge(self, terms: Mapping[tuple[str, str], Tensor], gradients: Mapping[str | None, list[Tensor]]) -> Tensor:
-        """Return the step's flag; with the policy ``stop`` it stays 1 for all later steps.
+        """Return the step's flag; with the policy ``stop`` a 1 holds for all later steps, too.
 
         Args:
             terms: by strategy and name. gradients: by critic, the model's under None. In fp16 they are still scaled

@@ -24,7 +24,7 @@ _TEACHER = ("pre_batch", "loss", "critic_loss")
 
 
 class Step:
-    """One micro-batch of one optimiser step, as hooks see it; valid for that micro-batch only.
+    """One micro-batch of one optimiser step, as hooks see it; keep nothing of it after the step.
 
     Attributes:
         index: number of optimiser steps done before this one. micro: index of the micro-batch within it.
