@@ -12,7 +12,7 @@ class Strategy:
     """One stackable unit of adaptation: annotated options, and methods marked ``@hookimpl``.
 
     Every subclass becomes a keyword-only dataclass compared by identity; its fields are its options and nothing else.
-    Run-time state is set in ``setup``. A whole strategy::
+    Run-time state is set in ``setup``. A complete strategy::
 
         class Entropy(Strategy):
             power: float = 1.0

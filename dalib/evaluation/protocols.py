@@ -125,7 +125,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(name="mldl2024", input_size=(1024, 512), score_size=(1024, 512), epsilon=1e-5),
     )
 }
-"""The protocols by name. ``full``, the default, feeds images as they come and scores at the label's own size.
+"""The protocols by name. ``full``, the default, feeds images at their own size and scores at the label's own size.
 
 ``adaptsegnet``, ``advent``, ``fda``, ``dacs``, ``daformer``, ``hrda`` and ``pidnet`` are those of the official code of
 each method on Cityscapes; ``dacs`` scores on labels shrunk to 512 x 1024. ``mldl2024`` is that of the student project

@@ -16,7 +16,7 @@ logger = logging.getLogger("dalib")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its recipe, environment, metrics, results, checkpoints, panels and report."""
+    """The paths of a run's recipe, environment, metrics, results, checkpoints and panels, and work on these files."""
 
     path: Path
 

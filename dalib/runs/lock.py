@@ -16,7 +16,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Create the folder and keep other processes from training in it; the lock ends with the process.
 
     Raises:
-        DalibError: another process trains there, or the folder cannot be made or written to.
+        DalibError: another process trains there, or the folder cannot be created or written to.
     """
     lock = FileLock(folder / ".lock", timeout=PATIENCE)
     try:
