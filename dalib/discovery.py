@@ -1,4 +1,4 @@
-"""Where plugins come from: the installed packages with the entry point ``dalib``, and modules that a recipe names."""
+"""Discovery of plugins: installed packages with the entry point ``dalib``, and modules that a recipe names."""
 
 import importlib
 import os
@@ -53,7 +53,7 @@ def load_module(registry: Registry, name: str) -> None:
 
 
 def load_entry_points(registry: Registry) -> None:
-    """Load every installed plugin in sorted order; one that fails is kept in ``broken`` and stops nobody else."""
+    """Load every installed plugin in sorted order; one that fails is listed in ``broken`` and does not stop others."""
     for entry in sorted(entry_points(group=PROJECT), key=lambda e: (e.name, e.value)):
         if _is_set(SAFE) and entry.value not in BUNDLED:
             registry.broken[entry.name] = "left out by --safe"
