@@ -49,7 +49,7 @@ def load_module(registry: Registry, name: str) -> None:
     except RegistryError:
         raise
     except Exception as error:
-        raise RegistryError(f"plugin module {name!r} failed to load: {_told(error)}.") from error
+        raise RegistryError(f"plugin module {name!r} failed to load: {_one_line(error)}.") from error
 
 
 def load_entry_points(registry: Registry) -> None:
@@ -63,13 +63,13 @@ def load_entry_points(registry: Registry) -> None:
         except DuplicateNameError:
             raise
         except Exception as error:
-            registry.broken[entry.name] = _told(error)
+            registry.broken[entry.name] = _one_line(error)
 
 
 def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """Return the error on one line, without a full stop."""
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")

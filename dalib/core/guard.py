@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dalib.core.held_back import HeldBack
+from dalib.core.deferred_signal import DeferredSignal
 from dalib.core.precision import SMALLEST_SCALE, Precision
 from dalib.errors import DalibError
 
@@ -49,8 +49,8 @@ class Guard:
         self.broken: str | None = None
         self._device, self._precision, self._modules = device, precision, modules
         self._index, self._updating = 0, False
-        self._buffers = _Kept(())
-        self._worker_deaths = HeldBack(signal.SIGCHLD)
+        self._buffers = _BufferCopy(())
+        self._worker_deaths = DeferredSignal(signal.SIGCHLD)
         self._verdicts: deque[Verdict] = deque()
         self._stopped = torch.zeros((), device=device)
 
@@ -67,7 +67,7 @@ class Guard:
             undo: called in the first case, to restore what else the step has changed.
         """
         self._index, self._updating = index, False
-        self._buffers = _Kept(self._modules)
+        self._buffers = _BufferCopy(self._modules)
         try:
             yield
         except BaseException:
@@ -186,7 +186,7 @@ class Verdict:
         return faults[: sum(bad[: self._terms])] or faults
 
 
-class _Kept:
+class _BufferCopy:
     """A copy of the modules' buffers, one flat tensor per dtype: a kernel per buffer would cost a GPU more."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:

@@ -95,7 +95,7 @@ def fuse(optimizer: Optimizer) -> None:
     buffers start at 0, which gives the same updates: fused SGD would leave them uninitialised when the first step is
     skipped, and fail for a parameter whose first gradient comes later.
     """
-    for group in optimizer.param_groups if type(optimizer) in _HEED_A_FLAG else ():
+    for group in optimizer.param_groups if type(optimizer) in _FUSED_CLASSES else ():
         if group.get("dampening"):
             continue
         if group["fused"] is None and group["foreach"] is None:
@@ -112,14 +112,14 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         CheckpointError: a tensor has not its parameter's shape; a fused optimiser would read and write out of bounds.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, of_parameter in state["state"].items() if type(optimizer) in _HEED_A_FLAG else ():
+    for index, of_parameter in state["state"].items() if type(optimizer) in _FUSED_CLASSES else ():
         for key, value in of_parameter.items():
             if key != "step" and isinstance(value, Tensor) and value.shape != parameters[index].shape:
                 raise CheckpointError(
                     f"the optimiser's {key} of parameter {index} has shape {tuple(value.shape)} in the checkpoint; "
                     f"expected {tuple(parameters[index].shape)}, as the parameter."
                 )
-    own = [{name: group[name] for name in _FORM if name in group} for group in optimizer.param_groups]
+    own = [{name: group[name] for name in _IMPLEMENTATION_OPTIONS if name in group} for group in optimizer.param_groups]
     groups = [{**group, **form} for group, form in zip(state["param_groups"], own, strict=True)]
     optimizer.load_state_dict({**state, "param_groups": groups})
     fuse(optimizer)
@@ -137,13 +137,18 @@ def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
         optimizer.step()
 
 
-_HEED_A_FLAG = (SGD, Adam, AdamW)
-_FORM = ("fused", "foreach", "capturable", "differentiable")  # as the device allows, not as a checkpoint says
+_FUSED_CLASSES = (SGD, Adam, AdamW)
+_IMPLEMENTATION_OPTIONS = (
+    "fused",
+    "foreach",
+    "capturable",
+    "differentiable",
+)  # as the device allows, not as a checkpoint says
 
 
 def _is_fused(optimizer: Optimizer) -> bool:
     heeding = (group["fused"] and not group.get("dampening") for group in optimizer.param_groups)
-    return type(optimizer) in _HEED_A_FLAG and all(heeding)
+    return type(optimizer) in _FUSED_CLASSES and all(heeding)
 
 
 def _and_others(names: list[str]) -> str:

@@ -17,6 +17,7 @@ from dalib.evaluation.panels import write_png
 from dalib.files import write_atomically
 from dalib.hooks import Predict
 from dalib.labels import Color
+from dalib.resizing import resize_logits
 
 
 def predict_images(
@@ -69,9 +70,7 @@ def _label(predict: Predict, image: Tensor, size: tuple[int, int] | None) -> Ten
     batch, own = image[None].float() / 255, image.shape[-2:]
     if size is not None and size != own:
         batch = F.interpolate(batch, size, mode="bilinear", antialias=True)
-    logits = predict(batch).float()
-    if logits.shape[-2:] != own:
-        logits = F.interpolate(logits, own, mode="bilinear")
+    logits = resize_logits(predict(batch), (own[0], own[1]))
     return logits[0].argmax(0).to(torch.uint8)
 
 

@@ -6,7 +6,7 @@ from types import FrameType
 from typing import Any
 
 
-class HeldBack:
+class DeferredSignal:
     """Defers the Python handler of a signal from ``start`` to ``stop``, which calls it if the signal arrived.
 
     torch's SIGCHLD handler raises in the main thread when a loader's worker dies; in the middle of an update it would
