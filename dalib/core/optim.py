@@ -138,7 +138,7 @@ def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
 
 
 _FUSED_CLASSES = (SGD, Adam, AdamW)
-_IMPLEMENTATION_OPTIONS = (
+_IMPLEMENTATION_OPTIONS = ("fused", "foreach", "capturable", "differentiable")  # of this device, not of a checkpoint
     "fused",
     "foreach",
     "capturable",
