@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public name lives. They resolve on first use, so that `dalib --help` needs no torch.
+# The module of each public name, imported on first use, so that `dalib --help` needs no torch.
 _HOMES = {
     "IGNORE": "labels",
     "Batch": "data.batch",

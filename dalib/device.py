@@ -1,4 +1,4 @@
-"""Which device a run uses, and what it is called."""
+"""The choice of a device, and the name of its hardware."""
 
 import platform
 from pathlib import Path
@@ -9,10 +9,10 @@ from dalib.errors import RecipeError
 
 
 def choose_device(name: torch.device | str | None) -> torch.device:
-    """Return the device of that name; without one, the GPU where there is one.
+    """Return the device of that name; for None the GPU if there is one, else the CPU.
 
     Raises:
-        RecipeError: there is no device of that name, or a GPU is asked for that is not there.
+        RecipeError: the name is no device, or a GPU that does not exist.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

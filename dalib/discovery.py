@@ -1,4 +1,4 @@
-"""Where plugins come from: the installed packages with the entry point ``dalib``, and modules that a recipe names."""
+"""Discovery of plugins: installed packages with the entry point ``dalib``, and modules that a recipe names."""
 
 import importlib
 import os
@@ -49,11 +49,11 @@ def load_module(registry: Registry, name: str) -> None:
     except RegistryError:
         raise
     except Exception as error:
-        raise RegistryError(f"plugin module {name!r} failed to load: {_told(error)}.") from error
+        raise RegistryError(f"plugin module {name!r} failed to load: {_one_line(error)}.") from error
 
 
 def load_entry_points(registry: Registry) -> None:
-    """Load every installed plugin in sorted order; one that fails is kept in ``broken`` and stops nobody else."""
+    """Load every installed plugin in sorted order; one that fails is listed in ``broken`` and does not stop others."""
     for entry in sorted(entry_points(group=PROJECT), key=lambda e: (e.name, e.value)):
         if _is_set(SAFE) and entry.value not in BUNDLED:
             registry.broken[entry.name] = "left out by --safe"
@@ -63,13 +63,13 @@ def load_entry_points(registry: Registry) -> None:
         except DuplicateNameError:
             raise
         except Exception as error:
-            registry.broken[entry.name] = _told(error)
+            registry.broken[entry.name] = _one_line(error)
 
 
 def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """Return the error on one line, without a full stop."""
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")

@@ -1,14 +1,14 @@
-"""What dalib raises when the user has to act: one message that names the thing, the expectation and the value."""
+"""dalib's exceptions; each message names the thing at fault, what was expected and what was found."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class DalibError(Exception):
-    """A user's error; the command line prints its message without a traceback and exits with status 2.
+    """An error that the user can fix; the command line prints it without a traceback and exits with status 2.
 
     Attributes:
-        raised_by: the strategy, hook and step that it left, as its message says; None for one from elsewhere.
+        raised_by: the strategy, hook and step that raised it; None for an error from elsewhere.
     """
 
     raised_by: str | None = None
@@ -30,9 +30,9 @@ class DataError(DalibError):
     """A data set, an image or a label is missing or malformed.
 
     Attributes:
-        item: what it is about, a file or an item of a set, which the message begins with; "" for a set as a whole.
+        item: the file or item at fault, with which the message begins; "" for a data set as a whole.
         reason: the message without the item.
-        kind: what it has in common with errors about other items: the reason, but for what was found in this one.
+        kind: the reason without the values of this item, by which the same error of many items is counted.
     """
 
     def __init__(self, reason: str, *, item: object = "", kind: str = "") -> None:
@@ -51,11 +51,11 @@ class CheckpointError(DalibError):
 
 
 class StrategyError(RuntimeError):
-    """A fault in a strategy's code, with its name, the hook and the step; ``__cause__`` is what was raised."""
+    """An unexpected exception in a strategy's code, ``__cause__``; the message names strategy, hook and step."""
 
 
 def add_to(error: Exception, sentence: str) -> None:
-    """Let a user's error say one sentence more, and a fault in code carry it below its traceback."""
+    """Append a sentence to the message of a DalibError, or to any other error as a note below its traceback."""
     if isinstance(error, DalibError):
         error.args = (f"{error} {sentence}",)
     else:
@@ -63,7 +63,7 @@ def add_to(error: Exception, sentence: str) -> None:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest known name, else the list of what there is."""
+    """Return " Did you mean 'x'?" for the nearest known name, else the list of known names."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     if close:

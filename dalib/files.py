@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, files of tensors, and where a run keeps its checkpoints."""
+"""Atomic writing of files, safe loading of tensors, and the checkpoints in a run folder."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ def replaced(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
             the two paths, or the new one at ``path``.
 
     Raises:
-        DalibError: the disk is full, or the place cannot be written.
+        DalibError: the disk is full, or ``path`` cannot be written.
     """
     temporary = _temporary(path)
     with _refused(path, temporary):
@@ -42,26 +42,26 @@ def replaced(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` whole or not at all."""
+    """Write ``data`` to ``path`` atomically."""
     with replaced(path) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     write_atomically(path, text.encode())
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of ``path``, and find out now whether a file could be written there later.
+    """Create the folder of ``path`` and check that a file can be written there.
 
     Raises:
-        DalibError: it is a folder, or its own cannot be made or written to.
+        DalibError: ``path`` is a folder, or its parent cannot be created or written to.
     """
     if path.is_dir():
         raise DalibError(f"{path} is a folder; expected the path of a file to write. Add a file's name to it.")
@@ -76,7 +76,7 @@ def check_writable(path: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file and wait until the disk has it; only a power cut or a full disk cuts a line short."""
+    """Append a line to a text file and flush it to the disk; only a power cut or a full disk cuts a line short."""
     with _refused(path), path.open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
         file.flush()
@@ -84,7 +84,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left in a folder."""
+    """Remove the temporary files that a killed process left in a folder."""
     for path in folder.glob(".*.tmp"):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -93,8 +93,8 @@ def remove_temporaries(folder: Path) -> None:
 def load_tensors(path: Path) -> Any:
     """Return what a file of ``torch.save`` holds, on the CPU: tensors, primitives and containers of them.
 
-    A stranger's file can be opened: objects, which would run code, are refused, and so is what compression could unfold
-    to any size. The checksums of the ZIP archive that torch writes tell damage.
+    An untrusted file is safe to open: objects, which could run code, are refused, and so is compression, which could
+    unfold to any size. The checksums of torch's ZIP archive reveal damage.
 
     Raises:
         Exception: of any kind; a damaged file fails anywhere in torch's reader.
@@ -105,7 +105,7 @@ def load_tensors(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed, which torch never does, so it could unfold to any size.")
-            # Under the mark of a folder torch reads nothing, and gives tensors of memory as it was.
+            # torch reads nothing from an entry marked as a folder and returns uninitialised tensors.
             if any(entry.external_attr for entry in archive.infolist()):
                 raise ValueError("an entry has attributes, which torch never writes, so it is damaged.")
             if damaged := archive.testzip():
@@ -114,14 +114,14 @@ def load_tensors(path: Path) -> Any:
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """Return the checkpoints that a run can go on from, the newest first; ``best.pt`` is not among them."""
+    """Return the checkpoints that a run can resume from, newest first; ``best.pt`` is not among them."""
     folder = run / "checkpoints"
     kept = sorted(folder.glob("step_*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
     return [path for path in (folder / "last.pt", folder / "previous.pt", *kept) if path.exists()]
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a run folder (its newest) or a path to a checkpoint means."""
+    """Return a run folder's newest checkpoint, or a file's own path; CheckpointError if there is none."""
     if path.is_dir():
         if found := checkpoints_of(path):
             return found[0]
@@ -138,7 +138,7 @@ def _temporary(path: Path) -> Path:
 
 @contextmanager
 def _refused(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Remove the temporary file on any error, and say in one message what the system refused."""
+    """On any error remove the temporary file; an OSError becomes a DalibError."""
     try:
         yield
     except BaseException as error:

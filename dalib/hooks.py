@@ -1,4 +1,4 @@
-"""What every module that implements or calls a hook has in common."""
+"""The pluggy markers of hooks, and the type of a prediction function."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +15,7 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 _mark = pluggy.HookimplMarker(PROJECT)
 
 Predict = Callable[["Tensor"], "Tensor"]
-"""From images (B, 3, H, W) in [0, 1] to logits (B, K, H, W)."""
+"""Maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W)."""
 
 
 def hookimpl(function: F) -> F:

@@ -1,4 +1,4 @@
-"""What a label is: train ids, 255 for ignored pixels, and Cityscapes' names and colours, which are the default."""
+"""Conventions for labels (train ids): 255 = ignore; Cityscapes' class names and colours are the default."""
 
 Color = tuple[int, int, int]
 """Red, green and blue in 0..255."""

@@ -1,4 +1,4 @@
-"""The segmentation loss: what a labelled stream trains, for every strategy that has one, as a function of tensors."""
+"""The segmentation loss on a labelled stream, as functions of tensors."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from dalib.resizing import resize
 
 
 class Local:
-    """How a loss sees the whole batch where one process holds all of it."""
+    """Reductions over the whole batch, where one process holds all of it."""
 
     def mean(self, values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return sum(weight * values * valid) / sum(valid) in float32; 0, and still in the graph, when none is valid.
@@ -38,7 +38,7 @@ class Local:
         return x.sum()
 
     def kth(self, values: Tensor, k: int) -> Tensor:
-        """Return the k-th largest of all values (k >= 1), the least of them where there are fewer."""
+        """Return the k-th largest of all values (k >= 1), or the smallest if there are fewer."""
         return values.flatten().topk(min(k, values.numel()), sorted=True).values[-1]
 
 
@@ -46,7 +46,7 @@ LOCAL = Local()
 
 
 class SegmentationLossFunction(Protocol):
-    """What ``loss:`` of a recipe, or a network's own ``segmentation_loss``, is."""
+    """The signature of a segmentation loss: a recipe's ``loss:`` or a network's own ``segmentation_loss``."""
 
     def __call__(
         self, outputs: Mapping[str, Tensor], label: Tensor, weight: Tensor | None = None, *, across: Local = LOCAL
@@ -54,7 +54,7 @@ class SegmentationLossFunction(Protocol):
         """Return the loss of one stream, a scalar; exactly 0, and still in the graph, where no pixel is valid.
 
         Args:
-            outputs: what the network gives in training, see ``SegmentationModel.forward``.
+            outputs: the network's outputs in training, see ``SegmentationModel.forward``.
             label: (B, H, W) int64 train ids, 255 = ignore.
             weight: (B, H, W) float >= 0, the weight of each pixel.
             across: means, sums and order statistics over the whole batch.
@@ -94,7 +94,7 @@ class SegmentationLoss:
 
     Options:
         class_weights: factor of each class; the denominator stays the number of valid pixels.
-        ohem: keep only pixels whose true class has a probability below this (0..1), of the main output.
+        ohem: in the main output keep only pixels whose true class has a probability below this, in (0, 1].
         min_kept: with ``ohem``, keep at least so many pixels per batch.
         auxiliary: weight of each auxiliary head (BiSeNet's authors use 1).
     """
@@ -118,7 +118,7 @@ class SegmentationLoss:
         valid = label != IGNORE
         weights = None if self.class_weights is None else _on_device(tuple(self.class_weights), logits.device)
         values = cross_entropy(logits, label, weights)
-        if ohem is not None:  # how hard a pixel is, its class's weight does not say
+        if ohem is not None:  # class weights must not change which pixels are hard
             hardness = values if weights is None else cross_entropy(logits, label)
             valid = hard_pixels(hardness, valid, ohem, self.min_kept, across=across)
         return across.mean(values, valid, weight)
@@ -126,5 +126,5 @@ class SegmentationLoss:
 
 @cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return a constant tensor, copied to the device once: each copy waits for it."""
+    """Return a constant tensor, copied to the device only once, since each copy synchronises."""
     return torch.tensor(values, dtype=torch.float32, device=device)

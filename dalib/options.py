@@ -18,7 +18,7 @@ from typing import (
 
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails, SchemaError
-from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+from typing_extensions import TypedDict  # pydantic requires this one before Python 3.12
 
 from dalib.errors import RecipeError, suggest
 
@@ -29,10 +29,10 @@ Whole = Annotated[int, Field(ge=0)]
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-_EXPECTED = {  # where pydantic's words are not a recipe author's
+_EXPECTED = {  # where pydantic's wording would puzzle a recipe's author
     "int_type": "a whole number",
     "int_from_float": "a whole number",
-    "int_parsing": "a whole number",  # as are these of the keys of a dict, which JSON has as texts
+    "int_parsing": "a whole number",  # this and the next two: keys of a dict, strings in JSON
     "float_parsing": "a number",
     "bool_parsing": "true or false",
     "string_type": "text",
@@ -55,7 +55,7 @@ _EXPECTED = {  # where pydantic's words are not a recipe author's
 
 @dataclass_transform(kw_only_default=True)
 class OptionGroup:
-    """Options that stand together as one mapping, such as a strategy's ``blur: {kernel: 3, sigma: [0.2, 0.8]}``.
+    """Options grouped in one mapping, such as a strategy's ``blur: {kernel: 3, sigma: [0.2, 0.8]}``.
 
     Every subclass becomes a keyword-only dataclass; a recipe that misspells one of its fields is refused.
     """
@@ -68,13 +68,13 @@ class OptionGroup:
 
 
 def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return ``options`` in the types that ``target`` (a class or factory) is annotated with.
+    """Return ``options`` converted to the types that ``target`` (a class or factory) is annotated with.
 
-    Pydantic reads them as JSON, strictly: lists make tuples, but no text makes a number, nor true a 1. What JSON does
-    not have, such as a path or a tensor, was handed over in Python and passes; the factory knows what to do with it.
+    Pydantic reads them as JSON in strict mode: a list becomes a tuple, but no string a number, nor true a 1. Values
+    that JSON lacks, such as a path or a tensor, can only come from Python, and are not checked.
 
     Args:
-        path: where the options stand, for messages such as ``strategies[2].beta: expected a number, got [1]``.
+        path: the options' place in the recipe, for messages such as ``strategies[2].beta: expected a number, got [1]``.
 
     Raises:
         RecipeError: an unknown option, a missing one, or a value of the wrong type or out of its range.
@@ -84,20 +84,20 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], path: 
     kind, adapter = _adapter(target, frozenset(data), path)
     text = json.dumps(data | dict.fromkeys(objects))
     try:
-        checked = adapter.validate_json(text, strict=True)  # again, for a BaseModel has a configuration of its own
+        checked = adapter.validate_json(text, strict=True)  # strict again: a BaseModel has its own config
     except ValidationError as error:
         raise RecipeError(_message(error.errors(include_url=False), kind, text, path)) from None
     for name, value in data.items():
-        if not _is_data(value, allow_nan=False):  # in what is annotated with Any or not at all
+        if not _is_data(value, allow_nan=False):  # where the annotation is Any or missing
             raise RecipeError(f"{_joined(path, (name,))}: expected a finite number, got {json.dumps(value):.200}.")
     return {**checked, **objects}
 
 
 def options_type(target: Callable[..., Any], anything: Collection[str] = ()) -> Any:
-    """Return the TypedDict of what ``target`` takes by keyword, for pydantic to check or to make a JSON schema of.
+    """Return the TypedDict of the keyword arguments of ``target``, for validation or for a JSON schema.
 
     Args:
-        anything: parameters whose annotations do not count.
+        anything: parameters to treat as annotated with Any.
     """
     annotated: Any = target.__init__ if isinstance(target, type) and not is_dataclass(target) else target  # type: ignore[misc]
     hints = get_type_hints(annotated, include_extras=True) | dict.fromkeys(anything, Any)
@@ -114,7 +114,7 @@ def options_type(target: Callable[..., Any], anything: Collection[str] = ()) -> 
 
 @cache
 def _adapter(target: Callable[..., Any], given: frozenset[str], path: str) -> tuple[Any, TypeAdapter[dict[str, Any]]]:
-    """Return the type of the options and what checks it; a hint that pydantic cannot read counts only if given."""
+    """Return the options' TypedDict and its validator; an unsupported annotation fails only if its option is given."""
     parameters = inspect.signature(target).parameters
     try:
         kind = options_type(target, parameters.keys() - given)
@@ -136,12 +136,12 @@ def _is_data(value: Any, *, allow_nan: bool = True) -> bool:
 
 
 def _message(details: list[ErrorDetails], kind: Any, text: str, path: str) -> str:
-    """Say what was expected in the words of a recipe's author; of a union's errors, the deepest ones."""
-    if details[0]["type"] == "json_invalid":  # nested too deep, or a text with half a character
+    """Return one message for a recipe's author; of a union's errors it reports the deepest ones."""
+    if details[0]["type"] == "json_invalid":  # nested too deep, or a string with a lone surrogate
         return f"{path or 'the recipe'}: not a value in JSON: {details[0]['ctx']['error']}."
     value = json.loads(text)
     found = [(_keys(detail, value), detail) for detail in details]
-    for keys, detail in found:  # before what it was misspelt for is missing
+    for keys, detail in found:  # first, since a misspelt option is also a missing one
         if detail["type"] in _UNKNOWN:
             return f"{_joined(path, keys)}: unknown option.{suggest(str(keys[-1]), _names(kind, keys))}"
     deepest = max((keys for keys, detail in found if detail["loc"][:1] == details[0]["loc"][:1]), key=len)
@@ -175,9 +175,9 @@ def _keys(detail: ErrorDetails, value: Any) -> tuple[int | str, ...]:
 
 
 def _names(kind: Any, keys: tuple[int | str, ...]) -> list[str]:
-    """Return what may stand beside the last of ``keys`` in options of ``kind``."""
+    """Return the names of the options in the group that the last of ``keys`` belongs to."""
     kinds = [kind]
-    for key in keys[:-1]:  # an index, or a key of a dict, leads to no other group
+    for key in keys[:-1]:  # an index or a dict's key stays in the same group
         hints = [get_type_hints(kind, include_extras=True).get(str(key)) for kind in kinds]
         kinds = [group for hint in hints for group in _groups(hint)] or kinds
     return [name for kind in kinds for name in getattr(kind, "__dataclass_fields__", kind.__annotations__)]

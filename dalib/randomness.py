@@ -17,7 +17,7 @@ def seed_of(*key: Key) -> int:
 
 @contextmanager
 def seeded(device: torch.device, *key: Key) -> Iterator[None]:
-    """Run the body with torch's generators (the CPU's and the device's) seeded from ``key``, and put them back."""
+    """Run the body with torch's generators (the CPU's and the device's) seeded from ``key``, then restore them."""
     cuda = device if device.type == "cuda" else None
     cpu_state = torch.get_rng_state()
     cuda_state = torch.cuda.get_rng_state(cuda) if cuda else None

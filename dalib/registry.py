@@ -1,4 +1,4 @@
-"""Names of strategies, models and data sets, and which plugin brought each."""
+"""The registry of strategies, models and data sets by name, with the plugin that registered each."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,7 +13,7 @@ Factory = Callable[..., Any]
 
 
 class PluginSpecs:
-    """What a plugin package implements."""
+    """The hook that a plugin package implements."""
 
     @hookspec
     def dalib_register(self, registry: "Registry") -> None:
@@ -21,10 +21,10 @@ class PluginSpecs:
 
 
 class Registry:
-    """What can be named in a recipe. ``dalib.discovery`` fills the process's own; tests build theirs with ``load``."""
+    """Factories that a recipe can name; ``dalib.discovery`` makes the one that a process shares."""
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[Kind, str], tuple[Factory, str]] = {}  # -> (what, owner)
+        self._entries: dict[tuple[Kind, str], tuple[Factory, str]] = {}  # -> (factory, plugin)
         self._owner: str | None = None
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(PluginSpecs)
@@ -45,7 +45,7 @@ class Registry:
         self._add("dataset", name, factory)
 
     def get(self, kind: Kind, name: str) -> Factory:
-        """Return what is registered under a name; RegistryError says what there is, and what failed to import."""
+        """Return the factory of a name; RegistryError suggests a known name and lists plugins that failed to load."""
         if (kind, name) not in self._entries:
             broken = "".join(f" Plugin {plugin!r} failed to load: {why}." for plugin, why in self.broken.items())
             raise RegistryError(f"there is no {kind} {name!r}.{suggest(name, self.names(kind))}{broken or _ELSEWHERE}")
@@ -60,7 +60,7 @@ class Registry:
         return self._entries[kind, name][1]
 
     def load(self, plugin: str, module: object) -> None:
-        """Let a module with the hook ``dalib_register`` register its names: all of them, or none if it fails."""
+        """Call the hook ``dalib_register`` of a module; it registers all its names, or none if it fails."""
         before = dict(self._entries)
         self._manager.register(module, name=plugin)
         hooks = [i for i in self._manager.hook.dalib_register.get_hookimpls() if i.plugin_name == plugin]

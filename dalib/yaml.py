@@ -1,4 +1,4 @@
-"""YAML as recipes need it: ``1e-4`` is a number, a key stands once, and the text cannot hurt."""
+"""Strict and safe YAML for recipes: ``1e-4`` is a number, no key is given twice, and the size is limited."""
 
 import math
 import re
@@ -9,18 +9,18 @@ import yaml
 
 from dalib.errors import RecipeError
 
-MAX_SIZE = 100_000  # characters, each use of an alias counted; PyYAML takes a second for so many
+MAX_SIZE = 100_000  # characters, with aliases expanded; PyYAML takes a second for so many
 
 _CORE = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
-_FLOAT = re.compile(  # with underscores, as PyYAML's whole numbers; digits alone are a whole number, or text: 09
+_FLOAT = re.compile(  # underscores as in PyYAML's integers; digits alone are an integer, or text as 09 is
     r"^[-+]?(?![\d_]+$)(\.\d[\d_]*|\d[\d_]*(\.[\d_]*)?)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
 )
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the types of JSON alone, YAML 1.2's floats, no key twice and a copy for each use of an alias.
+    """SafeLoader with JSON's types only, YAML 1.2's floats, unique keys and a copy for each use of an alias.
 
-    PyYAML shares what an alias names, so that a short text becomes a value that nobody can print, check or copy.
+    PyYAML shares the object of an alias, so a short text could become a value too large to print, check or copy.
     """
 
     size = 0
@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
         if self.size > MAX_SIZE:
             raise RecipeError(f"its aliases unfold to more than {MAX_SIZE:,} characters.")
         value = super().construct_object(node, deep=True)
-        del self.constructed_objects[node]  # or the next use of an alias gets this very object
+        del self.constructed_objects[node]  # so that the next use of an alias makes a copy
         if (isinstance(value, int) and abs(value) >= 2**64) or (isinstance(value, float) and not math.isfinite(value)):
             raise _refusal(node, f"expected a finite number of at most 64 bits, got {node.value:.60}")
         return value
@@ -64,17 +64,17 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes the texts which the loader would take for numbers."""
+    """SafeDumper that quotes strings which the loader would read as numbers."""
 
 
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def parse_yaml(text: str, name: str = "the text") -> Any:
-    """Return the value of a YAML text: what JSON has, with whole numbers as keys beside texts.
+    """Return the value of a YAML text, in JSON's types; keys may also be integers.
 
     Raises:
-        RecipeError: it is no YAML, a key stands twice, a number is not finite, or it is too large or too deep.
+        RecipeError: it is not YAML, a key is given twice, a number is not finite, or it is too large or too deep.
     """
     if len(text) > MAX_SIZE:
         raise RecipeError(f"{name}: {len(text):,} characters long; a recipe has at most {MAX_SIZE:,}.")
@@ -88,7 +88,7 @@ def parse_yaml(text: str, name: str = "the text") -> Any:
         mark = error.problem_mark or error.context_mark
         where = f" on line {mark.line + 1}" if mark else ""
         raise RecipeError(f"{name}: not YAML{where}: {error.problem or error.context}.") from None
-    except Exception as error:  # PyYAML's constructors fail in many ways on what a tag forces on them: `!!bool x`
+    except Exception as error:  # PyYAML's constructors fail in many ways on an explicit tag: `!!bool x`
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
         raise RecipeError(f"{name}: not YAML: {reason:.200}.") from None
 
@@ -108,7 +108,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def dump_yaml(value: Any, *, inline: bool = False) -> str:
-    """Return a value as YAML in the order of its keys; ``inline`` in braces, on one line."""
+    """Return a value as YAML in the order of its keys; with ``inline`` on one line."""
     width, flow = (float("inf"), True) if inline else (120, False)
     return str(
         yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)

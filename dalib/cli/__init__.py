@@ -1,4 +1,4 @@
-"""The command line: arguments in, exit status out; the work is done by ``dalib.cli.commands``."""
+"""The command line: its arguments, errors and exit status; ``dalib.cli.commands`` does the work."""
 
 import argparse
 import errno
@@ -16,7 +16,7 @@ from dalib.errors import DalibError
 USER_ERROR = 2
 INTERRUPTED = 130
 
-# What a path, its permissions or a full disk bring about, wherever a command reads or writes.
+# Errors of the file system that the user can fix: a wrong path, its permissions, a full disk.
 OUTSIDE = {
     *(errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG),
     *(errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
@@ -26,12 +26,12 @@ OUTSIDE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for a user's error (one message, no traceback), 128 + a signal.
 
-    A fault of ours leaves as an exception, with its traceback and status 1.
+    Any other exception propagates, with its traceback and status 1: it is a fault of dalib.
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     _take_overrides(parser, options, rest)
-    # Before torch is loaded: threads that spin while they wait made a step eight times as slow on a busy machine.
+    # Before torch is imported: OpenMP threads that spin while waiting made a step eight times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     configure_logging()
     from dalib.cli import commands
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
     except DalibError as error:
         _say(str(error))
-        stopped_by = getattr(error, "signal", None)  # a run that was asked to stop, and has saved itself
+        stopped_by = getattr(error, "signal", None)  # of an InterruptedRunError
         return USER_ERROR if stopped_by is None else 128 + stopped_by
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -58,10 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def configure_logging() -> None:
-    """Write what dalib tells on its way, such as how many tensors of a file of weights fitted, to stderr.
-
-    Warnings come as one line each, without the place in the code.
-    """
+    """Write dalib's log messages from INFO on to stderr, and each warning on one line without its source line."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("dalib").setLevel(logging.INFO)
@@ -72,7 +69,7 @@ def _say(message: str) -> None:
 
 
 def _take_overrides(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> None:
-    """Let overrides stand after options, too, where argparse leaves them over."""
+    """Accept overrides after options, too, which argparse leaves unparsed."""
     unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -157,14 +154,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def count(text: str) -> int:
-    """Return the number that an argument gives; argparse.ArgumentTypeError unless it is a whole one of at least 1."""
+    """Return an argument as an integer; argparse.ArgumentTypeError unless it is at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """Return the time that an argument gives; argparse.ArgumentTypeError unless it is finite and at least 0."""
+    """Return an argument as seconds; argparse.ArgumentTypeError unless it is finite and at least 0."""
     try:
         value = float(text)
     except ValueError:

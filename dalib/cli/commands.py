@@ -1,4 +1,4 @@
-"""What each command of the command line does."""
+"""The commands of the command line, one function each."""
 
 import logging
 import sys
@@ -42,7 +42,7 @@ from dalib.yaml import parse_yaml
 
 logger = logging.getLogger("dalib")
 
-CALIBRATED_ON = 32  # pictures, of which every second one is for the comparison
+CALIBRATED_ON = 32  # images, of which every second one is for the comparison
 
 
 def train(options: Namespace) -> None:
@@ -53,7 +53,7 @@ def train(options: Namespace) -> None:
 
 
 def evaluate(options: Namespace) -> None:
-    """Score a run, or an exported file by a recipe."""
+    """Evaluate a run, or an exported file on a recipe's data."""
     score: Callable[..., Result]
     recipe = None if options.recipe is None else load_recipe(options.recipe)
     if Path(options.run).suffix == ".onnx":
@@ -130,7 +130,7 @@ def plan(options: Namespace) -> None:
 
 
 def plugins(options: Namespace) -> None:
-    """List plugins, broken ones with their errors, and names."""
+    """List plugins, broken ones with their errors, and the registered names."""
     registry = default_registry()
     found = Table("plugin", "module", "state", title="plugins")
     for name, module in registry.loaded.items():
@@ -214,7 +214,7 @@ def export(options: Namespace) -> None:
 
 
 def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> list[Tensor] | None:
-    """Return the target's pictures that int8 is calibrated on, spread over a folder or a recipe's target; no labels."""
+    """Return images (3, H, W) in [0, 1] to calibrate int8 on, spread over a folder or a recipe's target."""
     if not options.int8:
         if options.calibrate:
             raise DalibError("--calibrate names the pictures that int8 is calibrated on; add --int8, or leave it out.")
@@ -242,7 +242,7 @@ def _spread(count: int) -> list[int]:
 
 
 def _check_json(options: Namespace) -> None:
-    """Refuse a place for --json before the work whose result goes there."""
+    """Check before the work that the file of --json can be written."""
     if options.json:
         check_writable(Path(options.json))
 
@@ -265,7 +265,7 @@ def _teacher(teacher: Teacher | None) -> str:
 
 
 def _described(number: int, row: PlannedStrategy) -> str:
-    """Return what one strategy does in the stack, a line per aspect: wide enough for a terminal of 80 columns."""
+    """Return a row of a plan as text, a line per aspect, to fit a terminal of 80 columns."""
     strategy = row.strategy
     kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
     forwards = "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards))

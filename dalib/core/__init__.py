@@ -1,1 +1,1 @@
-"""The engine and what a plugin author meets."""
+"""The training engine and what plugins are written against: strategies, steps, critics, the teacher."""

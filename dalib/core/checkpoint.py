@@ -1,4 +1,4 @@
-"""Checkpoint files: tensors and primitives, written whole or not at all."""
+"""Checkpoint files of tensors and primitives: atomic writing, safe reading, and whether one fits a run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ from dalib.files import load_tensors, replaced
 def write(state: Mapping[str, Any], path: Path, previous: Path | None = None) -> None:
     """Write ``state`` to ``path``: to a temporary file beside it, flushed to the disk, then renamed over it.
 
-    torch's format is a ZIP archive, whose checksums tell damage.
+    torch's format is a ZIP archive, whose checksums reveal damage.
 
     Args:
-        previous: where the file that stands at ``path`` goes.
+        previous: where the old file at ``path`` is moved to.
 
     Raises:
-        DalibError: the disk is full, or the place cannot be written; the file at ``path`` is whole.
+        DalibError: the disk is full, or ``path`` cannot be written; the old file stays intact.
     """
     with replaced(path, previous) as file:
         try:
@@ -32,7 +32,7 @@ def write(state: Mapping[str, Any], path: Path, previous: Path | None = None) ->
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; only tensors and primitives, so that a stranger's file can be opened.
+    """Read a checkpoint onto the CPU; only tensors and primitives, so an untrusted file cannot run code.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else.
@@ -54,10 +54,10 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def taken_from(what: Path) -> Iterator[None]:
-    """Turn what fails in the body, whatever a stranger put under the right keys, into a CheckpointError.
+    """Turn errors in the body into a CheckpointError: a foreign file may hold anything under the right keys.
 
     Args:
-        what: the checkpoint or run to name.
+        what: the checkpoint or run that the message names.
     """
     try:
         yield
@@ -107,7 +107,7 @@ def _listed(stack: list[list[str]]) -> str:
 
 
 def _check_optimizer(what: str, state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Refuse another kind of optimiser, which torch would take and then fail with in its first step."""
+    """Refuse another optimiser's state, which torch would load and then fail on in its first step."""
     found, expected = ([(sorted(g), len(g["params"])) for g in s["param_groups"]] for s in (state, mine))
     if found != expected:
         raise CheckpointError(

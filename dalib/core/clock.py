@@ -1,4 +1,4 @@
-"""Where the time of a step goes, without waiting for the device."""
+"""Time spent in each part of a step, measured without synchronising with the GPU."""
 
 import time
 from collections import defaultdict
@@ -13,10 +13,10 @@ _MANY_MARKS = 10_000  # about a hundred steps
 
 
 class Clock:
-    """Exclusive seconds by section name: a nested section's time is not counted in the one around it.
+    """Exclusive seconds by section name: a nested section's time does not count in the outer one.
 
-    On a GPU the marks are events in the stream, read by ``totals``, or once they are so old that the device has passed
-    them, so that measuring costs no synchronisation and a long run no memory.
+    On a GPU a CUDA event marks where a section begins. Events are read by ``totals``, or when the GPU has long passed
+    them: no step synchronises, and a long run keeps few.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What a strategy may ask for before training."""
+"""The context of the ``setup`` hook: facts about the run, critics and the teacher."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from dalib.losses import SegmentationLossFunction
 
 @dataclass
 class TeacherSettings:
-    """What the strategies asked of the one teacher, and who asked first."""
+    """Settings that strategies asked of the shared teacher; ``wanted_by`` says who asked for each first."""
 
     asked: bool = False
     decay: float | None = None
@@ -23,7 +23,7 @@ class TeacherSettings:
     wanted_by: dict[str, str] = field(default_factory=dict)
 
     def ask(self, strategy: str, setting: str, value: Any) -> None:
-        """Set what is not yet set; two different explicit values are an error."""
+        """Set one setting; StackError if another strategy has set a different value."""
         if value is None:
             return
         current = getattr(self, setting)
@@ -38,7 +38,7 @@ class TeacherSettings:
 
 @dataclass
 class SetupContext:
-    """One strategy's view of the engine that is being built; not to be kept beyond ``setup`` except what it returns.
+    """One strategy's view of the engine during ``setup``; keep what its methods return, not the context.
 
     Fields:
         model: the student, (B, 3, H, W) in [0, 1] -> logits (B, K, H, W).
@@ -57,7 +57,7 @@ class SetupContext:
     _teacher: TeacherSettings
 
     def critic(self, name: str, module: nn.Module, make_optimizer: MakeOptimizer) -> Critic:
-        """Hand a module to the engine, which moves, checkpoints, schedules and steps it."""
+        """Add a critic; the engine moves, trains and checkpoints it, with the run's learning-rate schedule."""
         key = f"{self.strategy}/{name}"
         if key in self._critics:
             raise StackError(f"strategy {self.strategy!r} makes two critics named {name!r}; give each its own name.")
@@ -66,7 +66,7 @@ class SetupContext:
         return self._critics[key]
 
     def teacher(self, decay: float | None = None, batch_norm: BatchNormMode | None = None) -> None:
-        """Ask for the EMA teacher; None shares what another strategy set."""
+        """Ask for the EMA teacher; None takes what another strategy set, else the default (0.99, "train")."""
         self._teacher.asked = True
         self._teacher.ask(self.strategy, "decay", decay)
         self._teacher.ask(self.strategy, "batch_norm", batch_norm)

@@ -1,4 +1,4 @@
-"""Models, data sets and strategies by name."""
+"""Creation of models, data sets and strategies by their registered names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +19,12 @@ Options = Mapping[str, Any]
 
 
 def create_model(name: str, num_classes: int = 19, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
-    """Create a model and wrap it: (B, 3, H, W) in [0, 1] -> logits (B, K, H, W) of the input's size.
+    """Create a model that maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W) of the input's size.
 
     Args:
         name: a registered model, see ``list_models``.
         weights: a file of weights, a checkpoint or a run folder to start from.
-        options: the factory's own.
+        options: those of the model's factory.
 
     Raises:
         RegistryError: no model has that name.
@@ -45,7 +45,7 @@ def create_strategy(use: str, /, **options: Any) -> Strategy:
 
 
 def model_from(options: Options, num_classes: int, path: str) -> nn.Module:
-    """Create the model of ``{use: name, **options}``; ``path`` is where that stands, for messages."""
+    """Create the model of ``{use: name, **options}``; ``path`` is their place in the recipe, for messages."""
     from dalib.models import load_weights, wrap_model
 
     if num_classes < 1:
@@ -79,7 +79,7 @@ def _factory(kind: Kind, options: Options) -> tuple[Factory, dict[str, Any]]:
 
 
 def check_use(kind: Kind, options: Options, path: str) -> None:
-    """Check ``{use: name, ...}`` of a recipe without making anything."""
+    """Check ``{use: name, **options}`` of a recipe without creating anything."""
     name = options.get("use")
     if not isinstance(name, str):
         raise RecipeError(f"{path}.use: expected the name of a {kind}, got {name!r}.")
@@ -94,7 +94,7 @@ def check_use(kind: Kind, options: Options, path: str) -> None:
 
 
 def _check_model(options: dict[str, Any], path: str) -> dict[str, Any]:
-    """Check what every model has beside its factory's options, and return what its factory gets."""
+    """Check the options that all models have, and return those of the factory."""
     weights = options.pop("weights", None)
     if not isinstance(weights, str | Path | None):
         raise RecipeError(f"{path}.weights: expected a path or null, got {weights!r}.")

@@ -45,17 +45,17 @@ class Engine:
     """Trains a model with an ordered stack of strategies.
 
     Args:
-        model: (B, 3, H, W) in [0, 1] -> logits (B, K, H, W), as ``create_model`` and ``wrap_model`` give it.
+        model: maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W), as models of ``create_model`` do.
         strategies: the stack; list order is call order.
-        optimizer: makes the model's optimiser from its parameters; default SGD at 2.5e-4, see ``dalib.core.optim``.
-        schedule: factor on every learning rate, the critics' included, by optimiser step (from 0).
-        clip: greatest norm of the model's gradient. precision: ``fp32``, ``bf16`` or ``fp16``.
+        optimizer: makes the model's optimiser from its parameters; default: SGD with a learning rate of 2.5e-4.
+        schedule: maps the optimiser step (from 0) to a factor on every learning rate, the critics' included.
+        clip: maximum norm of the model's gradient. precision: ``fp32``, ``bf16`` or ``fp16``.
         accumulate: micro-batches per optimiser step in ``fit``.
-        seed: with the step and the strategy's name it decides every random draw.
-        on_non_finite: when a term or gradient is NaN or infinite, ``stop`` with the state before that step, or ``skip``
-            the step, a bounded number of times.
-        loss: the segmentation loss; default the model's own ``segmentation_loss``, else cross-entropy.
-        device: default the GPU where there is one. classes: names, for strategies that want them.
+        seed: random draws depend on it, the step, the micro-batch, the hook and the strategy's name alone.
+        on_non_finite: when a loss term or a gradient is NaN or infinite, ``stop`` in the state before that step, or
+            ``skip`` the step, a limited number of times.
+        loss: the segmentation loss; default: the model's own ``segmentation_loss``, else cross-entropy.
+        device: default: the GPU if there is one. classes: class names, for strategies that use them.
 
     Raises:
         StackError: the strategies do not fit together.
@@ -103,7 +103,7 @@ class Engine:
     # ------------------------------------------------------------------------------------------------ one step
 
     def step(self, *micro_batches: Batch) -> dict[str, Tensor]:
-        """Do one optimiser step and return its terms, unweighted and detached, by ``strategy/term``."""
+        """Do one optimiser step; return unweighted loss terms and logged scalars, detached, by ``strategy/name``."""
         self._plan(micro_batches[0])
         self._begin()
         parts = len(micro_batches)
@@ -126,13 +126,13 @@ class Engine:
         return terms.means()
 
     def _undo_strategies(self) -> Callable[[], None]:
-        """Return what gives the strategies the state that they have now."""
+        """Return a function that restores the strategies' present state."""
         states = copy.deepcopy(self.stack.state_dict())
         return lambda: self.stack.load_state_dict(states)
 
     def _begin(self) -> None:
         self.model.train()
-        self.model.zero_grad(set_to_none=True)  # parameters that the optimiser was not given, too: they count in clip
+        self.model.zero_grad(set_to_none=True)  # includes parameters without an optimiser, which clip reads
         factor = self.schedule(self.index) if self.schedule else 1.0
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -140,17 +140,17 @@ class Engine:
                 group["lr"] = group["initial_lr"] * group.get("lr_scale", 1.0) * factor
 
     def _backward(self, weighted: Sequence[tuple[float, Mapping[str, Tensor]]], accumulate: int) -> None:
-        """Backpropagate the weighted sum of the terms; a term that is a constant trains nothing."""
+        """Backpropagate the weighted sum of the terms that require a gradient."""
         terms = [weight * term.float() for weight, terms in weighted for term in terms.values() if term.requires_grad]
         if terms:
             with self.clock.section("backward"):
                 self.precision.scaler.scale(torch.stack(terms).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
 
     def _update(self, terms: Terms) -> Tensor:
-        """Step every optimiser that received a gradient, under one scaler that is updated once; then the teacher.
+        """Step every optimiser that received a gradient, with one gradient scaler; then update the teacher.
 
         Returns:
-            The guard's flag: where it is 1, all of that was left out.
+            The guard's flag, 0-d float32: 1 where nothing was updated.
         """
         gradients = self._gradients()
         received = [self._optimizers[critic] for critic in gradients]
@@ -212,7 +212,7 @@ class Engine:
 
         Args:
             batch_size: images per domain and optimiser step, over all micro-batches.
-            bad_items: counts images that cannot be read; default the first ends the run.
+            bad_items: counts unreadable images and limits their number; default: the first ends the run.
         """
         datasets = self.stack.read({"source": source} | ({"target": target} if target is not None else {}))
         draws = self.stack.draws(datasets)
@@ -261,7 +261,7 @@ class Engine:
         return logits.argmax(1).to(torch.uint8).cpu()
 
     def predictor(self, model: nn.Module) -> Predict:
-        """Return ``predict(images) -> logits`` with what the strategies put around the model."""
+        """Return ``predict(images) -> logits`` wrapped by the strategies' ``predictor`` hooks."""
 
         def predict(images: Tensor) -> Tensor:
             with self.precision.autocast():
@@ -274,7 +274,7 @@ class Engine:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes K."""
         return int(self.model.num_classes)  # type: ignore[arg-type]
 
     @property
@@ -284,11 +284,11 @@ class Engine:
 
     @property
     def _optimizers(self) -> dict[str | None, torch.optim.Optimizer]:
-        """By critic; the model's by None."""
+        """By the critic's name; the model's under None."""
         return {None: self.optimizer} | {name: critic.optimizer for name, critic in self.critics.items()}
 
     def _gradients(self) -> dict[str | None, list[Tensor]]:
-        """Return those that this step gave, by critic; the model's by None."""
+        """Return this step's gradients by the critic's name; the model's under None."""
         received = {
             critic: [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             for critic, optimizer in self._optimizers.items()
@@ -296,11 +296,11 @@ class Engine:
         return {critic: gradients for critic, gradients in received.items() if gradients}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that moves in training: tensors and primitives, after whole and finite steps alone.
+        """Return all training state as tensors and primitives; only after a complete, finite step.
 
         Raises:
-            NonFiniteError: a step that the host has not yet looked at went bad.
-            CheckpointError: the state is not that of a whole step.
+            NonFiniteError: a step that the host had not yet checked was not finite.
+            CheckpointError: the state is not that of a complete step.
         """
         self.guard.look(wait=True)
         if self.guard.broken:
@@ -322,7 +322,7 @@ class Engine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` returned; strict, and nothing changes if it does not fit."""
+        """Restore what ``state_dict`` returned; CheckpointError, and no change, if it does not fit."""
         checkpoint.check_fits(state, self._state())
         network_of(self.model).load_state_dict(state["model"])
         load_state(self.optimizer, state["optimizer"])
@@ -337,17 +337,17 @@ class Engine:
         self.seed, self.index = state["seed"], state["step"]
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint atomically."""
         checkpoint.write(self.state_dict(), Path(path))
 
     def load(self, path: str | Path) -> None:
-        """Go on from a checkpoint, bit for bit."""
+        """Restore a checkpoint; training continues from it bit for bit."""
         state = checkpoint.read(Path(path))
         with checkpoint.taken_from(Path(path)):
             self.load_state_dict(state)
 
     def close(self) -> None:
-        """Let the strategies release what they took."""
+        """Call the strategies' ``teardown`` hooks."""
         self.stack.teardown()
 
     # --------------------------------------------------------------------------------------------------- start
@@ -371,7 +371,7 @@ class Engine:
         return Teacher(self.model, settings.decay, settings.batch_norm) if settings.asked else None
 
     def _plan(self, batch: Batch) -> None:
-        """Check the model, and the stack against the streams that really come, whenever these change."""
+        """Check the model, and the stack against the batch's streams, whenever their sizes change."""
         sizes = {name: stream.size for name, stream in batch.items()}
         if sizes != self._planned:
             if not any(p.requires_grad for p in self.model.parameters()):

@@ -1,4 +1,4 @@
-"""Forwards of student and teacher as every strategy gets them."""
+"""Forward passes of student and teacher, with the run's autocast, clock and seed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ Outputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Forwards:
-    """What a step needs of its engine to compute: networks, autocast, clock and seed.
+    """The networks of an engine, and the autocast, clock and seed that their forwards run under.
 
     Fields:
         student: ``student(images, outputs=True)`` gives all outputs.
-        teacher: the student's average; None where no strategy asked for it.
+        teacher: the student's EMA; None if no strategy asked for it.
     """
 
     student: nn.Module
@@ -34,8 +34,8 @@ class Forwards:
         """Return all outputs of the student on images (B, 3, H, W) in [0, 1].
 
         Args:
-            at: step, micro-batch and stream, which decide the draws.
-            graph: keep what a backward needs.
+            at: step, micro-batch and stream, which seed dropout.
+            graph: whether to build the autograd graph.
         """
         with torch.set_grad_enabled(graph), self._running("student", *at):
             outputs: Outputs = self.student(images, outputs=True)
@@ -49,7 +49,7 @@ class Forwards:
 
     @contextmanager
     def _running(self, who: str, index: Key, micro: Key, stream: Key) -> Iterator[None]:
-        """Autocast, a section of the clock, and draws (dropout) that do not depend on which strategy reads first."""
+        """Autocast, a clock section, and a seed so that dropout does not depend on which strategy reads first."""
         key = (self.seed, index, micro, who, stream)
         with self.clock.section(f"forward ({who})"), seeded(self.device, *key), self.precision.autocast():
             yield

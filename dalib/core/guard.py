@@ -1,4 +1,4 @@
-"""Numbers that go bad: a step with a term or a gradient that is not finite changes nothing and is named."""
+"""Detection of non-finite loss terms and gradients: a step that has one is undone, and the message names it."""
 
 import logging
 import signal
@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dalib.core.held_back import HeldBack
+from dalib.core.deferred_signal import DeferredSignal
 from dalib.core.precision import SMALLEST_SCALE, Precision
 from dalib.errors import DalibError
 
@@ -29,16 +29,16 @@ class NonFiniteError(DalibError):
 
 
 class Guard:
-    """Judges each step by a flag, float32 and exactly 0 or 1, on the device: 1 where the step must change nothing.
+    """Computes a flag per step, a 0-d float32 tensor on the device: 1 if the step must change nothing, else 0.
 
-    Nothing waits for a GPU: whatever changes state heeds the flag there, and what was wrong travels to the host, which
-    acts on it in ``look``. On a CPU it does so before the update.
+    No step synchronises with a GPU: every update reads the flag there, while the list of faults is copied to the host,
+    which acts on it in ``look``. On a CPU it does so before the update.
 
     Args:
-        modules: what runs forwards in a step; their buffers (BatchNorm's, spectral norm's) can go back.
+        modules: those that run forwards in a step; their buffers (BatchNorm's, spectral norm's) can be restored.
 
     Attributes:
-        broken: why the state is not that of a whole step, if it is not.
+        broken: why the state is not that of a complete step; None if it is.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Guard:
         self.broken: str | None = None
         self._device, self._precision, self._modules = device, precision, modules
         self._index, self._updating = 0, False
-        self._buffers = _Kept(())
-        self._worker_deaths = HeldBack(signal.SIGCHLD)
+        self._buffers = _BufferCopy(())
+        self._worker_deaths = DeferredSignal(signal.SIGCHLD)
         self._verdicts: deque[Verdict] = deque()
         self._stopped = torch.zeros((), device=device)
 
@@ -61,17 +61,17 @@ class Guard:
 
     @contextmanager
     def whole_step(self, index: int, undo: Callable[[], None]) -> Iterator[None]:
-        """Undo what forwards changed if the body raises before its update; afterwards the state is ``broken``.
+        """Restore the buffers if the body raises before its update; if it raises later, the state is ``broken``.
 
         Args:
-            undo: called then, for what else the step has changed.
+            undo: called in the first case, to restore what else the step has changed.
         """
         self._index, self._updating = index, False
-        self._buffers = _Kept(self._modules)
+        self._buffers = _BufferCopy(self._modules)
         try:
             yield
         except BaseException:
-            self._worker_deaths.stop(call=False)  # what raised is told; the loader looks for dead workers by itself
+            self._worker_deaths.stop(call=False)  # this error is reported; the loader checks its workers by itself
             if self._updating:
                 self.broken = (
                     f"step {index + 1} broke off in the middle of its update, so its state is neither that before nor "
@@ -85,11 +85,11 @@ class Guard:
         self.look()
 
     def judge(self, terms: Mapping[tuple[str, str], Tensor], gradients: Mapping[str | None, list[Tensor]]) -> Tensor:
-        """Return the flag of the step's faults; under ``stop`` a fault counts for all later steps, too.
+        """Return the step's flag; with the policy ``stop`` a 1 holds for all later steps, too.
 
         Args:
-            terms: by strategy and name. gradients: by critic, the model's by None. In fp16 they are still scaled and
-                may be infinite (``Precision.overflow``); a scale that fell and fell is the fault.
+            terms: by strategy and name. gradients: by critic, the model's under None. In fp16 they are still scaled
+                and may be infinite (``Precision.overflow``); there a scale below ``SMALLEST_SCALE`` is the fault.
         """
         values = {f"term {n!r} of strategy {s!r} is not finite": value.float() for (s, n), value in terms.items()}
         if (scale := self._precision.scale()) is not None:
@@ -111,11 +111,11 @@ class Guard:
         return flag
 
     def put_back(self, flag: Tensor) -> None:
-        """Give the modules' buffers the values from before the step where the flag is 1."""
+        """Restore the modules' buffers from before the step where the flag is 1."""
         self._buffers.put_back(flag)
 
     def look(self, *, wait: bool = False) -> None:
-        """Act on the verdicts that have arrived, or wait for all of them.
+        """Act on the verdicts that have reached the host; with ``wait``, on all of them.
 
         Raises:
             NonFiniteError: the policy is to stop, or too many steps were skipped. No bad step has changed anything.
@@ -128,7 +128,7 @@ class Guard:
         return {"in_a_row": self.skipped_in_a_row, "in_all": self.skipped}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Take back what ``state_dict`` returned; what was under way is forgotten."""
+        """Restore what ``state_dict`` returned and drop pending verdicts."""
         self.skipped_in_a_row, self.skipped = state["in_a_row"], state["in_all"]
         self.broken = None
         self._forget()
@@ -162,7 +162,7 @@ class Guard:
 
 
 class Verdict:
-    """What was wrong in step number ``index``, on its way to the host; the first ``terms`` faults are of terms."""
+    """The faults of step ``index``, copied to the host asynchronously; the first ``terms`` concern loss terms."""
 
     def __init__(self, index: int, faults: Sequence[str], terms: int, bad: Tensor) -> None:
         self.index = index
@@ -178,7 +178,7 @@ class Verdict:
         return self._arrival is None or bool(self._arrival.query())  # type: ignore[no-untyped-call]
 
     def faults(self) -> list[str]:
-        """Return what was wrong; a term that is not finite accounts for the gradients."""
+        """Return the faults; those of loss terms alone where there are any, since they explain the gradients."""
         if self._arrival is not None:
             self._arrival.synchronize()
         bad = self._bad.tolist()
@@ -186,8 +186,8 @@ class Verdict:
         return faults[: sum(bad[: self._terms])] or faults
 
 
-class _Kept:
-    """A copy of modules' buffers: a flat one per type, since a kernel for each of them would cost a GPU more."""
+class _BufferCopy:
+    """A copy of the modules' buffers, one flat tensor per dtype: a kernel per buffer would cost a GPU more."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._places: defaultdict[torch.dtype, list[tuple[nn.Module, str]]] = defaultdict(list)
@@ -197,7 +197,7 @@ class _Kept:
         self._copies = {dtype: _flat(self._live(dtype)) for dtype in self._places}
 
     def put_back(self, flag: Tensor) -> None:
-        """Give the buffers those values where the flag is 1: chosen, not computed, for 0 * NaN is NaN."""
+        """Restore the copied values where the flag is 1; by ``torch.where``, since 0 * NaN is NaN."""
         for dtype, copy in self._copies.items():
             live = self._live(dtype)
             chosen = torch.where(flag.bool(), copy, _flat(live))
@@ -205,7 +205,7 @@ class _Kept:
             torch._foreach_copy_(live, [value.view_as(tensor) for value, tensor in zip(values, live, strict=True)])
 
     def _live(self, dtype: torch.dtype) -> list[Tensor]:
-        """Return the buffers as they are now, those that a forward put in place of another too."""
+        """Return the current buffers, including those that a forward has replaced."""
         return [module.get_buffer(name).detach() for module, name in self._places[dtype]]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class StrategySpecs(Protocol):
-    """What a strategy may implement; an engine calls each in the order of its list."""
+    """Hooks that a strategy may implement; the engine calls each in the order of the stack."""
 
     @hookspec
     def setup(self, ctx: "SetupContext") -> None:
@@ -22,23 +22,23 @@ class StrategySpecs(Protocol):
 
     @hookspec
     def sampler(self, stream: str, dataset: "SegmentationDataset") -> "Draw | None":
-        """Return what the loader draws from for this stream: a pure function from position to index."""
+        """Return a pure function from the position in this stream to the index of the item to load, or None."""
 
     @hookspec
     def pre_batch(self, step: "Step") -> None:
-        """Change or add streams, without gradients: ``step.batch.write``, ``step.batch.add``."""
+        """Change or add streams, without gradients, by ``step.batch.write`` and ``step.batch.add``."""
 
     @hookspec
     def loss(self, step: "Step") -> "Mapping[str, Tensor]":
-        """Return named scalars that train the model."""
+        """Return named 0-d tensors whose weighted sum trains the model."""
 
     @hookspec
     def critic_loss(self, step: "Step") -> "Mapping[str, Tensor]":
-        """Return named scalars that train this strategy's critics; student outputs come detached."""
+        """Return named 0-d tensors that train this strategy's critics; student outputs are detached."""
 
     @hookspec
     def post_step(self, step: "Step") -> None:
-        """Counters, schedules and ``step.log`` after the update."""
+        """Update counters and log (``step.log``) after the optimiser step."""
 
     @hookspec
     def predictor(self, model: "nn.Module", predict: Predict) -> Predict:

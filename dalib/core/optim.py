@@ -21,24 +21,24 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 def sgd(
     *, lr: Positive, momentum: NotNegative = 0.9, weight_decay: NotNegative = 5e-4, nesterov: bool = False
 ) -> MakeOptimizer:
-    """Return a maker of SGD; the defaults are the field's."""
+    """Return a factory of SGD; momentum and weight decay default to AdaptSegNet's."""
     if nesterov and not momentum:
         raise RecipeError("sgd: nesterov: expected a momentum above 0 with it, got 0.")
     return partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
 def adam(*, lr: Positive, betas: tuple[Beta, Beta] = (0.9, 0.999), weight_decay: NotNegative = 0.0) -> MakeOptimizer:
-    """Return a maker of Adam."""
+    """Return a factory of Adam."""
     return partial(Adam, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 def adamw(*, lr: Positive, betas: tuple[Beta, Beta] = (0.9, 0.999), weight_decay: NotNegative = 0.01) -> MakeOptimizer:
-    """Return a maker of AdamW; the defaults are DAFormer's but for the rate."""
+    """Return a factory of AdamW; betas and weight decay default to DAFormer's."""
     return partial(AdamW, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 def poly(*, steps: Count, power: NotNegative = 0.9, warmup: Whole = 0) -> Schedule:
-    """Return (1 - t / steps) ** power after a linear rise over the first ``warmup`` steps."""
+    """Return polynomial decay, (1 - t / steps) ** power, times a linear warm-up over the first ``warmup`` steps."""
 
     def factor(step: int) -> float:
         rise = min((step + 1) / (warmup + 1), 1.0)
@@ -59,19 +59,18 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {"poly": poly, "constant": const
 def parameters_of(network: nn.Module) -> Any:
     """Return what an optimiser takes: the network's own ``parameter_groups()``, else all parameters.
 
-    A group's ``lr_scale`` multiplies the learning rate, as DeepLabV2's ten for its heads.
+    A group's ``lr_scale`` multiplies its learning rate, such as DeepLabV2's 10 for its heads.
 
     Raises:
-        StackError: there are no parameters; one stands twice, and would be updated twice a step, as in the code of
-            AdaptSegNet, ADVENT, FDA and DACS; or one that requires gradients stands nowhere, and would never be
-            updated.
+        StackError: there are no parameters; one is listed twice, so updated twice per step, as in the code of
+            AdaptSegNet, ADVENT, FDA and DACS; or a trainable one is not listed, so never updated.
     """
     if next(network.parameters(), None) is None:
         raise StackError(f"{type(network).__name__} has no parameters; give a network that can learn.")
     make = getattr(network, "parameter_groups", None)
     if make is None:
         return network.parameters()
-    groups = [{**group, "params": _listed(group["params"])} for group in make()]  # which may be iterators
+    groups = [{**group, "params": _listed(group["params"])} for group in make()]  # params may be an iterator
     names = {parameter: name for name, parameter in network.named_parameters()}
     seen: set[nn.Parameter] = set()
     for parameter in (p for group in groups for p in group["params"]):
@@ -90,13 +89,13 @@ def parameters_of(network: nn.Module) -> Any:
 
 
 def fuse(optimizer: Optimizer) -> None:
-    """Let an optimiser of torch run in its fused form: one pass over the memory, which heeds ``step_unless``'s flag.
+    """Switch torch's SGD, Adam and AdamW to their fused form, which reads the flag of ``step_unless`` on the device.
 
-    Other classes stay as they are, and so do those whose maker chose a form, or dampening. Momentum begins as 0, which
-    is the same without dampening: the fused form leaves the memory for it as found when the first step is left out, and
-    fails for a parameter whose first gradient comes later.
+    Other classes stay as they are, and so do groups with ``fused`` or ``foreach`` set, or with dampening. Momentum
+    buffers start at 0, which gives the same updates: fused SGD would leave them uninitialised when the first step is
+    skipped, and fail for a parameter whose first gradient comes later.
     """
-    for group in optimizer.param_groups if type(optimizer) in _HEED_A_FLAG else ():
+    for group in optimizer.param_groups if type(optimizer) in _FUSED_CLASSES else ():
         if group.get("dampening"):
             continue
         if group["fused"] is None and group["foreach"] is None:
@@ -107,29 +106,29 @@ def fuse(optimizer: Optimizer) -> None:
 
 
 def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Take back the state of an optimiser of the same kind, wherever and in whichever form that one ran.
+    """Load the state of an optimiser of the same class, from any device and any form (fused or not).
 
     Raises:
-        CheckpointError: a tensor has not its parameter's shape; fused forms would read and write beyond its memory.
+        CheckpointError: a tensor has not its parameter's shape; a fused optimiser would read and write out of bounds.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, of_parameter in state["state"].items() if type(optimizer) in _HEED_A_FLAG else ():
+    for index, of_parameter in state["state"].items() if type(optimizer) in _FUSED_CLASSES else ():
         for key, value in of_parameter.items():
             if key != "step" and isinstance(value, Tensor) and value.shape != parameters[index].shape:
                 raise CheckpointError(
                     f"the optimiser's {key} of parameter {index} has shape {tuple(value.shape)} in the checkpoint; "
                     f"expected {tuple(parameters[index].shape)}, as the parameter."
                 )
-    own = [{name: group[name] for name in _FORM if name in group} for group in optimizer.param_groups]
+    own = [{name: group[name] for name in _IMPLEMENTATION_OPTIONS if name in group} for group in optimizer.param_groups]
     groups = [{**group, **form} for group, form in zip(state["param_groups"], own, strict=True)]
     optimizer.load_state_dict({**state, "param_groups": groups})
     fuse(optimizer)
 
 
 def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
-    """Step, but change nothing where ``flag``, float32, 0-d and exactly 0 or 1, is 1.
+    """Step the optimiser unless ``flag``, a 0-d float32 tensor that is 0 or 1, is 1.
 
-    A fused optimiser reads it on the device; for any other the host does, and waits for it on a GPU.
+    A fused optimiser reads the flag on the device; for any other the host reads it, which synchronises with a GPU.
     """
     if _is_fused(optimizer):
         optimizer.found_inf = flag  # type: ignore[attr-defined]
@@ -138,13 +137,18 @@ def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
         optimizer.step()
 
 
-_HEED_A_FLAG = (SGD, Adam, AdamW)
-_FORM = ("fused", "foreach", "capturable", "differentiable")  # how an optimiser computes, not what
+_FUSED_CLASSES = (SGD, Adam, AdamW)
+_IMPLEMENTATION_OPTIONS = ("fused", "foreach", "capturable", "differentiable")  # of this device, not of a checkpoint
+    "fused",
+    "foreach",
+    "capturable",
+    "differentiable",
+)  # as the device allows, not as a checkpoint says
 
 
 def _is_fused(optimizer: Optimizer) -> bool:
     heeding = (group["fused"] and not group.get("dampening") for group in optimizer.param_groups)
-    return type(optimizer) in _HEED_A_FLAG and all(heeding)
+    return type(optimizer) in _FUSED_CLASSES and all(heeding)
 
 
 def _and_others(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Mistakes in a stack, found before the first step by following what each strategy reads and writes."""
+"""Checks of a stack before the first step, which follow the streams that each strategy reads and writes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ GIVEN = {"source": ("image", "label", "index"), "target": ("image", "index")}
 
 @dataclass(frozen=True)
 class PlannedStrategy:
-    """One row of a plan: what a strategy does in the stack, and the streams' sizes after it."""
+    """One row of a plan: a strategy, its hooks, its backward pass (``group``) and the streams' sizes after it."""
 
     strategy: Strategy
     hooks: tuple[str, ...]
@@ -26,14 +26,14 @@ class PlannedStrategy:
 
 @dataclass(frozen=True)
 class Plan:
-    """A stack that fits together, in order, and what looks unintended in it."""
+    """The rows of a valid stack, in order, and warnings about what looks unintended."""
 
     rows: tuple[PlannedStrategy, ...]
     warnings: tuple[str, ...]
 
 
 def make_plan(stack: Stack, streams: Mapping[str, Size]) -> Plan:
-    """Follow the streams through the stack; raise StackError at the first thing that cannot work.
+    """Check a stack by following its streams; StackError at the first strategy that cannot work.
 
     Args:
         streams: the loader's streams, ``source`` and ``target``, with their (H, W) where known.
@@ -55,7 +55,7 @@ def make_plan(stack: Stack, streams: Mapping[str, Size]) -> Plan:
         rows.append(PlannedStrategy(strategy, _hooks(stack, strategy), _group(stack, strategy), dict(sizes)))
     _check_forwards(stack, sizes)
     for strategy in (s for s in stack.strategies if s not in stack.implementing("pre_batch")):
-        warnings += strategy.check_sizes(_known(sizes))  # a loss reads what the whole stack left
+        warnings += strategy.check_sizes(_known(sizes))  # losses run after all pre_batch hooks
     return Plan(tuple(rows), tuple(warnings))
 
 
@@ -67,7 +67,7 @@ def _check_required(
     strategies: Sequence[Strategy], position: int, provided: Mapping[str, str], streams: Mapping[str, Size]
 ) -> None:
     strategy = strategies[position]
-    # What it writes need not be there yet, a weight for instance; the stream must.
+    # A field to write, such as a weight, need not exist yet; its stream must.
     written = {f"{field.split('.')[0]}.image" for field in strategy.writes}
     for field in sorted((strategy.requires | written) - provided.keys()):
         stream = field.split(".")[0]

@@ -15,7 +15,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """Autocast in bf16 or fp16, or nothing in fp32; the scaler acts in fp16 alone, whose gradients underflow."""
+    """Autocast in bf16 and fp16, none in fp32; the gradient scaler is for fp16 only, whose gradients underflow."""
 
     def __init__(self, name: PrecisionName, device: torch.device) -> None:
         if name not in get_args(PrecisionName):
@@ -31,18 +31,18 @@ class Precision:
         return torch.autocast(self._device.type, dtype=_DTYPES[self.name])
 
     def scale(self) -> Tensor | None:
-        """Return the factor on the gradients, 0-d, on the device; None but for fp16."""
+        """Return the loss scale, a 0-d tensor on the device; None unless the precision is fp16."""
         one = torch.ones((), device=self._device)
         return self.scaler.scale(one) if self.scaler.is_enabled() else None
 
     def overflow(self, optimizers: Iterable[torch.optim.Optimizer]) -> Tensor:
-        """Return 1, float32 and 0-d, where the scaler met infinite gradients as it unscaled those of the optimisers."""
+        """Return a 0-d float32 tensor, 1 if unscaling found non-finite gradients in any of the optimisers, else 0."""
         unscaled = optimizers if self.scaler.is_enabled() else ()
         found = [flag for each in unscaled for flag in self.scaler._found_inf_per_device(each).values()]
         return torch.stack(found).amax() if found else torch.zeros((), device=self._device)
 
     def update(self, fault: Tensor) -> None:
-        """Update the scaler, once per step; where ``fault`` is 1 its state stays, for a bad term says nothing of it."""
+        """Update the loss scale once per step; not where ``fault`` is 1: a bad loss says nothing about the scale."""
         if self.scaler.is_enabled():
             state = [each for each in (self.scaler._scale, self.scaler._growth_tracker) if each is not None]
             before = [each.clone() for each in state]

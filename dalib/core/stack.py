@@ -37,13 +37,13 @@ class Stack:
         return tuple(s for s in self.strategies if s in self._hooks[hook])
 
     def call(self, hook: str, strategy: Strategy, **arguments: Any) -> Any:
-        """Call one strategy's hook with what it may do; see ``calling``."""
+        """Call one strategy's hook within ``calling``."""
         implementation = self._hooks[hook][strategy]
         with calling(strategy, hook, arguments.get("step")):
             return implementation.function(*(arguments[name] for name in implementation.argnames))
 
     def streams(self) -> frozenset[str] | None:
-        """Return the streams that the strategies read; None where one does not declare it, so that it may be any."""
+        """Return the streams that the strategies read; None where one does not declare them: it may read any."""
         readers = [s for s in self.strategies if any(s in self._hooks[hook] for hook in _READING)]
         if any(_undeclared(s, s in self._hooks["loss"]) for s in readers):
             return None
@@ -65,12 +65,12 @@ class Stack:
         return dict(terms)
 
     def read(self, streams: Mapping[str, T]) -> dict[str, T]:
-        """Return what belongs to those of the streams that a strategy may read, such as their data sets."""
+        """Return the entries of ``streams`` that a strategy may read."""
         read = self.streams()
         return {name: what for name, what in streams.items() if read is None or name in read}
 
     def draws(self, datasets: Mapping[str, "SegmentationDataset"]) -> "dict[str, Draw]":
-        """Return what strategies let the loader draw from, by stream; StackError where two want the same stream."""
+        """Return the strategies' samplers by stream; StackError where two sample the same stream."""
         draws: dict[str, Draw] = {}
         owners: dict[str, str] = {}
         for strategy in self.implementing("sampler"):
@@ -102,7 +102,7 @@ class Stack:
         return states
 
     def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         for strategy in self.strategies:
             with calling(strategy, "load_state_dict"):
                 strategy.load_state_dict(states[strategy.name])
@@ -113,10 +113,10 @@ class Stack:
             self.call("teardown", strategy)
 
     def _make_groups(self) -> Groups:
-        """Partition the strategies with a loss: those that share a student forward share a graph.
+        """Group the strategies with a loss by backward pass: those that share a student forward share a graph.
 
-        One that does not declare its forwards may read any stream, so then there is one group of all. One that reads
-        none has no forward's graph to keep, and goes along with the first group.
+        A strategy that does not declare its forwards may read any stream, so all form one group. Those that read no
+        student output join the first group.
         """
         strategies = self.implementing("loss")
         if any(s.forwards is None for s in strategies) or not any(s.forwards for s in strategies):
@@ -141,16 +141,16 @@ def _undeclared(strategy: Strategy, has_loss: bool) -> bool:
 
 @contextmanager
 def calling(strategy: Strategy, hook: str, step: Step | None = None) -> Iterator[None]:
-    """Run a hook as the body, or a function decorated with it: errors that leave it say where they come from.
+    """Run a hook in the body, or decorate a function that a hook returned: its errors name strategy, hook and step.
 
-    In a step the hook may read and write what its strategy declares, with draws and a section of the clock of its own.
-    A ``DalibError`` stays one, for it speaks to the user; any other error is a fault in code: ``StrategyError``.
+    In a step the hook may read and write what its strategy declares, with its own seed and clock section. A
+    ``DalibError`` stays one, as a message to the user; any other error becomes a ``StrategyError``.
     """
     where = f"strategy {strategy.name!r} in its hook {hook!r}" + (f" at step {step.index + 1}" if step else "")
     try:
         with step.running(hook, strategy) if step else nullcontext():
             yield
-    except StrategyError:  # of a predictor inside this one
+    except StrategyError:  # from a predictor that this one wraps
         raise
     except DalibError as error:
         if error.raised_by is None:
@@ -188,7 +188,7 @@ def _register(strategies: Sequence[Strategy]) -> dict[str, dict[Strategy, pluggy
 
 
 def _check_hooks(manager: pluggy.PluginManager, strategy: Strategy) -> None:
-    """Make the two mistakes that pluggy lets pass loud: a hook without its mark, a mark without a hook."""
+    """Refuse what pluggy accepts: a hook without @hookimpl, @hookimpl on no hook; and state that cannot be loaded."""
     kind = type(strategy)
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         marked = manager.parse_hookimpl_opts(kind, name) is not None

@@ -1,4 +1,4 @@
-"""What one training step knows."""
+"""One micro-batch as hooks see it: streams, student and teacher outputs, losses and logging."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,19 +17,19 @@ from dalib.randomness import seeded
 if TYPE_CHECKING:
     from dalib.core.strategy import Strategy
 
-# Hooks that may read the student, and whether what they read keeps a graph. In pre_batch streams may still change, and
-# a forward in post_step would move BatchNorm's statistics once more.
+# Hooks that may read student outputs, and whether these carry an autograd graph. In pre_batch streams may still change;
+# a forward in post_step would update BatchNorm's running statistics once more.
 _GRAPH = {"loss": True, "critic_loss": False}
 _TEACHER = ("pre_batch", "loss", "critic_loss")
 
 
 class Step:
-    """One micro-batch of one optimiser step, as the hooks see it; a new one each time, and nothing in it outlives it.
+    """One micro-batch of one optimiser step, as hooks see it; keep nothing of it after the step.
 
     Attributes:
-        index: number of optimiser steps done before this one.
-        batch: the streams.
-        finite: in ``post_step``, whether the update was made: a 0-d bool tensor, on the device.
+        index: number of optimiser steps done before this one. micro: index of the micro-batch within it.
+        batch: the streams by name.
+        finite: in ``post_step``, whether the update was made: a 0-d bool tensor on the device.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Step:
         self._teacher: dict[str, tuple[int, Tensor]] = {}
 
     def outputs(self, stream: str) -> Outputs:
-        """Return all outputs of the student on a stream: one cached forward per stream and step.
+        """Return all outputs of the student on a stream: one cached forward per stream.
 
-        In ``critic_loss`` they come detached. ``pre_batch`` has none yet: streams may still change.
+        They are detached in ``critic_loss``, and refused in ``pre_batch``, where streams may still change.
         """
         self._check_reading(stream)
         version = self.batch.version(stream)
@@ -67,7 +67,7 @@ class Step:
         return self._student[stream][1]
 
     def output(self, stream: str, name: str = "logits") -> Tensor:
-        """Return one output of the student: ``logits`` (B, K, H, W), or another at its own size."""
+        """Return one output of the student: ``logits`` (B, K, H, W), or another at its own resolution."""
         outputs = self.outputs(stream)
         if name not in outputs:
             raise StackError(
@@ -81,7 +81,7 @@ class Step:
         return self.output(stream)
 
     def teacher_logits(self, stream: str) -> Tensor:
-        """Return the teacher's logits (B, K, H, W) in float32, without gradient; cached as the student's are."""
+        """Return the teacher's logits (B, K, H, W) in float32, without gradient: one cached forward per stream."""
         teacher = self._forwards.teacher
         if teacher is None:
             raise StackError(f"strategy {self._name!r} reads the teacher; ask for it in setup with ctx.teacher().")
@@ -97,7 +97,7 @@ class Step:
     def segmentation_loss(self, stream: str, loss: SegmentationLossFunction | None = None) -> Tensor:
         """Return the run's segmentation loss (or ``loss``) of a labelled stream, a scalar."""
         of = self.batch[stream]
-        assert of.label is not None  # the stack's checks made sure
+        assert of.label is not None  # checked by make_plan
         return (loss or self._segmentation_loss)(self.outputs(stream), of.label, of.weight, across=LOCAL)
 
     def mean(self, values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -105,12 +105,12 @@ class Step:
         return LOCAL.mean(values, valid, weight)
 
     def log(self, name: str, value: Tensor) -> None:
-        """Add a scalar to the step's metrics as ``strategy/name``, the mean of its micro-batches; no device waits."""
+        """Log a 0-d tensor as ``strategy/name``, averaged over the step's micro-batches, without synchronising."""
         self._terms.log(self._name, name, value)
 
     @contextmanager
     def running(self, hook: str, strategy: "Strategy") -> Iterator[None]:
-        """Let a hook of a strategy read and write what it may, under its section of the clock and draws of its own."""
+        """Run a strategy's hook with its permissions to read and write, its clock section and its own seed."""
         forwards = self._forwards
         key = (forwards.seed, self.index, self.micro, hook, strategy.name)
         self._hook, self._strategy = hook, strategy
@@ -123,7 +123,7 @@ class Step:
             self.batch.permit(None)
 
     def detach_outputs(self) -> None:
-        """Free the graphs of all student outputs so far; their values stay for the critics."""
+        """Free the graphs of the student outputs but keep their values, which critics read."""
         for stream, (version, outputs) in self._student.items():
             self._student[stream] = (version, {name: value.detach() for name, value in outputs.items()})
 

@@ -1,4 +1,4 @@
-"""The base class of everything that stacks."""
+"""The base class of strategies, the units of a stack."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Strategy:
     """One stackable unit of adaptation: annotated options, and methods marked ``@hookimpl``.
 
     Every subclass becomes a keyword-only dataclass compared by identity; its fields are its options and nothing else.
-    Run-time state is set in ``setup``. A whole strategy::
+    Run-time state is set in ``setup``. A complete strategy::
 
         class Entropy(Strategy):
             power: float = 1.0
@@ -25,12 +25,12 @@ class Strategy:
 
     Options of every strategy:
         name: the key in logs and checkpoints, unique in a stack; default: the registered name.
-        weight: factor of all its loss terms (>= 0); never touches a critic.
+        weight: factor of all its loss terms (>= 0), not of its critics' terms.
 
-    Declarations, class attributes or properties where options decide; entries are ``"stream.field"``:
-        requires: what it reads. provides: what it adds. writes: what it replaces in ``pre_batch``.
+    Declarations: class attributes, or properties where options decide. The first three hold ``"stream.field"``.
+        requires: fields it reads. provides: fields it adds. writes: fields it replaces in ``pre_batch``.
         forwards: streams whose student outputs ``loss`` reads; None = any, which joins all losses into one graph.
-        same_size: streams that must have one size when its ``pre_batch`` runs.
+        same_size: streams that must have the same (H, W) when its ``pre_batch`` runs.
     """
 
     name: str = ""
@@ -46,7 +46,7 @@ class Strategy:
     def __post_init__(self) -> None:
         self.name = self.name or self.registered_name
 
-    # Properties here, so that a subclass may answer with a plain class attribute or with a property of its own.
+    # Properties, so that a subclass may override each with a class attribute or with a property.
     @property
     def requires(self) -> frozenset[str]:
         return frozenset()
@@ -74,7 +74,7 @@ class Strategy:
     def check_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> Iterable[str]:
         """Return warnings about the streams' (H, W), where known.
 
-        They are those that come to this strategy's ``pre_batch``, or, without one, that the whole stack leaves.
+        The sizes are those before this strategy's ``pre_batch`` or, if it has none, after the whole stack's.
         """
         return ()
 
@@ -83,7 +83,7 @@ class Strategy:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
 
 
 dataclass(eq=False, kw_only=True)(Strategy)

@@ -1,4 +1,4 @@
-"""The exponential moving average of the student."""
+"""The teacher: an exponential moving average (EMA) of the student."""
 
 import copy
 from typing import Literal
@@ -37,7 +37,7 @@ class Teacher:
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int, unless: Tensor) -> None:
-        """Move towards the student, after optimiser step number ``step`` (from 0); not where ``unless``, 0-d, is 1."""
+        """Average the student in after optimiser step ``step`` (from 0), unless ``unless``, a 0-d tensor, is 1."""
         towards = 1 - min(1 - 1 / (step + 1), self.decay)
         mine: list[Tensor] = list(self.module.parameters())
         theirs: list[Tensor] = list(student.parameters())

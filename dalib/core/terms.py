@@ -1,4 +1,4 @@
-"""What a step has to say: its loss terms and what strategies logged, on the device."""
+"""Loss terms and logged scalars of one step, kept on the device."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class Terms:
-    """Scalars of a step by ``strategy/name``: loss terms averaged over its micro-batches, logged ones over their calls.
+    """Scalars of a step by ``strategy/name``: loss terms averaged over micro-batches, logged scalars over calls.
 
-    A strategy that logs once per micro-batch and one that logs once per step, in ``post_step``, both give their mean.
+    Logging once per micro-batch and logging once per step, in ``post_step``, thus both give a mean.
     """
 
     def __init__(self, micro_batches: int) -> None:
@@ -29,6 +29,6 @@ class Terms:
         self._logged.setdefault(f"{strategy}/{name}", []).append(value.detach())
 
     def means(self) -> dict[str, Tensor]:
-        """Return the step's value of each."""
+        """Return the mean of each scalar, a 0-d tensor."""
         losses = {f"{strategy}/{name}": value for (strategy, name), value in self.losses.items()}
         return losses | {key: torch.stack(values).float().mean(0) for key, values in self._logged.items()}

@@ -1,4 +1,4 @@
-"""A name with its options in one text, as a command line gives it."""
+"""Parsing of a registered name and its options from one command-line argument."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from dalib.yaml import parse_yaml
 
 
 def parse_use(text: str) -> dict[str, Any]:
-    """Return ``{use: name, **options}`` of "NAME key=value ...", whose values are YAML, as a command line gives it.
+    """Return ``{use: name, **options}`` of the text "NAME key=value ...", whose values are YAML.
 
     Raises:
-        RecipeError: a word after the name is no key=value, a key stands twice, or a value is no YAML.
+        RecipeError: a word after the name is not key=value, a key is given twice, or a value is not YAML.
     """
     name, *pairs = text.split() or [""]
     options: dict[str, Any] = {"use": name}

@@ -29,21 +29,21 @@ def evaluate(
 ) -> Result:
     """Return the confusion matrix and IoU of ``model`` on ``dataset``.
 
-    The model is in eval mode meanwhile, and each of its modules afterwards in the mode it came in.
+    The model runs in eval mode; afterwards each of its modules is back in its own mode.
 
     Args:
         model: maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
         dataset: items are an image, uint8 (3, H, W), and its label, uint8 (H, W), 255 = ignore.
         protocol: a name of ``dalib.evaluation.protocols.PROTOCOLS`` or a protocol of one's own.
         classes: what the mean is over: names or ids, "synthia16", "synthia13", or None for every class present.
-        batch_size: of consecutive items that have one size.
-        device: where to; the model moves there. None: where the model is.
-        predict: maps images to logits in the model's stead, such as a sliding window around it.
+        batch_size: largest number of consecutive items per batch; a batch has items of one size.
+        device: the model is moved there; None: the model's own.
+        predict: maps images to logits in place of the model, such as a sliding window around it.
         limit: the number of leading items to score; None: all.
         progress: called with (images done, images in all) after every batch.
 
     Raises:
-        DataError: an unknown protocol or class, an empty data set, or labels that are no classes of the network.
+        DataError: an unknown protocol or class, an empty data set, or a label outside the network's classes.
     """
     protocol = get_protocol(protocol)
     names = classes_of(dataset)
@@ -72,7 +72,7 @@ def evaluate(
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluate without gradients inside; afterwards every module is back in its own mode, frozen ones included."""
+    """Run the body in eval mode without gradients; then restore each module's own mode, frozen ones' included."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

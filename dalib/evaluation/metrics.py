@@ -8,11 +8,11 @@ from dalib.labels import IGNORE
 
 
 class ConfusionMatrix:
-    """Counts of (truth, prediction) pairs, kept on the device until they are asked for."""
+    """Counts of (truth, prediction) pairs, kept on the device until ``compute``."""
 
     def __init__(self, num_classes: int, device: torch.device | str | None = None) -> None:
         self.num_classes = num_classes
-        # Two more bins than pairs, for ignored pixels and for labels that no class has: no branch, no synchronisation.
+        # Two extra bins, for ignored pixels and for invalid labels, save a branch and so a synchronisation.
         self._counts = torch.zeros(num_classes**2 + 2, dtype=torch.int64, device=device)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
@@ -38,7 +38,7 @@ class ConfusionMatrix:
 
 
 def intersection_over_union(confusion: Tensor, epsilon: float = 0.0) -> Tensor:
-    """Return diagonal / (row + column - diagonal + epsilon) of each class.
+    """Return the IoU of each class: diagonal / (row sum + column sum - diagonal + epsilon).
 
     Args:
         confusion: (K, K) integer counts.

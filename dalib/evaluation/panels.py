@@ -34,7 +34,7 @@ def draw_panel(pictures: Mapping[str, Tensor]) -> Tensor:
 
 
 def sample_panel(image: Tensor, truth: Tensor, predictions: Mapping[str, Tensor], palette: Sequence[Color]) -> Tensor:
-    """Return the panel of one scene: image, truth and what each network makes of it.
+    """Return the panel of one scene: image, truth and each network's prediction.
 
     Args:
         image: (3, H, W) uint8 RGB.
@@ -50,7 +50,7 @@ def sample_panel(image: Tensor, truth: Tensor, predictions: Mapping[str, Tensor]
 
 
 def write_png(path: Path, image: Tensor) -> None:
-    """Write uint8 (1 or 3, H, W) as a PNG, all of it or nothing."""
+    """Write uint8 (1 or 3, H, W) as a PNG, atomically."""
     pixels = image.cpu().movedim(0, -1).squeeze(-1).numpy()
     encoded = BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")

@@ -1,4 +1,4 @@
-"""Label maps and pictures of a network's predictions for images from files."""
+"""Predictions for image files, written as label maps and pictures."""
 
 import json
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from dalib.evaluation.panels import write_png
 from dalib.files import write_atomically
 from dalib.hooks import Predict
 from dalib.labels import Color
+from dalib.resizing import resize_logits
 
 
 def predict_images(
@@ -33,7 +34,7 @@ def predict_images(
     """Write for every image NAME its ``NAME_label.png``, ``NAME_color.png`` and ``NAME_blend.png``, at its own size.
 
     The label holds train ids as grey values; ``classes.json`` says which class and colour each id is. A folder is
-    searched with its subfolders, which come again under ``out``.
+    searched with its subfolders, which are repeated under ``out``.
 
     Args:
         model: maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
@@ -41,15 +42,15 @@ def predict_images(
         out: the folder to write to; it may lie in ``inputs``, whose search leaves it out.
         palette: (red, green, blue) in 0..255 of each class.
         classes: name of each class.
-        device: where to; the model moves there. None: where the model is.
-        predict: maps images to logits in the model's stead.
+        device: the model is moved there; None: the model's own.
+        predict: maps images to logits in place of the model.
         size: (H, W) that the network sees; None: each image's own.
 
     Returns:
         The paths of the pictures, in the order of their images.
 
     Raises:
-        DataError: no image, a file that is none, or two images whose pictures would have one name.
+        DataError: no image, a file that is not an image, or two images whose pictures would have the same name.
     """
     outputs = _outputs(inputs, out)
     device = model_device(model) if device is None else torch.device(device)
@@ -69,22 +70,20 @@ def _label(predict: Predict, image: Tensor, size: tuple[int, int] | None) -> Ten
     batch, own = image[None].float() / 255, image.shape[-2:]
     if size is not None and size != own:
         batch = F.interpolate(batch, size, mode="bilinear", antialias=True)
-    logits = predict(batch).float()
-    if logits.shape[-2:] != own:
-        logits = F.interpolate(logits, own, mode="bilinear")
+    logits = resize_logits(predict(batch), (own[0], own[1]))
     return logits[0].argmax(0).to(torch.uint8)
 
 
 def _write(image: Tensor, label: Tensor, out: Path, name: str, palette: Sequence[Color]) -> list[Path]:
     pictures = {"label": label[None], "color": colorize(label, palette), "blend": blend(image, label, palette)}
-    paths = [out / f"{name}_{kind}.png" for kind in pictures]  # a name may be "." or "..": no path until it has its end
+    paths = [out / f"{name}_{kind}.png" for kind in pictures]  # a name may be "." or "..", so add the suffix first
     for path, picture in zip(paths, pictures.values(), strict=True):
         write_png(path, picture)
     return paths
 
 
 def _outputs(inputs: Path, out: Path) -> dict[Path, str]:
-    """Map each image to the name of its pictures below ``out``; every fault of names is found before any work."""
+    """Map each image to the name of its pictures below ``out``; faults in names are found before any work."""
     if inputs.is_file():
         return {inputs: inputs.stem}
     inside = out.resolve()

@@ -1,4 +1,4 @@
-"""How published work scores a segmentation, as named protocols: two numbers compare only under one of them."""
+"""Evaluation protocols of published work, by name; scores are comparable only under the same protocol."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """From an image and a label at the size of the data set to logits and a label to compare.
+    """The sizes at which a network sees images and is scored, and how images, logits and labels are resized.
 
     Fields, sizes being (H, W) in pixels:
         name: what a result is reported under.
-        input_size: of the image that the network sees; None: as the data set gives it.
-        resample: how images reach it, "bilinear" or "bicubic".
+        input_size: of the image that the network sees; None: the image's own.
+        resample: interpolation of the image, "bilinear" or "bicubic".
         antialias: low-pass before shrinking, as PIL does and OpenCV does not.
         window, stride: of the sliding window over the input; None: the whole image at once.
         align_corners: of the bilinear resize of the logits to the scored size.
-        score_size: where pixels are compared, the label brought there by nearest; None: the label's own size.
+        score_size: where pixels are compared; labels are resized by nearest neighbour. None: the label's own.
         epsilon: added to every union, in pixels; an absent class then counts as 0 in the mean.
     """
 
@@ -95,7 +95,7 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def get_protocol(protocol: "str | Protocol") -> Protocol:
-    """Return the protocol of that name; one that is made already passes through.
+    """Return the protocol of that name; a ``Protocol`` is returned as it is.
 
     Raises:
         DataError: no protocol has the name.
@@ -107,8 +107,8 @@ def get_protocol(protocol: "str | Protocol") -> Protocol:
     return PROTOCOLS[protocol]
 
 
-# The networks of the classic protocols gave logits at 1/8 that went to the label's size in one resize; here a model
-# gives them at its input's size, so two resizes stand where one stood.
+# The official code resizes logits from 1/8 to the label's size at once; here a model resizes them to its input's size
+# first, so two resizes replace one.
 _CLASSIC = Protocol(name="classic", input_size=(512, 1024), resample="bicubic", align_corners=True)
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -125,7 +125,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(name="mldl2024", input_size=(1024, 512), score_size=(1024, 512), epsilon=1e-5),
     )
 }
-"""The protocols by name. ``full``, the default, feeds images as they come and scores at the label's own size.
+"""The protocols by name. ``full``, the default, feeds images at their own size and scores at the label's own size.
 
 ``adaptsegnet``, ``advent``, ``fda``, ``dacs``, ``daformer``, ``hrda`` and ``pidnet`` are those of the official code of
 each method on Cityscapes; ``dacs`` scores on labels shrunk to 512 x 1024. ``mldl2024`` is that of the student project

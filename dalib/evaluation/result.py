@@ -1,4 +1,4 @@
-"""What an evaluation found: scores by class, their mean, and the table of them."""
+"""The result of an evaluation: IoU by class, the mean IoU and a table of both."""
 
 import dataclasses
 import math
@@ -54,7 +54,7 @@ def _class_id(entry: str | int, names: Sequence[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What an evaluation found.
+    """The confusion matrix of an evaluation and the scores computed from it.
 
     Fields:
         confusion: (K, K) int64, rows = truth, columns = prediction.
@@ -89,11 +89,11 @@ class Result:
         return float(self.iou[list(self.averaged)].mean())
 
     def over(self, classes: Sequence[str | int] | str | None) -> "Result":
-        """Return the same counts with the mean over other ``classes``: ``result.over("synthia13").miou``."""
+        """Return the same counts, with ``miou`` over other ``classes``: ``result.over("synthia13").miou``."""
         return dataclasses.replace(self, counted=class_ids(classes, self.classes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``results.json`` holds of it; a class without a score is None, as JSON knows no nan."""
+        """Return its part of ``results.json``; None is for nan, which JSON lacks."""
         scores = {name: _number(value) for name, value in zip(self.classes, self.iou.tolist(), strict=True)}
         counted = [self.classes[i] for i in self.counted]
         return {

@@ -1,1 +1,1 @@
-"""From a recipe to a run's folder."""
+"""Recipes, runs and run folders."""

@@ -1,4 +1,4 @@
-"""From a checked recipe to the objects it names."""
+"""Building of the data sets, the model and the engine that a checked recipe names."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
 
 
 def forget_files(recipe: Recipe) -> None:
-    """Let the model be made without files of weights or a download: it gets its weights otherwise, or needs none."""
+    """Drop weight files and downloads from the model's options, for one that is restored or never runs."""
     replaced = {"weights": None, "backbone_weights": None, "pretrained": False}
     recipe.model.update({key: value for key, value in replaced.items() if recipe.model.get(key)})
 
@@ -51,7 +51,7 @@ def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device"
     with seeded(device, recipe.train.seed, "model"):
         try:
             return model_from(recipe.model, len(classes), "model")
-        except RegistryError as error:  # of a backbone, which only making it finds
+        except RegistryError as error:  # an unknown backbone, found only when it is created
             raise RegistryError(f"model: {error}") from None
 
 
@@ -83,7 +83,7 @@ def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], dev
 
 
 def check_classes(**datasets: "SegmentationDataset | None") -> tuple[str, ...]:
-    """Return the classes that all data sets share; DataError where two differ."""
+    """Return the names of the classes of all data sets; DataError where two sets differ."""
     present = {f"data.{name}": classes_of(dataset) for name, dataset in datasets.items() if dataset is not None}
     same_classes(present)
     return next(iter(present.values()))

@@ -1,4 +1,4 @@
-"""What a figure needs beside it: versions and hardware."""
+"""The software versions and the hardware of a run, recorded beside its results."""
 
 import platform
 import sys
@@ -13,7 +13,7 @@ PACKAGES = ("dalib-seg", "torch", "torchvision", "kornia", "timm", "pluggy", "py
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:
-    """Return what a figure needs beside it: versions and hardware."""
+    """Return the versions, the hardware and the command of this process, for ``environment.json``."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

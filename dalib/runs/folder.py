@@ -1,4 +1,4 @@
-"""The files of a run."""
+"""A run's folder and its files."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ logger = logging.getLogger("dalib")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its recipe, environment, metrics, results, checkpoints, panels and report."""
+    """The paths of a run's recipe, environment, metrics, results, checkpoints and panels, and work on these files."""
 
     path: Path
 
@@ -46,7 +46,7 @@ class RunFolder:
 
     @property
     def previous(self) -> Path:
-        """The last but one, to go on from where the last is damaged."""
+        """The checkpoint before the last, to resume from if the last is damaged."""
         return self.last.with_name("previous.pt")
 
     @property
@@ -54,16 +54,16 @@ class RunFolder:
         return self.last.with_name("best.pt")
 
     def kept(self, step: int) -> Path:
-        """Return where the checkpoint of a step goes that is kept for good."""
+        """Return the path of a step's permanent checkpoint, see ``train.keep_every``."""
         return self.last.with_name(f"step_{step:06d}.pt")
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Those that a run can go on from, the newest first; ``best.pt`` is not among them."""
+        """Those that a run can resume from, newest first; ``best.pt`` is not among them."""
         return checkpoints_of(self.path)
 
     def start(self, recipe: str, environment: Mapping[str, Any], *, again: bool = False) -> None:
-        """Begin a run here at step 0; a folder that holds one already is refused unless it is begun ``again``."""
+        """Start a run at step 0; DalibError if the folder already holds one, unless it starts ``again``."""
         if self.recipe.exists() and not again:
             raise DalibError(
                 f"{self.path} already holds a run. Go on with it by --resume, or choose another folder with --out."
@@ -71,10 +71,10 @@ class RunFolder:
         self.clean()
         self.rewind(0)
         write_json(self.environment, environment)
-        write_text(self.recipe, recipe)  # last, for it makes the folder a run's
+        write_text(self.recipe, recipe)  # last, since a folder with a recipe is a run
 
     def newest(self) -> dict[str, Any] | None:
-        """Read the newest whole checkpoint; a damaged one is named and set aside, and the one before it taken.
+        """Read the newest undamaged checkpoint, None if there is none; damaged ones are renamed with a warning.
 
         Raises:
             CheckpointError: all are damaged.
@@ -95,21 +95,21 @@ class RunFolder:
         return None
 
     def clean(self) -> None:
-        """Remove what a process that was killed has left half-written."""
+        """Remove the temporary files of a killed process."""
         for folder in (self.path, self.last.parent, self.panels):
             remove_temporaries(folder)
 
     def discard(self) -> None:
-        """Take back what ``start`` wrote."""
+        """Delete what ``start`` wrote."""
         self.recipe.unlink()
         self.environment.unlink()
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Add a line to the metrics."""
+        """Append a line to the metrics."""
         append_line(self.metrics, json.dumps(metrics))
 
     def rewind(self, step: int) -> None:
-        """Drop the metrics of steps after ``step``, which a resumed run will log again, and a line cut short."""
+        """Drop the metrics after ``step``, which a resumed run logs again, and an incomplete line."""
         if not self.metrics.exists():
             return
         kept = [line for line in self.metrics.read_text().splitlines() if _logged_step(line) <= step]

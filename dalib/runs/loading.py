@@ -1,4 +1,4 @@
-"""A trained run, ready to evaluate, to predict with, or to compare with."""
+"""Loading of a trained run, to evaluate it, predict with it or compare with it."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from dalib.yaml import parse_yaml
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """What a checkpoint of a run holds; its data sets are not needed."""
+    """A run as loaded from a checkpoint, without its data sets."""
 
     recipe: Recipe
     engine: Engine
@@ -30,7 +30,7 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
     """Load a run from its folder or from one of its checkpoints.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or no run wrote it.
+        CheckpointError: there is no checkpoint, it is damaged, or it was not written by a run.
     """
     path = Path(path)
     file = find_checkpoint(path)
@@ -71,7 +71,7 @@ class Earlier:
 
     @classmethod
     def read(cls, path: Path) -> "Earlier":
-        """Load it; DalibError where it has not been evaluated."""
+        """Load a run from its folder; DalibError if it has no results."""
         results = RunFolder(path).results
         if not results.is_file():
             raise DalibError(f"{path}: expected a finished run to compare with, found no {results.name} in it.")

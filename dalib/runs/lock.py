@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder."""
+"""A lock on a run's folder, so that only one process trains there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,15 +8,15 @@ from filelock import FileLock, Timeout
 
 from dalib.errors import DalibError
 
-PATIENCE = 10.0  # seconds; workers of a process that was killed hold its lock until they notice, after some five
+PATIENCE = 10.0  # seconds; a killed process's loader workers hold its lock for some five more
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes from training in it; the lock ends with the process.
+    """Create the folder and keep other processes from training in it; the lock ends with the process.
 
     Raises:
-        DalibError: another process trains there, or the folder cannot be made or written to.
+        DalibError: another process trains there, or the folder cannot be created or written to.
     """
     lock = FileLock(folder / ".lock", timeout=PATIENCE)
     try:
@@ -35,5 +35,5 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-        with suppress(OSError):  # it goes where nothing has been written to it
+        with suppress(OSError):  # only an empty folder is removed
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""The few scenes of the evaluation data that a run is pictured on."""
+"""Panels that show a few images of the evaluation data with a run's predictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ LEGIBLE_HEIGHT = 192  # pixels
 
 
 class Samples:
-    """Scenes spread evenly over a data set, and what networks make of them, by caption."""
+    """A few images spread evenly over a data set, and the predictions for them by caption."""
 
     def __init__(self, dataset: "SegmentationDataset", palette: Sequence[tuple[int, int, int]]) -> None:
         count = min(SCENES, len(dataset))
@@ -27,11 +27,11 @@ class Samples:
         self._predictions: dict[str, list[Tensor]] = {}
 
     def predict(self, caption: str, engine: Engine, *, teacher: bool = False) -> None:
-        """Keep what the engine's student or teacher predicts, under ``caption``."""
+        """Store the predictions of the engine's student or teacher under ``caption``."""
         self._predictions[caption] = [engine.predict(image[None], teacher=teacher)[0] for image, _ in self._items]
 
     def write(self, folder: Path) -> None:
-        """Write a panel per scene: image, truth, then every prediction in the order it was made."""
+        """Write a panel per image: image, truth, then the predictions in the order they were made."""
         for number, (image, truth) in enumerate(self._items):
             predictions = {caption: labels[number] for caption, labels in self._predictions.items()}
             truth = resize_label(truth[None], (image.shape[-2], image.shape[-1]))[0]
@@ -45,6 +45,6 @@ class Samples:
 
 
 def enlarged(pixels: Tensor) -> Tensor:
-    """Return (..., H, W) with every pixel repeated, where the picture would be too small to look at."""
+    """Return (..., H, W) enlarged by repeating pixels, if it is less than half of ``LEGIBLE_HEIGHT`` high."""
     factor = max(1, LEGIBLE_HEIGHT // pixels.shape[-2])
     return pixels.repeat_interleave(factor, -2).repeat_interleave(factor, -1)

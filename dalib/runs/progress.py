@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a progress bar on a terminal, plain lines elsewhere."""
+"""The progress display of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -6,11 +6,11 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-QUIET = ("seconds", "lr")  # in the metrics, but not worth a line's room
+QUIET = ("seconds", "lr")  # in the metrics, but not shown
 
 
 class Display:
-    """Progress of one run over its steps."""
+    """The progress of one run, in steps."""
 
     def __init__(self, console: Console, steps: int, done: int) -> None:
         self.console = console
@@ -40,7 +40,7 @@ class Display:
         self._progress.update(self._task, completed=step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show a logged step."""
+        """Show the metrics of a logged step."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in QUIET)
         if self.console.is_terminal:
             self._progress.update(self._task, terms=text)

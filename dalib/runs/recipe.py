@@ -43,8 +43,8 @@ def _protocol(name: str) -> str:
 class DataOptions(OptionGroup):
     """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images per domain and step.
 
-    A training image that cannot be read stops the run; ``on_bad_item: skip`` takes the data set's next one in its
-    place, and stops after ``max_bad_items`` different ones. Evaluation skips none: it would be another score.
+    A training image that cannot be read stops the run; ``on_bad_item: skip`` loads the data set's next one instead, and
+    stops after ``max_bad_items`` different ones. Evaluation never skips, since that would change the score.
     """
 
     source: Options
@@ -57,10 +57,10 @@ class DataOptions(OptionGroup):
 
 
 class TrainOptions(OptionGroup):
-    """``train:``. Every ``*_every`` counts steps; ``eval_every: null`` evaluates at the end alone.
+    """``train:``. Every ``*_every`` is in steps; ``eval_every: null`` evaluates only at the end.
 
     ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
-    ``keep_every``: checkpoints that stay (``step_000200.pt``) beside the last, the one before it and the best.
+    ``keep_every``: permanent checkpoints (``step_000200.pt``) beside the last, the one before it and the best.
     """
 
     steps: Count
@@ -77,7 +77,7 @@ class TrainOptions(OptionGroup):
 
 
 class EvaluateOptions(OptionGroup):
-    """``evaluate:``. ``classes``: see ``dalib.evaluate``; None = those present. ``limit``: first images only."""
+    """``evaluate:``. ``classes``: see ``dalib.evaluate``; None = those present. ``limit``: how many images to score."""
 
     model: Literal["student", "teacher"] = "student"
     classes: list[str | int] | str | None = None
@@ -107,7 +107,7 @@ class Recipe(OptionGroup):
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe and those it names as its ``base``, apply ``dotted.key=value`` overrides and check it as a whole.
 
-    A run's folder stands for the recipe in it.
+    A run's folder means the recipe in it.
 
     Raises:
         RecipeError: with the file, the path to the faulty entry, what was expected and what was found.
@@ -134,7 +134,7 @@ def make_recipe(value: Mapping[str, Any]) -> Recipe:
 
 
 def _read(path: Path) -> tuple[Options, list[Path]]:
-    """Return a recipe over its bases, and the files that both come from, the recipe's own first."""
+    """Return a recipe merged over its bases, and the files that they come from, the recipe's own first."""
     values: list[Options] = []
     files: list[Path] = []
     file: Path | None = path
@@ -163,7 +163,7 @@ def _read(path: Path) -> tuple[Options, list[Path]]:
 
 
 def _over(base: Any, own: Any) -> Any:
-    """Merge mappings key by key, unless ``use`` differs: the options of one thing mean nothing to another."""
+    """Merge mappings key by key, unless ``use`` differs: the options of one factory mean nothing to another."""
     if not (isinstance(base, dict) and isinstance(own, dict)) or own.get("use", base.get("use")) != base.get("use"):
         return own
     return base | {key: _over(base.get(key), value) for key, value in own.items()}
@@ -176,7 +176,7 @@ def apply_override(value: Any, override: str) -> None:
         raise RecipeError(f"override {override!r}: expected dotted.key=value, such as train.steps=100.")
     *parents, last = keys.split(".")
     if [*parents, last][0] == "base":
-        raise RecipeError(f"override {override!r}: a base is named in a recipe's file alone; write `base: FILE` there.")
+        raise RecipeError(f"override {override!r}: a base is named in a recipe's file; write `base: FILE` there.")
     for depth, key in enumerate(parents):
         if isinstance(value, dict) and value.get(key) is None:
             value[key] = {}
@@ -190,7 +190,7 @@ def apply_override(value: Any, override: str) -> None:
 
 
 def _entry(value: Any, key: str, override: str, path: str) -> Any:
-    """Return the child of a mapping or list on the way of an override."""
+    """Return the child of a mapping or list on the path of an override."""
     if isinstance(value, list):
         if not key.isdigit() or int(key) >= len(value):
             raise RecipeError(
@@ -229,7 +229,7 @@ def _check_choice(choices: Mapping[str, Callable[..., object]], options: Options
 
 
 def _default(path: str, options: Options) -> str:
-    """Say what a section without its name would have replaced, as an override such as ``optimizer.lr=0.1`` makes it."""
+    """Return a hint for a section that lacks ``use``, as the override ``optimizer.lr=0.1`` makes one."""
     if "use" in options:
         return ""
     default, whole = (dump_yaml(o, inline=True).strip() for o in (_DEFAULTS[path], _DEFAULTS[path] | options))

@@ -1,4 +1,4 @@
-"""Which recipe a run may go on with."""
+"""The check that a resumed run has the recipe that it started with."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from dalib.errors import DalibError
 from dalib.yaml import parse_yaml, read_yaml
 
-# What a resumed run may change; ``train.steps`` changes the schedule from there on.
+# Options that a resumed run may change; ``train.steps`` changes the schedule from there on.
 _FREE = {
     *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_every", "train.eval_every"),
     *("train.device", "train.on_non_finite", "data.workers", "data.on_bad_item", "data.max_bad_items"),
@@ -15,15 +15,15 @@ _FREE = {
 
 
 def check_same_recipe(folder: Path, recipe: str) -> str:
-    """Refuse to go on with another recipe than that of the run in ``folder``: its steps would be of one and the other.
+    """Raise DalibError if ``recipe`` (YAML) would train other steps than the recipe of the run in ``folder``.
 
-    What decides no step may differ: how long to train, how often to log, save and evaluate, workers, device.
+    What does not change a step may differ: how long to train, how often to log, save and evaluate, workers, device.
 
     Returns:
-        What changes all the same, for the user to read; "" where nothing does.
+        A notice for the user that the learning rates change, or "".
     """
     stored = folder / "recipe.yaml"
-    if not stored.exists():  # a checkpoint alone, brought from elsewhere; it is checked by its own names
+    if not stored.exists():  # only a checkpoint was copied here; loading it checks that it fits
         return ""
     was, now = (_flat(value, "") for value in (read_yaml(stored), parse_yaml(recipe)))
     different = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in _FREE]
@@ -34,7 +34,7 @@ def check_same_recipe(folder: Path, recipe: str) -> str:
             f"the run's own recipe ({stored}), or start a new run with --out."
         )
     steps = [value["train.steps"] for value in (was, now)]
-    scheduled = steps[0] != steps[1] and "schedule" not in now  # which is null where rates stay as they are
+    scheduled = steps[0] != steps[1] and "schedule" not in now  # flat key of a null schedule: constant rates
     return f"train.steps was {steps[0]} and is {steps[1]}: learning rates follow the new schedule." if scheduled else ""
 
 

@@ -1,4 +1,4 @@
-"""A run: train what a recipe says, into a folder, and evaluate, picture and report it."""
+"""A run: training by a recipe into a folder, evaluation, pictures and report."""
 
 import math
 import time
@@ -47,11 +47,11 @@ def run(
 
     Args:
         out: the run's folder.
-        resume: go on from the folder's newest whole checkpoint; without one, start at step 0.
+        resume: continue from the folder's newest undamaged checkpoint; without one, start at step 0.
         before: another run to show beside this one in panels and report, such as the source-only one.
 
     Raises:
-        DalibError: a user's error; the recipe, data and stack are checked before the first step.
+        DalibError: the user has to act; recipe, data and stack are checked before the first step.
     """
     return Run(recipe, Path(out), console or Console(quiet=True), before).go(resume)
 
@@ -77,14 +77,14 @@ class Run:
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         sizes = {name: first_size(dataset, name, self.bad_items) for name, dataset in streams.items()}
         make_plan(self.engine.stack, sizes)
-        self.seconds = 0.0  # trained so far, earlier sittings included
+        self.seconds = 0.0  # of training, before a resume included
         self.best = -1.0
         self.saving = Saving(self.engine, self.folder, recipe.train, self._extras)
-        self.time: Counter[str] = Counter()  # of earlier sittings
+        self.time: Counter[str] = Counter()  # by section, before a resume
         self._logged = (0, 0.0)  # step and seconds of the last line of metrics
 
     def go(self, resume: bool) -> Result:
-        """Train what is missing, then evaluate, picture and report."""
+        """Train the missing steps, then evaluate, write the panels and report."""
         with locked(self.folder.path):
             return self._go(resume)
 
@@ -95,7 +95,7 @@ class Run:
         try:
             self._train()
         except DalibError:
-            if fresh and not self.engine.index:  # data that make no first batch leave no run behind
+            if fresh and not self.engine.index:  # leave no run behind if no step was done
                 self.folder.discard()
             raise
         result = self._score()
@@ -113,7 +113,7 @@ class Run:
         if state is None:
             self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
         samples.predict("prediction before", self.before.engine if self.before else self.engine)
-        if state is not None:  # only now, so that a resumed run, too, is pictured as it started
+        if state is not None:  # after the prediction, which shows the untrained model
             self._restore(state)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -154,7 +154,7 @@ class Run:
                     raise self.saving.interrupted(interruption.signal)
 
     def _record(self, terms: Mapping[str, Tensor], display: Display) -> None:
-        """Write a step's line of metrics, if it is due one."""
+        """Log a step's metrics and evaluate, if due."""
         step, train = self.engine.index, self.recipe.train
         metrics: dict[str, float] = {}
         if step % train.log_every == 0 or step == train.steps:
@@ -167,7 +167,7 @@ class Run:
         display.step(step)
 
     def _metrics(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
-        """Fetch the step's terms from the device, the only wait for it in an ordinary step."""
+        """Copy the step's terms to the host, the only synchronisation of an ordinary step."""
         guard = self.engine.guard
         guard.look(wait=True)
         values = torch.stack([term.float() for term in terms.values()]).tolist() if terms else []
@@ -184,7 +184,7 @@ class Run:
         }
 
     def _score_on_the_way(self) -> float:
-        """Score the model; the best checkpoint of these is kept, but a run's results are its last step's."""
+        """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
         miou = self._score().miou
         if miou > self.best:
             self.best = miou
@@ -204,7 +204,7 @@ class Run:
         }
 
     def _time(self) -> Counter[str]:
-        """Return seconds by section of the clock, earlier sittings included."""
+        """Return seconds by clock section, before a resume included."""
         return self.time + Counter(self.engine.clock.totals())
 
     def _score(self) -> Result:

@@ -1,4 +1,4 @@
-"""When a run saves itself: at what is due, at a signal, and when an error ends it."""
+"""Saving of a run's checkpoints: when due, at a signal and after an error."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ class Saving:
         self.saved: int | None = None  # step of the last checkpoint
 
     def save_due(self) -> None:
-        """Save what this step is due; the last checkpoint comes last, for a resumed run starts behind it."""
+        """Save the checkpoints due at this step; ``last.pt`` comes last, since a resumed run starts after it."""
         step, train = self._engine.index, self._train
         kept = train.keep_every is not None and step % train.keep_every == 0
         if kept:
@@ -39,7 +39,7 @@ class Saving:
             self.save_last()
 
     def save_last(self) -> None:
-        """Save to go on from here, once per step: the one before is to be of an earlier step."""
+        """Save ``last.pt``, at most once per step, so that ``previous.pt`` is of an earlier step."""
         if self.saved != self._engine.index:
             self._save(self._folder.last, self._folder.previous)
             self.saved = self._engine.index
@@ -50,20 +50,20 @@ class Saving:
 
     @contextmanager
     def rescued(self, interruption: Interruption) -> Iterator[None]:
-        """Save the run as of its last whole step when an error ends the body, and let the error say how to go on."""
+        """On an error in the body save the run as of its last complete step, and add to the error how to resume."""
         try:
             yield
         except InterruptedRunError:
             raise
         except Exception as error:
-            if interruption.signal is not None:  # a signal to the whole group ends the workers of the loader, too
+            if interruption.signal is not None:  # a signal to the process group kills the loader's workers, too
                 raise self.interrupted(interruption.signal) from error
             if self._engine.index:  # before the first step there is nothing to save
                 add_to(error, self._rescue())
             raise
 
     def interrupted(self, number: int) -> InterruptedRunError:
-        """Save, and return what says so; ``number`` is the signal's."""
+        """Save, and return the error to raise; ``number`` is the signal's."""
         self.save_last()
         return InterruptedRunError(
             number,
@@ -72,7 +72,7 @@ class Saving:
         )
 
     def _rescue(self) -> str:
-        """Save what there is and return what became of it."""
+        """Try to save and return a sentence on the outcome."""
         try:
             self.save_last()
         except (DalibError, OSError) as error:

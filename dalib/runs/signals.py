@@ -1,4 +1,4 @@
-"""Ending a run when the system or the user asks for it, at the end of a step."""
+"""Stopping of a run by SIGINT or SIGTERM at the end of a step."""
 
 import signal
 from types import FrameType, TracebackType
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class InterruptedRunError(DalibError):
-    """A run was asked to stop, and has saved itself; ``signal`` says by what."""
+    """A run was stopped by the signal number ``signal``, and is saved."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class InterruptedRunError(DalibError):
 
 
 class Interruption:
-    """Notes the first SIGINT or SIGTERM while the body runs; a second one acts at once, as if nobody listened."""
+    """Records the first SIGINT or SIGTERM in the body; a second one goes to the previous handler, at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -27,7 +27,7 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         try:
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        except ValueError:  # only the main thread may listen; elsewhere a run ends as Python ends
+        except ValueError:  # only the main thread may set handlers; elsewhere signals act as usual
             self._before = {}
         return self
 

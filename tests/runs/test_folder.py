@@ -24,7 +24,7 @@ def test_a_folder_holds_one_run(tmp_path):
     assert folder.recipe.read_text() == "model: x\n"
 
 
-@pytest.mark.parametrize(("name", "reason"), [("file", "File exists"), ("file/run", "Not a directory")])
+@pytest.mark.parametrize(("name", "reason"), [("file", "it is a file"), ("file/run", "Not a directory")])
 def test_a_path_that_cannot_be_a_folder_is_named(name, reason, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DalibError) as caught, locked(tmp_path / name):

@@ -112,9 +112,7 @@ MISTAKES: dict[str, str] = {
 
 # Overrides that name no entry, or are no YAML.
 OVERRIDES: dict[str, str] = {
-    "base=other.yaml": (
-        "override 'base=other.yaml': a base is named in a recipe's file alone; write `base: FILE` there."
-    ),
+    "base=other.yaml": "override 'base=other.yaml': a base is named in a recipe's file; write `base: FILE` there.",
     "steps": "override 'steps': expected dotted.key=value, such as train.steps=100.",
     "=3": "override '=3': expected dotted.key=value, such as train.steps=100.",
     "strategies.7.weight=1": "override 'strategies.7.weight=1': strategies is a list of 1; expected an index, got '7'.",

@@ -12,7 +12,7 @@ __all__ = ["write_report"]
 def write_report(run_folder: Path) -> Path:
     """Write ``report.html`` from what the run folder holds so far, and return its path.
 
-    Every part may be missing: a run that has just started gives a short report. Read are
+    Every file may be missing: a run that has just started gives a short report. It reads
 
     - ``metrics.jsonl``: a line per logged step, with ``step``, terms named ``strategy/term``, ``eval/miou``, ``lr``,
       ``images_per_second``;

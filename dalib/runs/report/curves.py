@@ -10,13 +10,13 @@ from dalib.runs.report.svg import hint, line, path, svg, text
 WIDTH, HEIGHT = 340, 170  # in the chart's own units, which are pixels at its natural size
 LEFT, RIGHT, TOP, BOTTOM = 42, 8, 8, 24  # margins
 POINTS = 240  # drawn per curve: more than the pixels of a card can show
-DOTS = 40  # the longest curve whose points are marked
-HINTS = 60  # columns of a chart that answer the pointer
+DOTS = 40  # most points that are marked with dots
+HINTS = 60  # columns of a chart that have a tooltip
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a step and a value lie in the chart."""
+    """Maps steps and values to the coordinates of a chart."""
 
     steps: tuple[int, int]
     ticks: list[float]

@@ -1,4 +1,4 @@
-"""The page of a report: its sections, pure functions of the run that are empty where it has nothing for them."""
+"""The HTML page of a report: each section is a pure function of the run, and empty where the run lacks its data."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ EVALUATION = "eval/"
 
 
 def render(run: RunRecord) -> str:
-    """Return the whole page; it loads nothing."""
+    """Return the page as HTML that loads no other file."""
     sections = (headline, overview, panels, losses, progress, settings)
     body = "\n".join(section(run) for section in sections)
     style = files("dalib.runs.report").joinpath("style.css").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def render(run: RunRecord) -> str:
 
 
 def headline(run: RunRecord) -> str:
-    """The numbers that a reader looks for first."""
+    """The main figures: mIoU, steps, time and speed."""
     results, before = run.results, run.results.get("before", {})
     rates = [value for _, value in run.curves.get("images_per_second", []) if math.isfinite(value)]
     tiles = [
@@ -58,14 +58,14 @@ def headline(run: RunRecord) -> str:
 
 
 def overview(run: RunRecord) -> str:
-    """The score by class; beside it as training went on, and where the time went."""
+    """IoU by class; beside it the evaluations during training, and the time by part."""
     beside = evaluation(run) + time(run)
     columns = [f"<div>{column}</div>" for column in (classes(run), beside) if column]
     return f'<div class="columns">{"".join(columns)}</div>' if columns else ""
 
 
 def evaluation(run: RunRecord) -> str:
-    """Scores on held-out images as training went on."""
+    """Scores on held-out images during training."""
     curves = {name: series for name, series in run.curves.items() if name.startswith(EVALUATION)}
     cards = [_chart(name, series, "var(--accent)", smooth=False) for name, series in curves.items()]
     return _section("Evaluation", f'<div class="charts">{"".join(cards)}</div>' if cards else "")
@@ -119,7 +119,7 @@ def panels(run: RunRecord) -> str:
 
 
 def time(run: RunRecord) -> str:
-    """Seconds of each strategy and of the engine's own work; those with learning curves in their colour."""
+    """Seconds of each strategy and of the engine's own work; a strategy has the colour of its learning curves."""
     seconds: dict[str, float] = run.results.get("time", {})
     total, colors = sum(seconds.values()), _strategy_colors(run)
     if not total:
@@ -168,7 +168,7 @@ def _chart(name: str, series: Series, color: str, *, smooth: bool = True) -> str
 
 
 def _protocol(run: RunRecord) -> str:
-    """Two scores compare only under one protocol, so it stands beside them."""
+    """The evaluation protocol: scores are comparable only under the same one."""
     results = run.results
     if "protocol" not in results:
         return ""

@@ -1,4 +1,4 @@
-"""What a run folder holds, read for its report."""
+"""Reading of a run folder for its report."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _curves(path: Path) -> dict[str, Series]:
-    # Losses and scores of one step come in lines of their own; of two values the later led to the result.
+    # A step may have several lines; of two values the later one counts.
     by_step: dict[int, dict[str, Any]] = {}
     for record in _records(path):
         by_step.setdefault(record["step"], {}).update(record)
@@ -77,4 +77,4 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            continue  # a killed run leaves half a line
+            continue  # a killed run may leave half a line

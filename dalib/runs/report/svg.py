@@ -37,5 +37,5 @@ def path(points: Iterable[tuple[float, float]], style: str, color: str) -> str:
 
 
 def hint(shape: str, content: str) -> str:
-    """Return the shape with what the page shows when the pointer rests on it."""
+    """Return the shape with ``content`` as its tooltip."""
     return f"<g><title>{escape(content)}</title>{shape}</g>"

@@ -1,4 +1,4 @@
-"""Signals that wait until a step is whole."""
+"""A signal handler that is deferred until a step is complete."""
 
 import signal
 import threading
@@ -6,11 +6,11 @@ from types import FrameType
 from typing import Any
 
 
-class HeldBack:
-    """Holds the Python handler of a signal back between ``start`` and ``stop``, which calls it if the signal came.
+class DeferredSignal:
+    """Defers the Python handler of a signal from ``start`` to ``stop``, which calls it if the signal arrived.
 
-    torch's handler of SIGCHLD raises at the death of a loader's worker wherever the main thread is; in the middle of an
-    update it would leave a step that is neither done nor undone.
+    torch's SIGCHLD handler raises in the main thread when a loader's worker dies; in the middle of an update it would
+    leave a step half done.
     """
 
     def __init__(self, number: int) -> None:
@@ -19,13 +19,13 @@ class HeldBack:
         self._came: tuple[int, FrameType | None] | None = None
 
     def start(self) -> None:
-        """Note the signal from here on; where nobody handles it, and in another thread, there is nothing to do."""
+        """Record the signal from here on; does nothing without a Python handler or outside the main thread."""
         if callable(signal.getsignal(self._number)) and threading.current_thread() is threading.main_thread():
             self._came = None
             self._handler = signal.signal(self._number, self._note)
 
     def stop(self, *, call: bool = True) -> None:
-        """Give the signal back to its handler; ``call`` it now if the signal came."""
+        """Restore the handler; with ``call``, call it now if the signal arrived."""
         if self._handler is None:
             return
         handler, self._handler = self._handler, None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dalib import Engine
-from dalib.core.held_back import HeldBack
+from dalib.core.deferred_signal import DeferredSignal
 from tests.tiny import Supervised, tiny_batch, tiny_model
 
 
@@ -26,7 +26,7 @@ def handled():
 
 
 def test_the_handler_is_called_once_at_the_end_and_stands_again_afterwards(handled):
-    held = HeldBack(signal.SIGCHLD)
+    held = DeferredSignal(signal.SIGCHLD)
     held.start()
     os.kill(os.getpid(), signal.SIGCHLD)
     os.kill(os.getpid(), signal.SIGCHLD)
@@ -41,7 +41,7 @@ def test_the_handler_is_called_once_at_the_end_and_stands_again_afterwards(handl
 
 def test_a_signal_that_nobody_handles_is_left_alone():
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    held = HeldBack(signal.SIGCHLD)
+    held = DeferredSignal(signal.SIGCHLD)
     held.start()
     assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
     held.stop()
