@@ -138,12 +138,8 @@ def step_unless(flag: Tensor, optimizer: Optimizer) -> None:
 
 
 _FUSED_CLASSES = (SGD, Adam, AdamW)
-_IMPLEMENTATION_OPTIONS = ("fused", "foreach", "capturable", "differentiable")  # of this device, not of a checkpoint
-    "fused",
-    "foreach",
-    "capturable",
-    "differentiable",
-)  # as the device allows, not as a checkpoint says
+# Of this device, not of a checkpoint.
+_IMPLEMENTATION_OPTIONS = ("fused", "foreach", "capturable", "differentiable")
 
 
 def _is_fused(optimizer: Optimizer) -> bool:
