@@ -2,8 +2,8 @@
 
     python examples/ablation.py examples/recipes/diorama/*.yaml --seeds 0 1 2 --out runs/diorama train.steps=600
 
-Every run is an ordinary ``dalib train --resume``: one that is finished already is not trained again, one cut short goes
-on, and one that was another recipe's is refused.
+Every run is an ordinary ``dalib train --resume``: a finished run is not repeated, an interrupted one continues, and a
+folder with another recipe's run is refused.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def train(recipe: Path, seed: int, out: Path, overrides: list[str]) -> None:
-    """Train one recipe with one seed, or what is left of it."""
+    """Train one recipe with one seed, from where an earlier call stopped."""
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "dalib", "train", str(recipe), *overrides, f"train.seed={seed}"]
     with (out / "log.txt").open("a") as log:
@@ -73,7 +73,7 @@ def table(results: dict[str, list[dict]], seeds: list[int]) -> str:
 
 
 def class_table(results: dict[str, list[dict]]) -> str:
-    """Return a Markdown table of the mean IoU over seeds of every counted class."""
+    """Return a Markdown table of every counted class's IoU, averaged over seeds."""
     counted = next(iter(results.values()))[0]["counted"]
     lines = [f"| system | {' | '.join(counted)} |", f"|---|{'---:|' * len(counted)}"]
     for name, runs in results.items():

@@ -1,11 +1,11 @@
-"""What the scripts share: arguments, two domains, and an engine."""
+"""Shared code of the example scripts: arguments, two domains, an engine, and a comparison of stacks."""
 
 import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-# Before torch is loaded: threads that spin while they wait make a step eight times as slow on a busy machine.
+# Before torch is imported: threads that spin while they wait slow a step down eightfold on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
@@ -35,9 +35,9 @@ def arguments(description: str | None, steps: int) -> argparse.Namespace:
 
 
 def domains(options: argparse.Namespace) -> Domains:
-    """Return the source to learn from, the target to adapt to, and scenes of the target to score on.
+    """Return the source, the target for adaptation, and the target's validation set.
 
-    Labels of one's own are PNG of Cityscapes' train ids; a recipe can say otherwise by a label map.
+    Labels in ``--source`` and ``--target`` are PNG of Cityscapes' train ids; for others, use a recipe with a label map.
     """
     size = tuple(options.size)
     if options.source is None:

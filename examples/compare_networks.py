@@ -3,9 +3,9 @@
     python examples/compare_networks.py
     python examples/compare_networks.py bisenet pidnet_s "timm backbone=mobilenetv3_large_100" --steps 2000
 
-Every network is trained on the same images for the same number of steps and then scored on images never seen. Without
-arguments that is a short training on diorama, about a quarter of an hour on 2 cores, of which DeepLabV2 takes most. A
-run that was cut off goes on where it was when the same command is given again: what is done is kept in ``--out``.
+Every network is trained on the same images for the same number of steps and then scored on unseen images. Without
+arguments that is a short training on diorama, about a quarter of an hour on 2 cores, of which DeepLabV2 takes most.
+Finished networks and checkpoints are kept in ``--out``, so that the same command continues an interrupted comparison.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import json
 import os
 from pathlib import Path
 
-# Before torch is loaded: threads that spin while they wait make a step eight times as slow on a busy machine.
+# Before torch is imported: threads that spin while they wait slow a step down eightfold on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
@@ -41,7 +41,7 @@ SAVE_EVERY = 50  # steps
 def main() -> None:
     options = arguments()
     configure_logging()
-    # Everything is made and read before anything is written or trained: a mistake shows at once.
+    # Everything is created and read before anything is written or trained, so that mistakes show at once.
     check_variant(options.variant)
     train, val = datasets(options)
     classes = check_classes(train=train, val=val)
@@ -80,7 +80,7 @@ def arguments() -> argparse.Namespace:
 
 
 def datasets(options: argparse.Namespace) -> list[SegmentationDataset]:
-    """Return what to train on and what to score on, each with its first item read and checked."""
+    """Return the training and validation sets, each with its first item read and checked."""
     use = parse_use(options.data)
     made = []
     for split in ("train", "val"):
@@ -99,7 +99,7 @@ def make_model(network: str, num_classes: int, options: argparse.Namespace) -> S
 
 
 def keep_settings(options: argparse.Namespace) -> None:
-    """Write down what every network is compared under; DalibError where the folder holds another comparison."""
+    """Store the settings of the comparison; DalibError where the folder holds one with other settings."""
     settings = {key: value for key, value in vars(options).items() if key not in ("networks", "out")}
     path = options.out / "settings.json"
     begun = {*options.out.glob("*.json"), *options.out.glob("*.pt")} - {path}
@@ -109,7 +109,7 @@ def keep_settings(options: argparse.Namespace) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Return what this script has written to a file; DalibError where that is damaged."""
+    """Return a JSON file that this script wrote; DalibError where it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -127,7 +127,7 @@ def result(
     options: argparse.Namespace,
 ) -> dict:
     """Measure and train a network, keep its mIoU (0..1) and cost, and return them."""
-    # Latency first: a form that this machine cannot run, or a size that does not fit, is said before the training.
+    # Latency first, so that a variant that this machine cannot run, or a wrong size, fails before the training.
     row = measure(model, tuple(options.latency_size), options.variant, name=name, seconds=options.seconds)
     path = result_path(name, options)
     miou = train_and_score(model, train, val, path.with_suffix(".pt"), options)

@@ -3,7 +3,7 @@
     python examples/dacs.py
     python examples/dacs.py --source DIR --target DIR --size 512 1024 --steps 40000
 
-Self-training pays once the teacher is right more often than not: the default run is too short for that.
+Self-training helps once most pseudo-labels are right, for which the default run is too short.
 """
 
 from common import arguments, compare

@@ -1,4 +1,4 @@
-"""The demo behind ``make demo``: source only, then the full stack for as many steps, on streets made on the fly."""
+"""The demo of ``make demo``: source only, then the full stack for the same steps, on procedural streets."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def train(console: Console, title: str, recipe: Recipe, out: Path, before: Path | None = None) -> dict:
-    """Run a recipe, or go on with it where an earlier demo was cut short, and return its results."""
+    """Run a recipe, or resume it where an earlier demo was interrupted, and return its results."""
     console.rule(title)
     run(recipe, out, resume=True, before=before, console=console)
     return json.loads((out / "results.json").read_text())

@@ -1,4 +1,4 @@
-"""Fourier domain adaptation: source images take on the colours and light of target images (Yang & Soatto 2020).
+"""Fourier domain adaptation: source images take the low-frequency amplitudes of target images (Yang & Soatto 2020).
 
 python examples/fda.py
 python examples/fda.py --source DIR --target DIR --size 512 1024 --steps 40000

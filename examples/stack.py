@@ -1,4 +1,4 @@
-"""Methods stacked: augmentation, Fourier transfer and self-training; the order of the list is the order of the calls.
+"""A stack of augmentation, FDA, supervised loss and DACS; strategies are called in list order.
 
 python examples/stack.py
 python examples/stack.py --source DIR --target DIR --size 512 1024 --steps 40000

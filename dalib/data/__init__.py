@@ -1,4 +1,4 @@
-"""Datasets: what one is, the real formats, and the folder that brings one's own data."""
+"""Datasets: the protocol, readers of the published formats, and a reader of one's own folders."""
 
 from typing import TYPE_CHECKING, Any
 

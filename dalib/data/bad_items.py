@@ -1,4 +1,4 @@
-"""Items of a data set that cannot be read: the first one stops a run, or a bounded number is passed over."""
+"""Items of a data set that cannot be read: the first one stops a run, or a bounded number is skipped."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class ItemError(RuntimeError):
-    """A data set failed at an item for no fault of the user's; from a worker, the message holds the traceback there."""
+    """A data set's own code failed at an item; from a worker process, the message holds the traceback."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The item of an index, or the first readable one after it.
+    """The item at an index, or the first readable one after it.
 
     Fields:
         item: image, label and index; None where none could be read.
-        faults: what is wrong with those passed over, by name.
+        faults: message of each skipped item, by stream and item name.
     """
 
     item: tuple[Tensor, Tensor, int] | None
@@ -31,9 +31,9 @@ class Loaded:
 
 
 def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) -> Loaded:
-    """Read an item; in place of one that cannot be read the next of the data set, at most ``spare`` times.
+    """Read item ``index``; where it cannot be read, try the following ones, at most ``spare`` of them.
 
-    What comes in its place depends on the index alone, so a run that skips can be resumed bit for bit.
+    The replacement depends on the index alone, so a run that skips items resumes bit for bit.
 
     Raises:
         ItemError: the data set raised something else than a ``DalibError``.
@@ -43,7 +43,7 @@ def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) ->
         candidate %= len(dataset)
         try:
             return Loaded((*checked_item(dataset, candidate), candidate), faults)
-        except DalibError as error:  # travels as a value: from a worker, torch would make a traceback its text
+        except DalibError as error:  # returned as a value, since torch puts a worker's traceback into the message
             faults[f"{stream} {item_name(dataset, candidate)}"] = str(error)
         except Exception as error:
             where = f"{item_name(dataset, candidate)} of the {stream} data"
@@ -53,12 +53,12 @@ def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) ->
 
 @dataclass
 class BadItems:
-    """The different items that a run could not read; more than ``limit`` of them end it, so by default the first does.
+    """The distinct items that a run could not read; more than ``limit`` of them end it, so by default the first does.
 
     Fields:
-        limit: how many are passed over.
-        tell: called with the message of each, once.
-        messages: what is wrong, by stream and name.
+        limit: how many may be skipped.
+        tell: called once with the message of each.
+        messages: the messages so far, by stream and item name.
     """
 
     limit: int = 0
@@ -66,7 +66,7 @@ class BadItems:
     messages: dict[str, str] = field(default_factory=dict)
 
     def count(self, faults: Mapping[str, str]) -> None:
-        """Count those that were not met before; DataError beyond the limit."""
+        """Count the faults that are new; DataError beyond the limit."""
         for name, message in faults.items():
             if name in self.messages:
                 continue

@@ -45,7 +45,7 @@ class Stream:
 class Batch(Mapping[str, Stream]):
     """The streams of one micro-batch, by name: ``source``, ``target`` and those that strategies add.
 
-    A stream never changes in place: ``write`` puts a new one in its stead, so what an earlier strategy kept stays true.
+    A stream never changes in place: ``write`` replaces it, so a stream that an earlier strategy kept stays as it was.
     """
 
     def __init__(self, streams: Mapping[str, Stream]) -> None:
@@ -72,17 +72,17 @@ class Batch(Mapping[str, Stream]):
         return len(self._streams)
 
     def version(self, name: str) -> int:
-        """How often the stream was written; what was computed from another version is stale."""
+        """Return how often the stream was written; outputs cached for another version are stale."""
         return self._versions[name]
 
     def write(self, name: str, **fields: Any) -> None:
-        """Replace fields of a stream, e.g. ``batch.write("source", image=jittered)``."""
+        """Replace fields of a stream, e.g. ``batch.write("source", image=jittered)``; StackError if undeclared."""
         self._check(name, fields)
         self._streams[name] = dataclasses.replace(self[name], **fields)
         self._versions[name] += 1
 
     def add(self, name: str, stream: Stream) -> None:
-        """Add a stream under a new name."""
+        """Add a stream under a new name; StackError if the name is taken or the stream undeclared."""
         if name in self._streams:
             raise StackError(f"stream {name!r} is already in the batch; use batch.write to change it.")
         self._check(name, stream.fields())

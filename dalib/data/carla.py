@@ -38,10 +38,10 @@ def carla(
         split: None is everything; others need ``list``.
         size: (H, W) to resize to; None keeps the camera's own.
         list: a text file with an image name per line; may contain ``{split}``.
-        sky_from_top: CARLA 0.8 has no id for the sky; call sky what has no id from the top edge of a column down to
-            its first labelled pixel. Else it is ignored.
-        ignore_hood: a camera on the roof sees the own hood, which CARLA labels car; ignore what is car from the bottom
-            edge of a column up to its first other pixel.
+        sky_from_top: CARLA 0.8 has no id for sky; label as sky the pixels without id between the top of each column
+            and its first labelled pixel. By default they are ignored.
+        ignore_hood: a camera on the roof sees the ego vehicle's hood, which CARLA labels car; ignore the car pixels
+            between the bottom of each column and its first pixel of another class.
     """
     base = existing_folder(Path(root), "CARLA recordings with CameraRGB/ and CameraSeg/")
     images = find_images(existing_folder(base / "CameraRGB", "CARLA's images"))
@@ -53,7 +53,7 @@ def carla(
 
 
 class _CarlaMap(IdMap):
-    """CARLA's ids, and what an id means only at an edge of the image."""
+    """CARLA's ids, with the sky and the ego vehicle's hood told apart by their position."""
 
     def __init__(self, sky_from_top: bool, ignore_hood: bool) -> None:
         super().__init__(CARLA_IDS, channel="red")
@@ -70,5 +70,5 @@ class _CarlaMap(IdMap):
 
 
 def _from_top(mask: Tensor) -> Tensor:
-    """What is true of a column (H, W) without a break from the first row on."""
+    """Return the unbroken run of true pixels at the top of each column, (H, W) bool."""
     return mask.logical_not().cummax(dim=0).values.logical_not()

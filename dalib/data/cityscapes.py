@@ -20,8 +20,8 @@ _LABEL_MAPS: dict[str, LabelMap] = {
 def cityscapes(*, root: str, split: str | None = None, size: Size | None = None) -> PairedFiles:
     """Open the official tree, ``leftImg8bit/SPLIT`` and ``gtFine/SPLIT``, or a copy with ``images/SPLIT``.
 
-    Folders of cities may be there or not. Labels are ``*_gtFine_labelIds.png``, as they ship, or
-    ``*_gtFine_labelTrainIds.png`` where the others are missing. A test split without labels is all 255.
+    Images may lie in city folders or directly in the split's. Labels are the shipped ``*_gtFine_labelIds.png``, or
+    ``*_gtFine_labelTrainIds.png`` where those are missing. A test split without labels is all 255.
 
     Args:
         split: train (default), val or test.

@@ -1,4 +1,4 @@
-"""What a dataset is, and what dalib reads from one."""
+"""The dataset protocol, its optional attributes, and the check of every item."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from dalib.errors import DataError
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
 
 Draw = Callable[[int], int]
-"""From a position in the endless stream of one domain to the index of the image to load; pure, so that runs resume."""
+"""Maps a position in a stream's endless sequence of samples to a dataset index; pure, so that runs can be resumed."""
 
 
 @runtime_checkable
@@ -18,7 +18,7 @@ class SegmentationDataset(Protocol):
     """A map-style dataset of labelled images; any object with these two methods is one.
 
     Optional attributes: ``classes`` (names by train id) and ``palette`` (RGB by train id), by default Cityscapes' 19;
-    ``item_name(index) -> str``, what error messages call an item; ``for_evaluation()``, the data set to score on, whose
+    ``item_name(index) -> str``, an item's name in error messages; ``for_evaluation()``, the dataset to score on, whose
     labels may be larger than its images.
     """
 
@@ -30,12 +30,12 @@ class SegmentationDataset(Protocol):
 
 
 def classes_of(dataset: object) -> tuple[str, ...]:
-    """Names of a dataset's classes, by train id."""
+    """Return the names of a dataset's classes, by train id."""
     return tuple(getattr(dataset, "classes", CITYSCAPES_CLASSES))
 
 
 def same_classes(present: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise DataError unless the classes, by the name of a data set, are the same everywhere."""
+    """Raise DataError unless all data sets have the same classes; ``present``: classes by data set name."""
     (first, classes), *rest = present.items() or [("", ())]
     for name, others in rest:
         if others != classes:
@@ -47,7 +47,7 @@ def same_classes(present: Mapping[str, tuple[str, ...]]) -> None:
 
 
 def palette_of(dataset: object) -> tuple[Color, ...]:
-    """RGB colours of a dataset's classes, by train id."""
+    """Return the RGB colours of a dataset's classes, by train id."""
     return tuple(getattr(dataset, "palette", CITYSCAPES_PALETTE))
 
 
@@ -55,7 +55,7 @@ def checked_item(dataset: "SegmentationDataset", index: int) -> tuple[Tensor, Te
     """Read an item and check it against the protocol.
 
     Raises:
-        DataError: wrong types or shapes, or train ids that none of the data set's ``classes`` has.
+        DataError: wrong types or shapes, or train ids beyond the data set's ``classes``.
     """
     image, label = dataset[index]
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
@@ -78,6 +78,6 @@ def checked_item(dataset: "SegmentationDataset", index: int) -> tuple[Tensor, Te
 
 
 def item_name(dataset: object, index: int) -> str:
-    """What to call an item in a message: its file where the dataset knows it, else its index."""
+    """Return an item's name for messages: its file where the dataset knows it, else its index."""
     name = getattr(dataset, "item_name", None)
     return str(name(index)) if callable(name) else f"item {index}"

@@ -1,6 +1,6 @@
-"""Image and label files to tensors, whatever their mode and depth.
+"""Decoding and resizing of image and label files of any mode and bit depth.
 
-Images come out upright: the EXIF orientation of a photograph is applied. Labels are read as they are stored.
+The EXIF orientation is applied to images; labels are read as they are stored.
 """
 
 import io
@@ -28,9 +28,9 @@ Size = tuple[Side, Side]
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_SCAN, _MAX_SCANS = b"\xff\xda", 100  # encoders write about ten; of 8192 x 8192 pixels each takes 40 ms and 99 bytes
-_STRETCHED = {"L;2": 255 // 3, "L;4": 255 // 15}  # Pillow makes 255 of the largest sample of 2 and 4 bits of grey,
-_CUT = ("RGB;16B", "RGBA;16B", "LA;16B")  # and drops the lower byte of these
+_SCAN, _MAX_SCANS = b"\xff\xda", 100  # encoders write about ten; at 8192 x 8192 each costs 99 bytes and 40 ms
+_STRETCHED = {"L;2": 255 // 3, "L;4": 255 // 15}  # Pillow rescales 2- and 4-bit grey to 0..255; the factor to undo it
+_CUT = ("RGB;16B", "RGBA;16B", "LA;16B")  # modes of which Pillow drops the lower byte
 
 
 def read_image(file: Path) -> Tensor:
@@ -42,10 +42,10 @@ def read_image(file: Path) -> Tensor:
     data = _read(file)
     with _decoding(file, data):
         image = _open(data)
-        image.getexif()  # keeps the orientation
-        image.info.clear()  # or turning it would write all of EXIF anew, which fails on some cameras' tags
+        image.getexif()  # caches the orientation before `info` is emptied
+        image.info.clear()  # else exif_transpose rewrites all of EXIF, which fails on some cameras' tags
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode == "I;16":  # Pillow would clip it
+        if image.mode == "I;16":  # convert("RGB") would clip it
             grey = (np.array(image, np.int32) + 128) // 257
             return torch.from_numpy(grey.astype(np.uint8)).repeat(3, 1, 1)
         return _tensor(image if image.mode == "RGB" else image.convert("RGB"))
@@ -55,14 +55,14 @@ def read_label(file: Path) -> Tensor:
     """Read a label as it is stored, (C, H, W) uint8 or uint16: the indices of an indexed PNG, not its colours.
 
     Raises:
-        DataError: the file is no PNG, or cannot be read or decoded, or only by the extra ``png16``.
+        DataError: the file is no PNG, cannot be read or decoded, or needs the extra ``png16``.
     """
     data = _read(file)
     if not data.startswith(_PNG_SIGNATURE):
         raise DataError("expected a PNG label, found another format; lossy formats blur class ids, use PNG.", item=file)
     with _decoding(file, data):
         image = _open(data)
-        stored = image.tile[0].args  # depth and channels by the header, as Pillow names them
+        stored = image.tile[0].args  # Pillow's raw mode: channels and bit depth as in the file
         if stored in _CUT:
             return _sixteen_bits(file, data)
         label = _tensor(image)
@@ -70,7 +70,7 @@ def read_label(file: Path) -> Tensor:
 
 
 def png_size(file: Path) -> Size:
-    """(H, W) of a PNG by its header."""
+    """Return (H, W) of a PNG by its header."""
     data = _read(file)
     with _decoding(file, data):
         return _open(data).size[::-1]
@@ -84,7 +84,7 @@ def resize_image(image: Tensor, size: Size) -> Tensor:
 
 
 def resize_label(stored: Tensor, size: Size) -> Tensor:
-    """Resize (C, H, W) to ``size``: each pixel takes the one under its centre, so no value is made up."""
+    """Resize (C, H, W) to ``size`` by nearest neighbour at pixel centres, so that no new value appears."""
     if tuple(stored.shape[-2:]) == tuple(size):
         return stored
     rows, columns = (_centers(n, m) for n, m in zip(size, stored.shape[-2:], strict=True))
@@ -110,9 +110,9 @@ def _read(file: Path) -> bytes:
 
 @contextmanager
 def _decoding(file: Path, data: bytes) -> Iterator[None]:
-    """Say of which file an error of Pillow's is; a picture beyond Pillow's limit is one, too."""
+    """Turn Pillow's errors, its warning about too many pixels included, into a DataError that names the file."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # such as of EXIF data that break off
+        with warnings.catch_warnings(action="ignore"):  # e.g. of truncated EXIF data
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except DataError:
@@ -134,7 +134,7 @@ def _decoding(file: Path, data: bytes) -> Iterator[None]:
 def _open(data: bytes) -> ImageFile:
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
     if image.format == "PNG":
-        image.verify()  # decoding ignores the checksums of the rows
+        image.verify()  # decoding alone ignores the checksums of the pixel data
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     elif image.format == "JPEG" and data.count(_SCAN) > _MAX_SCANS:
         raise ValueError(f"more than {_MAX_SCANS} scans")

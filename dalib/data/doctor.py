@@ -1,4 +1,4 @@
-"""Reads a dataset before anybody waits for it: counts, sizes, classes, and every faulty item in one pass."""
+"""Examination of a dataset before training: counts, sizes, classes, and every faulty item in one pass."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -16,12 +16,12 @@ from dalib.data.faults import Fault, collecting
 from dalib.errors import DataError
 from dalib.labels import IGNORE
 
-_SHOWN = 5  # items of a kind of fault, and names in a note
+_SHOWN = 5  # items listed per kind of fault or note
 
 
 @dataclass
 class Findings:
-    """What ``examine`` saw.
+    """The result of ``examine``.
 
     Fields:
         length: items in the dataset. examined: those that were read.
@@ -29,7 +29,7 @@ class Findings:
         pixels: (256,) int64, labelled pixels by train id; 255 = ignored.
         images: (256,) int64, images in which each train id occurs.
         faults: each once; empty when all is well.
-        single_color: images of one colour: black frames and the like, no fault but seldom wanted.
+        single_color: names of images of one colour, such as black frames; noted, not a fault.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Findings:
 
     @property
     def ignored(self) -> float:
-        """Share of pixels that are ignored, 0..1."""
+        """The share of ignored pixels, 0..1."""
         return float(self.pixels[IGNORE] / self.pixels.sum().clamp(min=1))
 
     @property
@@ -53,7 +53,7 @@ class Findings:
         return [name for name, count in zip(self.classes, self.pixels.tolist(), strict=False) if count == 0]
 
     def notes(self) -> list[str]:
-        """What is no fault but worth a look."""
+        """Return remarks that are not faults."""
         notes = []
         if self.sizes and self.ignored == 1:
             notes.append("every pixel is ignored: unlabelled images, or a label map that fits no id")
@@ -80,7 +80,7 @@ class Findings:
         }
 
     def render(self, known: Collection[Fault] = ()) -> RenderableType:
-        """Return the findings for a rich console: faults by kind, then tables; ``known`` faults are not told again."""
+        """Return the findings for a rich console: faults by kind, then tables; ``known`` faults are only counted."""
         new = [fault for fault in self.faults if fault not in known]
         found = counted(len(self.faults), "fault") if self.faults else "no faults"
         above = f", {len(self.faults) - len(new)} listed above" if len(new) < len(self.faults) else ""
@@ -113,11 +113,11 @@ def examine(
     one_size: bool = False,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
-    """Read a dataset, any with the two methods of the protocol, and collect what is wrong instead of stopping at it.
+    """Read the items of any ``SegmentationDataset`` and collect all faults instead of stopping at the first.
 
     Args:
         limit: read at most this many items, evenly spread; None reads all.
-        one_size: images of different size are a fault, as they are where they make batches.
+        one_size: count it as a fault when images differ in size, since they cannot be batched.
         advance: called with (items done, items to do), for a progress bar.
     """
     findings = Findings(name, classes_of(dataset), len(dataset))
@@ -125,7 +125,7 @@ def examine(
     for done, index in enumerate(indices, 1):
         try:
             image, label = checked_item(dataset, index)
-        except Exception as error:  # of whatever kind: a dataset may be anybody's
+        except Exception as error:  # a third-party dataset may raise anything
             findings.faults.append(_fault(dataset, index, error))
         else:
             _count(findings, image, label, item_name(dataset, index))
@@ -139,7 +139,7 @@ def examine(
 
 
 def examine_new(create: Callable[[], SegmentationDataset], *, name: str = "dataset", **options: Any) -> Findings:
-    """Like ``examine``, for a dataset that may not even open: what stops it is a fault among the others."""
+    """Like ``examine``, for a dataset still to be created: an error in ``create`` is listed among the faults."""
     with collecting() as faults:
         try:
             dataset = create()
@@ -164,7 +164,7 @@ def counted(number: int, what: str) -> str:
 
 
 def _by_kind(faults: Iterable[Fault]) -> list[str]:
-    """Return a line per kind of fault, the first one's reason, and under it the first items of thousands."""
+    """Return, per kind of fault, a line with the first one's reason and the names of its first items."""
     kinds: dict[str, list[Fault]] = {}
     for fault in faults:
         kinds.setdefault(fault.kind or fault.reason, []).append(fault)
@@ -178,7 +178,7 @@ def _by_kind(faults: Iterable[Fault]) -> list[str]:
 
 
 def _fault(dataset: SegmentationDataset, index: int, error: Exception) -> Fault:
-    """Return an item's error under the file that it is about, which may be that of the label."""
+    """Return an item's error as a fault of the file that it names, which may be the label's."""
     if isinstance(error, DataError):
         return Fault(error.item or item_name(dataset, index), error.reason, error.kind)
     return Fault(item_name(dataset, index), f"{type(error).__name__}: {error}")

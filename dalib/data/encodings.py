@@ -1,4 +1,4 @@
-"""From what a label file stores, ids or colours, to train ids."""
+"""Maps from what label files store, ids or colours, to train ids."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,10 +30,10 @@ class LabelMap(Protocol):
     """Turns a stored label into train ids."""
 
     def __call__(self, stored: Tensor, file: Path) -> Tensor:
-        """Map ``stored`` (C, H, W), uint8 or uint16, to uint8 (H, W) train ids; ``file`` is for messages alone.
+        """Map ``stored`` (C, H, W), uint8 or uint16, to uint8 (H, W) train ids; ``file`` is named in errors.
 
         Raises:
-            DataError: the file stores something else than this map reads.
+            DataError: the file's depth, channels or values are not what this map reads.
         """
         ...
 
@@ -43,7 +43,7 @@ class IdMap:
 
     Args:
         ids: train id of each stored id; 255 stays 255 unless it is named.
-        unknown: what a stored id that is not named is: an "error", or "ignore" for 255.
+        unknown: what to do with an id that ``ids`` lacks: raise an "error", or "ignore" it, as 255.
         channel: the channel of an RGB(A) file that holds the id; None: the file has one channel.
         bits: 8 or 16, of each stored id.
     """
@@ -103,11 +103,11 @@ class IdMap:
 
 
 class ColorMap:
-    """Label files that paint each class in its colours.
+    """Label files that store classes as RGB colours.
 
     Args:
         colors: train id of each RGB colour.
-        unknown: what a colour that is not named is: an "error", or "ignore" for 255.
+        unknown: what to do with a colour that ``colors`` lacks: raise an "error", or "ignore" it, as 255.
     """
 
     def __init__(self, colors: Mapping[Color, int], *, unknown: Unknown = "error") -> None:
@@ -139,7 +139,7 @@ class ColorMap:
 
 
 def identity(num_classes: int, **options: Any) -> IdMap:
-    """Labels that store train ids already; ``options`` are those of ``IdMap``."""
+    """Return the map of labels that already store train ids; ``options`` are those of ``IdMap``."""
     return IdMap({i: i for i in range(num_classes)}, **options)
 
 

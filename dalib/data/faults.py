@@ -1,4 +1,4 @@
-"""Faults of a data set that one can go on from: the first is an error, but the doctor collects them all."""
+"""Reports of recoverable faults in a data set: the first one raises, but the doctor collects all."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from dalib.errors import DataError
 
 
 class Fault(NamedTuple):
-    """What is wrong with an item or a file, or, without one, with the set as a whole; see ``DataError``."""
+    """A fault of an item or file, or of the whole data set where ``item`` is empty; fields as in ``DataError``."""
 
     item: str
     reason: str
@@ -23,10 +23,10 @@ _collected: ContextVar[list[Fault] | None] = ContextVar("collected", default=Non
 
 
 def report(faults: Sequence[Fault], message: str = "") -> None:
-    """Raise a DataError, or, within ``collecting``, note the faults and let the caller go on without the items.
+    """Raise a DataError or, within ``collecting``, record the faults and return, so that the caller skips the items.
 
     Args:
-        message: of the error; default the first fault.
+        message: of the error; default: the first fault's.
     """
     collected = _collected.get()
     if collected is None and faults:
@@ -37,7 +37,7 @@ def report(faults: Sequence[Fault], message: str = "") -> None:
 
 @contextmanager
 def collecting() -> Iterator[list[Fault]]:
-    """Collect what is reported in the body."""
+    """Collect the faults that are reported within the ``with`` block."""
     faults: list[Fault] = []
     token = _collected.set(faults)
     try:

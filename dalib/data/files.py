@@ -20,7 +20,7 @@ def existing_folder(path: Path, expected: str, check: str = "`root` and the data
 
 
 def below(base: Path, name: str, option: str) -> Path:
-    """Return ``base / name``; DataError where ``name``, of an option, leads out of ``base``."""
+    """Return ``base / name``; DataError where ``name``, the value of ``option``, leads out of ``base``."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise DataError(f"{option}: expected a folder below {base}, found {name!r}, which leads out of it.")
     return base / name
@@ -39,10 +39,11 @@ def find_images(folder: Path, key: Callable[[str], str | None] = lambda name: na
 def find_files(
     folder: Path, suffixes: Iterable[str], key: Callable[[str], str | None] = lambda name: name
 ) -> dict[str, Path]:
-    """Find files under ``folder``, at any depth, sorted; links are followed, loops are errors.
+    """Find files under ``folder`` at any depth, sorted; symbolic links are followed, and a loop is a fault.
+
     Args:
         suffixes: lower-case suffixes to take.
-        key: from a file's path below ``folder``, with "/" and without suffix, to its key; None skips it.
+        key: maps a file's path below ``folder``, with "/" and without suffix, to its key; None skips the file.
     """
     files: dict[str, Path] = {}
     for file in _walk(folder, ()):

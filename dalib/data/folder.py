@@ -1,4 +1,4 @@
-"""One's own data: a folder of images, a folder of labels, and a label map that says what the labels mean."""
+"""Custom data: a folder of images, a folder of labels, and a label map that says what the labels mean."""
 
 from pathlib import Path
 

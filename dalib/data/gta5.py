@@ -14,7 +14,7 @@ _MISFITS = ("15188", "17705")  # labels of another size than their images in the
 def gta5(*, root: str, split: str | None = None, size: Size | None = None, list: str | None = None) -> PairedFiles:
     """Open ``root/images`` and ``root/labels``: files of the same names, labels as indexed PNG.
 
-    Two published pairs whose sizes differ are left out where they do.
+    Of two pairs of the published archive, image and label differ in size: they are left out unless repaired.
 
     Args:
         split: None is everything, as in the adaptation literature; others need ``list``.

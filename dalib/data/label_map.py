@@ -1,4 +1,4 @@
-"""The YAML file that says what the labels of one's own data mean."""
+"""The label map: a YAML file that says what the labels of custom data mean."""
 
 import colorsys
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ def read_label_map(file: Path) -> LabelScheme:
     """Read a label map::
 
         classes: [road, sidewalk, car]      # train ids 0, 1, 2; default: Cityscapes' 19
-        palette: [[128, 64, 128], ...]      # a colour per class for pictures; made up where left out
+        palette: [[128, 64, 128], ...]      # a colour per class for pictures; default: generated
         ids: {7: road, 8: sidewalk, 0: ignore, 26: 2}    # stored id: class name, train id or `ignore`
         channel: red                        # the id stands in this channel of RGB files
         bits: 16                            # of a stored id; default 8
@@ -46,7 +46,7 @@ def read_label_map(file: Path) -> LabelScheme:
 
 
 def default_palette(classes: tuple[str, ...]) -> tuple[Color, ...]:
-    """Cityscapes' colours for its class names, made-up ones, far apart in hue, for others."""
+    """Return Cityscapes' colours for its class names, and generated ones, far apart in hue, for others."""
     known = dict(zip(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, strict=True))
     return tuple(known.get(name) or _made_up(index) for index, name in enumerate(classes))
 
@@ -58,7 +58,7 @@ def _made_up(index: int) -> Color:
 
 
 class _Parser:
-    """One label map on its way from YAML to a scheme; ``file`` is for messages."""
+    """Checks the content of a label map and turns it into a scheme; ``file`` is named in errors."""
 
     def __init__(self, file: str, content: Any) -> None:
         self.file = file

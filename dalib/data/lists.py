@@ -19,7 +19,7 @@ def listed(
             A relative path is looked up from the current folder, then from ``root``.
 
     Raises:
-        DataError: no such list, a name that is not among ``files`` or stands twice, a split that no list tells apart.
+        DataError: no such list, a name that is not among ``files`` or occurs twice, or a split without its own list.
     """
     if list_file is None:
         if split is None:
@@ -82,6 +82,6 @@ def _without_suffix(name: str) -> str:
 
 
 def _near(name: str, files: Mapping[str, Path]) -> str:
-    if len(files) > 5000:  # a comparison with each takes long
+    if len(files) > 5000:  # fuzzy matching with each takes long
         return f" Names look like {next(iter(files))!r}."
     return suggest(name, files)

@@ -1,4 +1,4 @@
-"""From data sets to batches: which image comes when depends on the seed and the step alone."""
+"""Loading of batches from data sets, in an order that depends on the seed and the step alone."""
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -50,23 +50,23 @@ def check_not_empty(dataset: "SegmentationDataset", stream: str) -> None:
 
 
 def _present(loaded: Loaded, stream: str) -> tuple[Tensor, Tensor, int]:
-    """Return the item; DataError where every one of the data set was passed over."""
+    """Return the item; DataError where no item could be read."""
     if loaded.item is None:
         raise DataError(f"none of the {len(loaded.faults)} images of the {stream} can be read; see `dalib doctor`.")
     return loaded.item
 
 
-Collated = tuple[Stream | DataError, dict[str, str]]  # a stream of uint8, or what forbids it; items passed over
+Collated = tuple[Stream | DataError, dict[str, str]]  # a uint8 stream, or why there is none; faults of skipped items
 
 
 class StreamLoader:
-    """Batches of every stream, from any step on: position p of a stream is image ``draw(p)``, so resuming is seeking.
+    """Loads every stream from any step on: sample p of a stream is item ``draw(p)``, so resuming is seeking.
 
     Args:
-        datasets: by stream name. draws: those that strategies brought; the others are shuffled.
+        datasets: by stream name. draws: of strategies' ``sampler``, by stream name; other streams are shuffled.
         batch_size: images per stream and optimiser step. accumulate: micro-batches per optimiser step.
         workers: processes per stream; 0 loads in this one.
-        bad_items: counts what cannot be read; default the first ends the run.
+        bad_items: counts unreadable items; by default the first one ends the run.
     """
 
     def __init__(
@@ -95,16 +95,16 @@ class StreamLoader:
 
     @contextmanager
     def batches(self, start: int, stop: int, device: torch.device) -> Iterator[Iterator[list[Batch]]]:
-        """Give the micro-batches of optimiser steps ``start`` to ``stop``; the loader's processes end with the body.
+        """Yield the micro-batches of optimiser steps ``start`` to ``stop``, exclusive; workers end with the block.
 
         Raises:
-            DataError: one of these processes was killed.
+            DataError: a worker process was killed.
         """
         iterators: dict[str, Iterator[Collated]] = {}
         try:
             iterators |= {stream: iter(self._loader(stream, start, stop)) for stream in self._datasets}
             yield self._group(iterators, stop - start, device)
-        except (Exception, GeneratorExit):  # torch raises at a death wherever this process is, as in a strategy's hook
+        except (Exception, GeneratorExit):  # torch's SIGCHLD handler raises anywhere, e.g. in a strategy's hook
             _through_deaths(_check_alive, iterators)
             raise
         finally:
@@ -120,7 +120,7 @@ class StreamLoader:
             ]
 
     def _arrive(self, collated: Collated, device: torch.device) -> Stream:
-        """Take a stream of bytes to the device and make it float there: a quarter of the traffic."""
+        """Move a uint8 stream to the device and convert it to float there, which transfers a quarter of the bytes."""
         stream, faults = collated
         self._bad_items.count(faults)
         if isinstance(stream, DataError):
@@ -131,7 +131,7 @@ class StreamLoader:
 
     def _loader(self, stream: str, start: int, stop: int) -> DataLoader[Loaded]:
         size, draw = self._micro_size, self._draws[stream]
-        indices = (  # drawn as they are needed: a list of them all would grow with the run
+        indices = (  # a generator, since a list would grow with the run
             [draw(p) for p in range(batch * size, (batch + 1) * size)]
             for batch in range(start * self._accumulate, stop * self._accumulate)
         )
@@ -141,14 +141,14 @@ class StreamLoader:
             batch_sampler=indices,
             collate_fn=_Collate(stream, self._datasets[stream]),
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # or the loader would take a draw from the global one
+            generator=torch.Generator(),  # else the loader draws from the global generator
         )
 
 
 def _check_alive(iterators: Mapping[str, Any]) -> None:
     workers = [(stream, worker) for stream, it in iterators.items() for worker in getattr(it, "_workers", ())]
     if workers:
-        wait([worker.sentinel for _, worker in workers], timeout=1)  # a death is seen a moment before its exit status
+        wait([worker.sentinel for _, worker in workers], timeout=1)  # the exit status comes a moment after the signal
     for stream, worker in workers:
         if worker.exitcode:
             end = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit status {worker.exitcode}"
@@ -160,11 +160,11 @@ def _check_alive(iterators: Mapping[str, Any]) -> None:
 
 def _end_workers(iterators: Mapping[str, Any]) -> None:
     for iterator in iterators.values():
-        getattr(iterator, "_shutdown_workers", lambda: None)()  # else the traceback of an error would keep them
+        getattr(iterator, "_shutdown_workers", lambda: None)()  # else an error's traceback keeps the iterator alive
 
 
 def _through_deaths(act: Callable[[Mapping[str, Any]], None], iterators: Mapping[str, Any]) -> None:
-    """Do what may be done twice, though torch raises in it at a further death: once per stream."""
+    """Call ``act``, and again, once per stream at most, when torch interrupts it because another worker died."""
     for _ in iterators:
         with suppress(RuntimeError):
             return act(iterators)
@@ -172,7 +172,7 @@ def _through_deaths(act: Callable[[Mapping[str, Any]], None], iterators: Mapping
 
 
 class _Items(Dataset[Loaded]):
-    """The items of a data set as ``load`` gives them."""
+    """A map-style dataset for torch's loader, whose items are what ``load`` returns."""
 
     def __init__(self, dataset: "SegmentationDataset", stream: str, spare: int) -> None:
         self._dataset = dataset
@@ -187,7 +187,7 @@ class _Items(Dataset[Loaded]):
 
 
 class _Collate:
-    """Stacks items to a stream of uint8 images and labels; a target stream leaves its labels behind here."""
+    """Stacks items into a stream of uint8; only ``source`` keeps labels, so that the target's never reach training."""
 
     def __init__(self, stream: str, dataset: "SegmentationDataset") -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Datasets made of pairs of files, an image and its label."""
+"""Datasets of file pairs, an image and its label."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ class PairedFiles:
     Args:
         images: file of each image by key; their order is the dataset's.
         labels: file of each label by key; None for images alone, whose labels are all 255.
-        label_map: from what the label files store to train ids; applied after the resize.
+        label_map: maps what the label files store to train ids; applied after the resize.
         size: (H, W) to resize to, images bilinear and labels nearest; None keeps each file's own.
         classes, palette: names and RGB colours by train id.
 
     Raises:
-        DataError: an image without label, a label without image, or an impossible size.
+        DataError: an image without label, a label without image, or an invalid size.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class PairedFiles:
         return resize_image(image, size), self.label_map(stored, label_file)
 
     def for_evaluation(self) -> "PairedFiles":
-        """Return the same images at ``size`` with labels at their own, which is where published figures are scored."""
+        """Return the same images at ``size`` with labels at their own size, at which published scores are computed."""
         scored = copy.copy(self)
         scored.resizes_labels = False
         return scored

@@ -1,4 +1,4 @@
-"""Label maps as colours."""
+"""Colour renderings of label maps."""
 
 from collections.abc import Sequence
 

@@ -1,1 +1,1 @@
-"""What is never needed to train: other runtimes, other formats, and what networks cost."""
+"""Deployment, which training never needs: export, quantisation, runtimes and benchmarks."""

@@ -1,4 +1,4 @@
-"""What networks cost on this machine: parameters, multiply-adds, latency, throughput and memory."""
+"""Benchmarks of networks on this machine: parameters, multiply-adds, latency, throughput and memory."""
 
 import statistics
 import time
@@ -26,9 +26,9 @@ from dalib.device import choose_device, hardware_name
 from dalib.errors import DalibError, suggest
 from dalib.models import SegmentationModel
 
-FORMS = ("fused", "bf16", "channels-last", "compiled")  # in the order that they are applied in
+FORMS = ("fused", "bf16", "channels-last", "compiled")  # in the order of application
 VARIANTS = ("eager", "channels-last", "fused", "bf16", "compiled", "fused+bf16+channels-last+compiled")
-RUNTIMES = ("onnxruntime", "openvino", "onnxruntime-int8", "openvino-int8")  # each alone, of the exported file
+RUNTIMES = ("onnxruntime", "openvino", "onnxruntime-int8", "openvino-int8")  # of the exported file; not combined by "+"
 ALONE = ("eager", *RUNTIMES)
 WARM_UP = 3
 FEWEST_RUNS = 5
@@ -39,14 +39,14 @@ class Row:
     """One network in one form on one machine, fed one image at a time.
 
     Fields:
-        parameters, inference_parameters: all, and all but those of training heads.
+        parameters, inference_parameters: of all modules, and without the training heads'.
         macs: multiply-adds of a forward, see ``dalib.deploy.cost.count_macs``.
         median_ms, p95_ms: latency over ``runs`` forwards, the device synchronised after each.
-        processor_ms: median time that the processor itself works for a forward, summed over its threads; on one thread
-            of a machine that others use, too, this is the latency that it would show alone.
-        images_per_second: of forwards one behind the other, the device synchronised at the end.
+        processor_ms: median CPU time of a forward, summed over threads; on one thread of a shared machine, this is the
+            latency that an idle machine would show.
+        images_per_second: of back-to-back forwards, the device synchronised at the end.
         peak_memory: bytes, see ``dalib.deploy.cost.peak_memory``; None for compiled code on a CPU and for runtimes,
-            which cannot be seen into.
+            whose allocations PyTorch does not see.
         hardware, threads, torch: what it was measured on.
     """
 
@@ -80,16 +80,16 @@ def bench(
     threads: int | None = None,
     seconds: float = 5.0,
 ) -> Iterator[Row]:
-    """Measure networks in each of the variants, with random weights if not said; yield a row as soon as it is known.
+    """Measure networks in each variant, with random weights unless their options load some; yield rows one by one.
 
     Args:
         networks: registered models, see ``dalib.list_models``, alone or with options: "timm backbone=convnext_atto".
         size: (H, W) of the image.
-        variants: "eager", forms out of "fused", "bf16", "channels-last" and "compiled", joined by "+", or the exported
-            file in "onnxruntime" or "openvino", with "-int8" quantised, calibrated on made-up streets; these on a CPU.
+        variants: "eager"; "fused", "bf16", "channels-last" and "compiled", alone or joined by "+"; or the exported file
+            in "onnxruntime" or "openvino", on a CPU, with "-int8" quantised and calibrated on procedural streets.
         device: None: the GPU, if there is one.
         threads: of the CPU; None: as many as PyTorch takes.
-        seconds: for how long latency is measured, and throughput again; at least five forwards.
+        seconds: how long latency and then throughput are each measured; at least five forwards.
 
     Raises:
         DalibError: an unknown variant or device, or a network that cannot be made, before anything is measured; or a
@@ -119,14 +119,14 @@ def measure(
     device: torch.device | str | None = None,
     seconds: float = 5.0,
 ) -> Row:
-    """Measure one model, which stays as it is, in one variant; see ``bench``."""
+    """Measure one model, which is not changed, in one variant; see ``bench``."""
     device = choose_device(device)
     forms = check_variant(variant)
     form = in_form(model, forms).to(device)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     if "channels-last" in forms:
         image = image.contiguous(memory_format=torch.channels_last)
-    torch.compiler.reset()  # each model is compiled anew, and PyTorch stops compiling a function after eight of them
+    torch.compiler.reset()  # else PyTorch gives up on the forward after eight recompilations, one per model
     ready: Callable[[Tensor], Tensor] = form
     if variant in RUNTIMES:
         if device.type != "cpu":
@@ -156,7 +156,7 @@ def measure(
 
 
 def check_variant(variant: str) -> tuple[str, ...]:
-    """Return the forms that a variant joins, in the order that they are applied in.
+    """Return the forms that a variant combines, in the order of application.
 
     Raises:
         DalibError: an unknown variant, or a runtime whose package is absent.
@@ -177,7 +177,7 @@ def check_variant(variant: str) -> tuple[str, ...]:
 
 
 def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel:
-    """Return a copy of ``model`` in eval mode and in these forms, but for "compiled"; see ``compiled``."""
+    """Return a copy of ``model`` in eval mode and in these forms, except "compiled", which ``compiled`` applies."""
     model = fuse(model) if "fused" in forms else deepcopy(model).eval()
     if "bf16" in forms:
         model = in_bfloat16(model)
@@ -185,17 +185,17 @@ def in_form(model: SegmentationModel, forms: Sequence[str]) -> SegmentationModel
 
 
 def compiled(model: SegmentationModel, image: Tensor) -> SegmentationModel:
-    """Return ``model`` compiled for images like this one; on the CPU with its weights frozen into the code.
+    """Return ``model`` compiled for images of this shape; on the CPU with its weights frozen into the code.
 
     Raises:
         DalibError: compiling fails.
     """
     ready = torch.compile(model, dynamic=False)
-    # Not an option of torch.compile, since tracing reads the setting, too, and that happens at the first forward.
+    # Patched around the first forward, not given to torch.compile, since tracing reads the setting too.
     with torch.inference_mode(), torch._inductor.config.patch(freezing=image.device.type == "cpu"):
         try:
             ready(image)
-        except Exception as error:  # a missing compiler and one that does not work fail in ways of their own
+        except Exception as error:  # a missing compiler and a broken one raise different kinds
             reason = str(error).strip().partition("\n")[0]
             raise DalibError(
                 f"the compiled form needs what torch.compile needs, on a CPU a C++ compiler, and that failed: {reason} "
@@ -206,20 +206,20 @@ def compiled(model: SegmentationModel, image: Tensor) -> SegmentationModel:
 
 
 def in_runtime(model: SegmentationModel, variant: str, size: Size) -> Run:
-    """Return what runs the model, exported for images of this size, in a runtime of ``RUNTIMES``."""
+    """Return a function that runs the model, exported for images of this size, in a runtime of ``RUNTIMES``."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         sizes = Sizes(size=size, multiple=None, batch=1)
         write_onnx(trace(model, sizes), path, sizes)
         if variant.endswith("-int8"):
-            quantize(path, path, streets(size, 2), goal=0)  # which classes change is of no interest to the clock
+            quantize(path, path, streets(size, 2), goal=0)  # latency needs no search for layers to keep in float
         return open_onnx(path, variant.removesuffix("-int8"))
 
 
 def time_forward(
     forward: Callable[[], object], device: torch.device, seconds: float
 ) -> tuple[list[float], list[float], float]:
-    """Return seconds and processor seconds of single forwards, and how many a second are done one behind the other."""
+    """Return wall and CPU seconds of single forwards, and the number of back-to-back forwards per second."""
     for _ in range(WARM_UP):
         forward()
     _synchronize(device)
@@ -233,14 +233,14 @@ def time_forward(
 
 
 def inference_parameters(model: SegmentationModel) -> int:
-    """Count the parameters outside of the heads that only run in training."""
+    """Count the parameters outside the training-only heads."""
     heads = tuple(f"{head}." for head in getattr(model.network, "training_heads", ()))
     return sum(p.numel() for name, p in model.network.named_parameters() if not name.startswith(heads))
 
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Run with that many threads inside; None leaves them."""
+    """Let PyTorch use ``count`` CPU threads within the block; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -13,7 +13,7 @@ HEADINGS = ("M param-\neters", "G mult.-\nadds", "median\nms", "p95\nms", "CPU\n
 
 
 def bench_table(rows: Sequence[Row]) -> Table:
-    """Return rows of one size and one machine as a table of 80 columns, which says both in its title."""
+    """Return rows of one size and one machine, which the title names, as a table 80 characters wide."""
     first = rows[0]
     where = f"{first.hardware}, {first.threads} CPU thread(s), torch {first.torch}"
     table = Table(

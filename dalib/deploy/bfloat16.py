@@ -1,4 +1,4 @@
-"""Inference in bfloat16: half the memory traffic, with the logits' interpolation left in float32."""
+"""Inference in bfloat16, with half the memory traffic; logits are still interpolated in float32."""
 
 from copy import deepcopy
 
@@ -11,8 +11,8 @@ from dalib.models.wrapper import SegmentationModel
 def in_bfloat16(model: SegmentationModel) -> SegmentationModel:
     """Return a copy of ``model`` whose network has bfloat16 weights and activations.
 
-    Images are normalised and logits are interpolated in float32, since bfloat16's 8 bits of precision make ties of
-    neighbouring logits.
+    Images are normalised and logits are interpolated in float32, since neighbouring logits would tie in bfloat16's 8
+    bits of precision.
     """
     lowered = deepcopy(model)
     lowered.network = BFloat16(lowered.network)

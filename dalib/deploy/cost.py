@@ -1,4 +1,4 @@
-"""What one forward of a module costs, beyond time: multiply-adds, and the memory of its tensors."""
+"""Cost of one forward of a module besides time: multiply-adds and peak memory."""
 
 import weakref
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ Shape = tuple[int, ...]
 def count_macs(module: nn.Module, shape: Shape) -> int:
     """Count the multiply-adds of a forward of ``module`` on an input of this shape, by fvcore's convention.
 
-    That is one per product of a convolution, a matrix product or an attention, two per element that a BatchNorm reads,
-    and four per element that a bilinear interpolation makes. Activations, sums and pooling count nothing. Shapes alone
-    are computed, on the meta device.
+    That is one per product in convolutions, matrix products and attention, two per element of a BatchNorm's input, and
+    four per element of a bilinear interpolation's output. Activations, sums and pooling count 0. The forward runs on
+    the meta device, so it computes shapes only.
     """
     on_meta = deepcopy(module).to("meta").eval()
     extra = {
@@ -35,10 +35,10 @@ def count_macs(module: nn.Module, shape: Shape) -> int:
 
 
 def peak_memory(module: nn.Module, x: Tensor) -> int:
-    """Return the most bytes that parameters, buffers and the tensors of a forward take at one time.
+    """Return the peak memory, in bytes, of parameters, buffers and the tensors of a forward.
 
-    On a CUDA device as its allocator counts, which includes the operators' workspaces; elsewhere the tensors that
-    PyTorch makes, so without what compiled code makes inside itself.
+    On a CUDA device this is its allocator's count, operators' workspaces included; elsewhere it counts the tensors
+    that PyTorch's operators return, so not the buffers inside compiled code.
     """
     device = x.device
     if device.type == "cuda":
@@ -53,7 +53,7 @@ def peak_memory(module: nn.Module, x: Tensor) -> int:
     return int(weights + live.peak)
 
 
-# Formulas of a FlopCounterMode count a multiply-add as two.
+# FlopCounterMode's formulas count a multiply-add as two operations.
 def _batch_norm(x: Shape, *others: Any, **unused: Any) -> int:
     return 2 * 2 * prod(x)
 
@@ -63,7 +63,7 @@ def _bilinear(x: Shape, *others: Any, out_shape: Shape, **unused: Any) -> int:
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Adds up the storages that operators make and that still live."""
+    """Tracks the bytes, now and at the peak, of live storages that operators allocated."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -29,7 +29,7 @@ logger = logging.getLogger("dalib")
 
 OPSET = 20
 REQUIRED_AGREEMENT = 0.999
-SHORTER, LONGER = 0.75, 1.25  # sides of the other sizes of the check, beside the one asked for
+SHORTER, LONGER = 0.75, 1.25  # factors on the sides for the two further sizes of the check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class Export:
     """A file that was written, and how well it agrees with the model.
 
     Fields:
-        format: what it is, with ONNX's opset.
+        format: "torch.export", or "ONNX" with its opset.
         sizes: the images that it takes.
-        agreement: by size (H, W), the share of an image's pixels whose class is the model's; of a file in int8, that of
-            the file in float32 that it was made from.
-        quantized: of a file in int8, how well it agrees with that.
+        agreement: by size (H, W), the share of pixels whose class is the model's; for an int8 file, that of the float32
+            file it was made from.
+        quantized: how well an int8 file agrees with its float32 file.
     """
 
     path: Path
@@ -68,25 +68,24 @@ def export(
 ) -> Export:
     """Write ``model`` as ONNX (``.onnx``) or torch.export (``.pt2``), run the file, and compare it with the model.
 
-    The file's input ``images`` is (batch, 3, height, width) float32 RGB in [0, 1] for any batch, height and width, its
-    output ``logits`` is (batch, K, height, width); normalisation and the interpolation of the logits are inside. What
-    is written is ``fuse(model)``. A network that pads as TensorFlow does (timm's ``tf_`` backbones) is written for the
-    multiples of its coarsest stride, or, where ``size`` is none, for ``size`` alone, as is a Swin transformer; see
-    ``size_multiple``. So is a network that the tracer follows for no other sizes; one
-    that it follows for no batches, such as a ViT, is written for one image at a time.
-    The file says of itself, in ONNX's ``metadata_props`` or torch.export's ``extra_files``, what ``metadata`` gives.
+    The file's input ``images`` is (batch, 3, height, width) float32 RGB in [0, 1] for any batch, height and width; its
+    output ``logits`` is (batch, K, height, width). It holds ``fuse(model)`` with normalisation and interpolation of the
+    logits. Networks with TensorFlow's padding (timm's ``tf_`` backbones) are exported for multiples of their coarsest
+    stride or, if ``size`` is no such multiple, for ``size`` alone, as are Swin transformers; see ``size_multiple``.
+    Where tracing fails for other sizes, the file is for ``size`` alone; where it fails for batches, as for a ViT, it
+    takes one image at a time. ONNX's ``metadata_props`` or torch.export's ``extra_files`` hold what ``metadata`` gives.
 
     Args:
-        size: (H, W) that it is traced at and compared at; where it takes others, at a lower and wider one, too, and at
-            a higher and narrower one.
+        size: (H, W) for tracing and comparison; a file for any size is also compared at a lower, wider one and a
+            higher, narrower one.
         image: (3, h, w) in [0, 1] to compare on; by default a procedural street scene.
-        classes, palette: names and (red, green, blue) of the K classes, for the file to say.
+        classes, palette: names and (red, green, blue) of the K classes, for the metadata.
         calibrate: pictures (3, H, W) of the file's size to quantise an ONNX file with, see ``quantize``; None: float32.
 
     Raises:
-        DalibError: another suffix, a place that cannot be written, the packages for ONNX are absent, the model is none
-            of ``create_model`` or ``wrap_model``, or cannot be traced, or fewer than 99.9 % of the pixels agree. A file
-            that was there before stays.
+        DalibError: another suffix, a path that cannot be written, missing packages for ONNX, a model that is not from
+            ``create_model`` or ``wrap_model`` or cannot be traced, or less than 99.9 % of the pixels agree. An existing
+            file then stays as it was.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
@@ -113,7 +112,7 @@ def export(
 def metadata(
     model: SegmentationModel, exported: Export, classes: Sequence[str] | None, palette: Sequence[Sequence[int]] | None
 ) -> dict[str, object]:
-    """Return what a file says of itself: by whom and from what, for which images, and what its outputs mean."""
+    """Return a file's metadata: dalib's version, classes, normalisation, precision and the images that it takes."""
     return {
         "dalib": version("dalib-seg"),
         "classes": classes,
@@ -130,12 +129,12 @@ def metadata(
 
 
 def _write_for_most(model: nn.Module, path: Path, size: Size, image: Tensor) -> Export:
-    """Write the file for batches and other sizes, and only where that fails for fewer of them."""
+    """Write the file for any batch and other sizes, and only where that fails for one image or one size."""
     multiple = size_multiple(model, size)
     for sides, batch in dict.fromkeys([(multiple, None), (multiple, 1), (None, None), (None, 1)]):
         try:
             return _write(model, path, Sizes(size=size, multiple=sides, batch=batch), image)
-        except Exception as error:  # the tracer, the writer and what runs the file fail in many ways
+        except Exception as error:  # the tracer, the writer and the runtime raise many kinds
             refused = error
             what = "batches" if batch is None else "images of other sizes"
             logger.info("%s cannot take %s", path.name, what)
@@ -159,7 +158,7 @@ def _write(model: nn.Module, path: Path, sizes: Sizes, image: Tensor) -> Export:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Give a path in a temporary folder beside ``path``, to which the file goes when the body ends without an error."""
+    """Yield a temporary path beside ``path``; its file replaces ``path`` when the block ends without an error."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -174,9 +173,9 @@ def _beside(path: Path) -> Iterator[Path]:
 
 def trace(model: nn.Module, sizes: Sizes) -> ExportedProgram:
     """Return the program of ``fuse(model)`` for these images."""
-    # Channels-last memory, which training uses, would bind the program to sizes at which that differs.
+    # Traced in channels-last memory, as in training, the program would hold for some sizes only.
     plain = fuse(model).cpu().to(memory_format=torch.contiguous_format)
-    # Sizes of 1, as a pyramid's pools have them for small images, are like any other and make no condition.
+    # The setting keeps a size of 1, which a pyramid's pools give for small images, from becoming a condition.
     with torch.no_grad(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             plain if sizes.multiple in (1, None) else Whole(plain, sizes.multiple),
@@ -186,12 +185,12 @@ def trace(model: nn.Module, sizes: Sizes) -> ExportedProgram:
 
 
 def size_multiple(model: nn.Module, size: Size) -> int | None:
-    """Return what H and W of an exported model's images have to be multiples of, if it is traced at ``size``.
+    """Return the number of which H and W have to be multiples in a model exported at ``size``; None: ``size`` alone.
 
-    1, but for a model that pads as TensorFlow does, by amounts that timm computes from the size of what it pads, which
-    PyTorch's tracer takes minutes to follow and ONNX's longer. They are the same at all multiples of the backbone's
-    coarsest stride. None if ``size`` is no such multiple: then the amounts are those of ``size`` alone. None, too, for
-    a transformer of windows, such as Swin, whose padding to whole windows is another at every size.
+    1 for most models. TensorFlow's padding depends on the size of each feature map, and PyTorch's tracer takes minutes
+    to follow timm's computation of it; but it is constant over multiples of the backbone's coarsest stride, which is
+    then returned, or None if ``size`` is no such multiple. None, too, for window transformers such as Swin, whose
+    padding to whole windows changes with every size.
     """
     if any("Window" in type(module).__name__ for module in model.modules()):
         return None
@@ -203,7 +202,7 @@ def size_multiple(model: nn.Module, size: Size) -> int | None:
 
 
 class Whole(nn.Module):
-    """A model for images whose sides are multiples of one number, where TensorFlow's padding is known beforehand."""
+    """A model for images whose sides are multiples of one number, at which TensorFlow's padding is constant."""
 
     def __init__(self, model: nn.Module, multiple: int) -> None:
         super().__init__()
@@ -217,14 +216,14 @@ class Whole(nn.Module):
         """Map images (B, 3, H, W) in [0, 1] to logits (B, K, H, W)."""
         for side in images.shape[-2:]:
             torch._check(side % self.multiple == 0, lambda: f"expected sides that are multiples of {self.multiple}")
-        # ONNX knows no checks, but cells of another number of pixels cannot be made.
+        # ONNX has no assertions, but this unshuffle fails for sides that are no multiples.
         cells = F.pixel_unshuffle(images, self.multiple)
         logits: Tensor = self.model(F.pixel_shuffle(cells, self.multiple))
         return logits
 
 
 def _padding(conv: Any) -> tuple[int, int, int, int]:
-    """Return the padding (left, right, top, bottom) before a convolution of sides that are multiples of its stride."""
+    """Return TensorFlow's padding (left, right, top, bottom) for inputs whose sides are multiples of the stride."""
     (top, bottom), (left, right) = (
         ((total := max(dilation * (kernel - 1) + 1 - stride, 0)) // 2, total - total // 2)
         for kernel, stride, dilation in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
@@ -247,7 +246,7 @@ def _unpadded(conv: Any) -> nn.Conv2d:
 
 
 def write_onnx(program: ExportedProgram, path: Path, sizes: Sizes) -> Run:
-    """Write the program as ONNX, weights inside, and return what runs the file in ONNX Runtime on the CPU."""
+    """Write the program as ONNX, weights inside, and return a function that runs the file in ONNX Runtime."""
     written = torch.onnx.export(
         program,
         input_names=["images"],
@@ -263,14 +262,14 @@ def write_onnx(program: ExportedProgram, path: Path, sizes: Sizes) -> Run:
 
 
 def write_program(program: ExportedProgram, path: Path) -> Run:
-    """Write the program as torch.export does, and return what runs the file."""
+    """Write the program with torch.export, and return a function that runs the file."""
     torch.export.save(program, path)
     run: Run = torch.export.load(path).module()
     return run
 
 
 def agreement(model: nn.Module, run: Run, image: Tensor, sizes: Sizes) -> dict[Size, float]:
-    """Return, by size (H, W), the share of pixels in which ``run`` agrees, of a batch: the image, also mirrored."""
+    """Return, by size (H, W), the share of pixels with equal classes, over the image and its mirror image."""
     shares, device = {}, model_device(model)
     both = torch.stack([image, image.flip(-1)]).cpu()
     with inference(model):
@@ -294,7 +293,7 @@ def _check_wrapped(model: nn.Module) -> SegmentationModel:
 
 
 def _least(run: Run, model: nn.Module) -> int:
-    """Return the shortest side of images that a file for any size runs on: 1, or what passes the coarsest cells."""
+    """Return the shortest side of images on which a file for any size runs: 1, or the coarsest stride plus 1."""
     coarsest = max((module.levels[-1][0] for module in model.modules() if isinstance(module, Backbone)), default=1)
     for side in (1, coarsest + 1):
         try:

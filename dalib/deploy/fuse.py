@@ -1,4 +1,4 @@
-"""The form of a model that inference runs in: equal logits from fewer operations."""
+"""Fusing of a model for inference: the same logits from fewer operations."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from dalib.models.wrapper import network_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
-PROBE = (1, 3, 96, 96)  # only there to see which layer feeds which; an Inception takes none under 75 pixels
+PROBE = (1, 3, 96, 96)  # traced to see which layer feeds which; Inception needs at least 75 pixels
 
 
 def fuse(model: Model) -> Model:
     """Return a copy of ``model`` for inference, with the same logits up to rounding; the original stays as it is.
 
-    Folds into each convolution the BatchNorm that follows it, drops the heads that only run in training
-    (``training_heads`` of the network), and lets a network that offers ``reorder()`` put operations that commute into
-    their cheaper order. The copy is in eval mode and without gradients, and is not for training.
+    Folds BatchNorms into the convolutions before them, drops training-only heads (``training_heads`` of the network),
+    and calls the network's ``reorder()``, if any, to put commuting operations into their cheaper order. The copy is in
+    eval mode, has no gradients, and is not for training.
 
     Args:
         model: wrapped or bare; maps images (B, 3, H, W) to logits.
@@ -41,9 +41,9 @@ def fuse(model: Model) -> Model:
 
 
 def fold_batch_norm(model: nn.Module) -> None:
-    """Fold, in place, each BatchNorm that alone reads what a convolution alone makes; the others stay.
+    """Fold, in place, each BatchNorm that is the only reader of a convolution's output; the others stay.
 
-    Which ones these are is seen on a small image that runs through the model, so that nothing is asked of its code.
+    The pairs are found by tracing a forward of a small image, so that networks need not declare them.
     """
     trace = _Trace(model)
     reference = next(model.parameters(), torch.empty(0))
@@ -54,23 +54,23 @@ def fold_batch_norm(model: nn.Module) -> None:
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
-        # A BatchNorm of timm holds its dropout and its activation as children, which it calls in this order.
+        # timm's BatchNorm has dropout and activation as children, called in this order; they stay.
         model.set_submodule(names[norm], nn.Sequential(*norm.children()))
     model.requires_grad_(False)
 
 
 def _is_known(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Tell whether a module is a BatchNorm, or one of timm; another's subclass may do more than these."""
+    """Tell whether a module is torch's or timm's BatchNorm; other subclasses may compute something else."""
     from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 
     return type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
 
 
 class _Trace(TorchDispatchMode):
-    """Records which convolution made each tensor, which BatchNorm read it, and how often anything was read.
+    """Records which convolution made each tensor, which BatchNorm read it, and how often each tensor was read.
 
-    A layer is recognised by the weight that the operator itself reads, so that one which computes its weight first,
-    such as a weight-standardised convolution, is not taken for one that could be folded into.
+    A layer is recognised by the weight that the operator reads, so that a layer which computes its weight first, such
+    as a weight-standardised convolution, is left alone.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -81,8 +81,8 @@ class _Trace(TorchDispatchMode):
         self._made: dict[int, nn.Conv2d] = {}
         self._normed: list[tuple[int, Any]] = []
         self._reads: Counter[int] = Counter()
-        self.output: Any = None  # what a caller reads, too
-        self._alive: list[Any] = []  # an id names a tensor only for as long as that lives
+        self.output: Any = None  # the model's, whose tensors the caller reads too
+        self._alive: list[Any] = []  # keeps tensors alive, since ids are reused afterwards
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -17,18 +17,18 @@ logger = logging.getLogger("dalib")
 OPERATORS = ["Conv", "Add", "Concat", "MaxPool", "Relu"]  # BiSeNet takes 161 ms with these, 172 with Conv alone
 GOAL = 0.99
 RANKED_ON = 4  # pictures
-FEW = 4  # pictures, below which a share of their pixels says little of others
-MOST_KEPT = 4  # one in so many
+FEW = 4  # compared pictures; with fewer the agreement says little about others
+MOST_KEPT = 4  # at most one in 4 convolutions stays in float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """How well a file in int8 agrees with the one it was made from.
+    """How well an int8 file agrees with the float32 file it was made from.
 
     Fields:
-        agreement: share of the pixels of ``pictures`` pictures that keep their class, none of them calibrated on, but
-            where there is one picture only.
-        kept: the convolutions that stay in float32, of ``convolutions``.
+        agreement: share of pixels with an unchanged class, over ``pictures`` pictures held out from calibration; a
+            single picture serves both.
+        kept: names of the convolutions that stay in float32, of ``convolutions``.
     """
 
     agreement: float
@@ -44,14 +44,14 @@ class Quantized:
 
 
 def quantize(path: Path, out: Path, pictures: Sequence[Tensor], *, goal: float = GOAL) -> Quantized:
-    """Write the ONNX file ``path`` to ``out`` in int8: weights per channel, activations by their range over pictures.
+    """Write the ONNX file ``path`` to ``out`` in int8: weights per channel, activations by their calibrated range.
 
-    Every second picture calibrates, on the others classes are compared. Where fewer than ``goal`` of the pixels keep
-    theirs, the convolutions that lose most stay in float: each is quantised alone to see what that changes, and of the
-    order that this gives as few as reach the goal are kept, a quarter at most.
+    Every second picture calibrates; on the others predicted classes are compared. If less than a share ``goal`` of the
+    pixels keep their class, the convolutions that lose most stay in float: they are ranked by quantising each alone,
+    and 1, 2, 4 ... of them are kept until the goal is reached, a quarter at most.
 
     Args:
-        pictures: (3, H, W) in [0, 1], of a size that the file takes, from where it will be used; no labels.
+        pictures: (3, H, W) in [0, 1] of a size that the file takes, from the target domain; no labels.
     """
     require("quantisation", PACKAGES, "onnx")
     with TemporaryDirectory() as folder:
@@ -83,7 +83,7 @@ def _pictures(count: int) -> str:
 
 
 class _Trial:
-    """One file, quantised again and again; ``file`` is the last one."""
+    """Quantises one file repeatedly; ``file`` is the latest result."""
 
     def __init__(self, path: Path, folder: Path, pictures: Sequence[Tensor]) -> None:
         import onnx
@@ -99,7 +99,7 @@ class _Trial:
         self.classes = [run(batch).argmax(1) for batch in self.compared]
 
     def share(self, count: int | None = None, **nodes: list[str]) -> float:
-        """Quantise anew and return the share of the first ``count`` pictures' pixels that keep their class."""
+        """Quantise again and return the share of pixels that keep their class, over the first ``count`` pictures."""
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
         quantize_static(
@@ -120,13 +120,13 @@ class _Trial:
         return sum(same) / len(same)
 
     def ranked(self) -> list[str]:
-        """Return the convolutions, first the one that alone changes most classes."""
+        """Return the convolutions, first the one whose quantisation alone changes most classes."""
         alone = {name: self.share(RANKED_ON, nodes_to_quantize=[name]) for name in self.convolutions}
         return sorted(alone, key=alone.__getitem__)
 
 
 class _Reader:
-    """What ONNX Runtime reads its calibration data from."""
+    """Batches of pictures behind the interface of ONNX Runtime's ``CalibrationDataReader``."""
 
     def __init__(self, batches: Sequence[Tensor]) -> None:
         self._batches: Iterator[Tensor] = iter(batches)

@@ -1,4 +1,4 @@
-"""Exported ONNX files in the runtimes that users deploy, ONNX Runtime and OpenVINO, on the CPU."""
+"""Exported ONNX files, their metadata, and running them in ONNX Runtime and OpenVINO on the CPU."""
 
 import importlib.util
 import json
@@ -23,10 +23,10 @@ class Sizes:
     """The images that an exported file takes.
 
     Fields:
-        size: (H, W) that it was traced at.
-        multiple: what H and W have to be multiples of; None where the file is for ``size`` alone.
-        least: what H and W have to be at least; some traced programs ask for more than one cell of the coarsest level.
-        batch: how many images at a time; None: any number.
+        size: (H, W) at which it was traced.
+        multiple: H and W have to be multiples of this; None where the file is for ``size`` alone.
+        least: smallest H and W; some traced programs need sides above the coarsest stride.
+        batch: number of images per call; None: any number.
     """
 
     size: Size
@@ -36,7 +36,7 @@ class Sizes:
 
     @property
     def free_axes(self) -> dict[int, str]:
-        """Names of the axes of (B, 3, H, W) that are not of one size."""
+        """Names of the dynamic axes of (B, 3, H, W), by position."""
         batch = {0: "batch"} if self.batch is None else {}
         return batch if self.multiple is None else batch | {2: "height", 3: "width"}
 
@@ -59,11 +59,11 @@ class ExportedFile(nn.Module):
     """An ONNX file that ``dalib export`` wrote, as a model: images (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
 
     Fields:
-        classes: names of the K classes; None where the exporter knew none.
+        classes: names of the K classes; None if none were given at export.
         sizes: the images that it takes; others are refused.
 
     Raises:
-        DalibError: the file cannot be read or says nothing of itself, or packages are absent.
+        DalibError: the file cannot be read or lacks dalib's metadata, or packages are missing.
     """
 
     def __init__(self, path: str | Path, runtime: str = "onnxruntime") -> None:
@@ -81,7 +81,7 @@ class ExportedFile(nn.Module):
         self._run = open_onnx(self.path, runtime)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits; DalibError for images of a size that the file is not for."""
+        """Return logits; DalibError for images of a size that the file does not take."""
         height, width = images.shape[-2:]
         if (height, width) not in self.sizes:
             raise DalibError(
@@ -92,15 +92,15 @@ class ExportedFile(nn.Module):
 
 
 def open_onnx(path: Path, runtime: str = "onnxruntime") -> Run:
-    """Return what runs an ONNX file in "onnxruntime" or "openvino", in float32 and in as many threads as PyTorch.
+    """Return a function that runs an ONNX file in "onnxruntime" or "openvino", with as many threads as PyTorch.
 
     Raises:
-        DalibError: the package is absent, or the runtime cannot take the file.
+        DalibError: the package is missing, or the runtime refuses the file.
     """
     require(f"the runtime {runtime}", [runtime], "onnx" if runtime == "onnxruntime" else runtime)
     try:
         return _onnxruntime(path) if runtime == "onnxruntime" else _openvino(path)
-    except Exception as error:  # of the runtimes' own kinds
+    except Exception as error:  # each runtime raises kinds of its own
         raise DalibError(f"{path} cannot be run in {runtime}: {str(error).partition(chr(10))[0]}") from error
 
 
@@ -109,7 +109,7 @@ def _onnxruntime(path: Path) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what fails is raised; the red lines before it would stand in a success, too
+    options.log_severity_level = 4  # errors are raised anyway, and it logs some where nothing fails
     session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
@@ -117,14 +117,14 @@ def _onnxruntime(path: Path) -> Run:
 def _openvino(path: Path) -> Run:
     import openvino
 
-    # On processors with bfloat16 OpenVINO computes float32 files in it, if not told otherwise.
+    # Without the hint OpenVINO computes float32 files in bfloat16 on processors that have it.
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     ready: Any = openvino.Core().compile_model(str(path), "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
     return lambda images: torch.from_numpy(ready(images.numpy())[0])
 
 
 def require(what: str, packages: Sequence[str], extra: str) -> None:
-    """Raise DalibError where a package that ``what`` needs is absent."""
+    """Raise DalibError where a package that ``what`` needs is missing."""
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     if absent:
         raise DalibError(
@@ -134,7 +134,7 @@ def require(what: str, packages: Sequence[str], extra: str) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what an ONNX file says of itself, see ``write_metadata``."""
+    """Return an ONNX file's metadata, see ``write_metadata``."""
     require("an ONNX file", PACKAGES, "onnx")
     import onnx
 
@@ -148,7 +148,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def write_metadata(path: Path, metadata: Mapping[str, object]) -> None:
-    """Let an ONNX file say these things of itself: texts as they are, others as JSON."""
+    """Replace an ONNX file's ``metadata_props``: texts as they are, other values as JSON."""
     import onnx
 
     model = onnx.load(path)

@@ -1,4 +1,4 @@
-"""Telling a user, in whichever way they listen, what they have to know: how much of a file of weights was loaded."""
+"""Messages that a user has to see, such as how many tensors of a weights file were loaded."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""timm backbones as maps from images to features by stride, with the ways to start them from trained weights."""
+"""timm backbones that give features by stride, and loading of their pretrained weights."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -17,20 +17,20 @@ from dalib.models.pairing import pair_backbone
 from dalib.models.tiles import Size, cut, join
 from dalib.models.weights import LoadReport, announce_report, load_pairs, read_weights
 
-# How timm's vision transformers and window transformers are told to take images of any size; others need no telling.
+# Options with which timm's vision transformers and its window transformers take images of any size; others need none.
 ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
 
 class Backbone(nn.Module):
-    """A timm ``features_only`` network as a map from images to the deepest feature of each stride.
+    """A timm ``features_only`` network that maps images to the deepest feature map of each stride.
 
     Attributes:
-        cell: images are extended to sides that are multiples of this; 1 where features round sizes up by themselves.
-        tile: the only size (H, W) of images that ``body`` takes, or None; others are cut into tiles of that size, each
-            seen by itself.
-        levels: (stride, channels) of every feature, from the first to the deepest.
-        channels: of the deepest feature at each stride.
-        mean, std: of the RGB channels that its published weights expect.
+        cell: images are zero-padded to sides that are multiples of this; 1 where ``body`` takes any size by itself.
+        tile: the only image size (H, W) that ``body`` takes, or None; other images are cut into tiles of that size,
+            which are processed independently.
+        levels: (stride, channels) of every feature map, from the first to the deepest.
+        channels: channels of the deepest feature map, by stride.
+        mean, std: of the RGB channels, as its published weights expect.
     """
 
     def __init__(self, body: Any) -> None:
@@ -53,7 +53,7 @@ class Backbone(nn.Module):
     def features(self, x: Tensor) -> list[Tensor]:
         """Map normalised images (B, 3, H, W) to (B, channels, H/stride, W/stride) for every level; sizes round up.
 
-        A few, such as Inception without padding, give a little less.
+        A few backbones without padding, such as Inception, give slightly smaller maps.
         """
         size = (x.shape[-2], x.shape[-1])
         whole = extend(x, self.cell) if self.tile is None else cut(x, self.tile)
@@ -81,14 +81,14 @@ def create_backbone(
 
     Args:
         name: as timm knows it, e.g. ``resnet18`` or ``tf_efficientnet_lite0``.
-        output_stride: of the deepest feature, where later stages dilate instead of striding.
+        output_stride: stride of the deepest feature map, beyond which stages dilate instead of striding.
         pretrained: start from timm's published weights, which timm downloads.
-        weights: a file of weights for this backbone instead, with timm's key names or in timm's order.
+        weights: a weights file to start from instead, with timm's key names or in timm's order.
 
     Raises:
         RegistryError: timm does not know the name.
-        RecipeError: the backbone lacks a stride, cannot have the output stride, or takes no images; or both ways to
-            start it are asked for.
+        RecipeError: the backbone lacks a stride, cannot have the output stride, or takes no images; or both
+            ``pretrained`` and ``weights`` are given.
         WeightsError: the file does not fit, or timm has no published weights or could not fetch them.
     """
     if pretrained and weights is not None:
@@ -108,20 +108,20 @@ def create_backbone(
 
 
 def _sizes_taken(name: str, backbone: Backbone) -> tuple[int, Size | None]:
-    """Return ``cell`` and ``tile`` of a new backbone, found by trying.
+    """Return ``cell`` and ``tile`` of a new backbone, found by trial forwards.
 
     Raises:
         RecipeError: it takes no images.
     """
     coarsest, (height, width) = backbone.levels[-1][0], backbone.body.pretrained_cfg["input_size"][1:]
-    cells = (5 * coarsest, 7 * coarsest)  # odd numbers, without halves
+    cells = (5 * coarsest, 7 * coarsest)  # odd multiples, which no larger cell divides
     odd = (cells[0] + 1, 1)
     own = next(backbone.parameters()).device
-    for device in (torch.device("meta"), own):  # nothing is computed on the first, which a few cannot do without
+    for device in (torch.device("meta"), own):  # meta computes no values, which a few backbones need
         if _tried(backbone, odd, device) == _rounded_up(backbone, odd):
             return 1, None
         found = _tried(backbone, cells, device)
-        # Some resize every image to the one size they take, and then give more than the image's share.
+        # Some resize every image to their one size and then give larger feature maps than their stride implies.
         if isinstance(found, list) and all(map(_within, found, _rounded_up(backbone, cells))):
             return coarsest, None
         found = _tried(backbone, (height, width), device)
@@ -129,7 +129,7 @@ def _sizes_taken(name: str, backbone: Backbone) -> tuple[int, Size | None]:
             announce(f"backbone {name} takes images of {height}x{width} (HxW) only: others are cut into tiles")
             return 1, (height, width)
     if own.type == "meta":
-        return 1, None  # it is only planned, and may work where it is made
+        return 1, None  # only planned on meta; on a real device it may work
     assert isinstance(found, Exception)
     raise RecipeError(f"backbone {name!r} gives no features of images: {found}") from found
 
@@ -143,9 +143,9 @@ def _within(size: Size, most: Size) -> bool:
 
 
 def _tried(backbone: Backbone, size: Size, device: torch.device) -> list[Size] | Exception:
-    """Return the sizes of a backbone's features of an image, or what it raises."""
+    """Return the sizes of a backbone's feature maps for an image of this size, or what it raises."""
     moved = {id(tensor): tensor.to(device) for tensor in (*backbone.parameters(), *backbone.buffers())}
-    probe = deepcopy(backbone, moved).eval()  # some keep something of what they have seen
+    probe = deepcopy(backbone, moved).eval()  # a copy, since some cache values that depend on the image's size
     try:
         with torch.no_grad():
             return [(f.shape[-2], f.shape[-1]) for f in probe.features(torch.zeros(1, 3, *size, device=device))]
@@ -154,9 +154,9 @@ def _tried(backbone: Backbone, size: Size, device: torch.device) -> list[Size] |
 
 
 def load_backbone(body: nn.Module, path: str | Path) -> LoadReport:
-    """Load a file of weights into a timm backbone: by name, or in order when the names are another library's.
+    """Load a weights file into a timm backbone: by name, or in order when the names are another library's.
 
-    What the file holds beyond the backbone, its classifier, is left out.
+    Tensors beyond the backbone, such as a classifier's, are ignored.
     """
     found = read_weights(path)
     pairs = pair_backbone(body.state_dict(), found)
@@ -174,7 +174,7 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     drawn_from = torch.get_rng_state()
     try:
         body = _for_any_size(create)
-    except Exception as error:  # timm refuses in the words of each family
+    except Exception as error:  # each of timm's families raises its own kind
         if "output_stride" in options:
             raise RecipeError(
                 f"backbone {name!r} cannot have output stride {options['output_stride']}; choose one whose later "
@@ -191,7 +191,7 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     torch.set_rng_state(drawn_from)
     try:
         published = _for_any_size(partial(create, pretrained=True))
-    except Exception as error:  # a download fails in the ways of whichever client timm uses
+    except Exception as error:  # the kind depends on the client that timm downloads with
         reason = str(error).partition("\n")[0].rstrip(".")
         raise WeightsError(
             f"timm could not fetch its weights of {name!r} ({reason}). Without a network, download the file elsewhere "
@@ -202,9 +202,9 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
 
 
 def _count_published(name: str, body: nn.Module, untrained: nn.Module) -> None:
-    """Say how many tensors timm has loaded: those that differ from what the same draws gave without its weights.
+    """Announce how many tensors timm loaded: those that differ from an untrained network of the same generator state.
 
-    timm loads what fits and goes on, so that a file of other keys would leave a network as it was drawn.
+    timm skips keys that do not match without a word, so a wrong file would leave the random initialisation.
     """
     drawn = untrained.state_dict()
     weights = {key: t for key, t in body.state_dict().items() if t.is_floating_point()}

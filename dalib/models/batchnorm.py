@@ -1,4 +1,4 @@
-"""BatchNorm where a channel holds a single value: after global pooling, with a batch of one."""
+"""BatchNorm for inputs with a single value per channel, as after global pooling with a batch of one."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def guard_batch_norm(network: nn.Module) -> None:
     """Let every BatchNorm of ``network`` use its running statistics when it sees one value per channel in training.
 
-    One value has no variance. The running statistics are then read and not updated; the shape alone decides.
+    One value has no variance. The running statistics are then used and not updated; this depends on the shape alone.
     """
     for module in network.modules():
         guarded = _borrow in module._forward_pre_hooks.values()

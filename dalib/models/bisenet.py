@@ -1,4 +1,4 @@
-"""BiSeNet as the reference study of real-time adaptation builds it: a spatial path beside a pretrained context path."""
+"""BiSeNet as in the reference study (docs/methods.md): a spatial path beside a pretrained context path."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -14,7 +14,7 @@ from dalib.resizing import resize, resize_logits
 
 
 class AttentionRefinement(nn.Module):
-    """Weigh channels by a gate computed from their mean (Yu et al. 2018, section 3.2)."""
+    """Scale the channels by gates computed from their means (Yu et al. 2018, section 3.2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class AttentionRefinement(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """Fuse the two paths and weigh the result by channel (Yu et al. 2018, section 3.2); ``num_classes`` channels.
+    """Fuse the two paths into ``num_classes`` channels and scale these by gates (Yu et al. 2018, section 3.2).
 
     Args:
         widths: channels of each path.
@@ -57,10 +57,10 @@ class FeatureFusion(nn.Module):
 
 
 class NarrowedConv(nn.Module):
-    """A 3x3 convolution of upsampled and stacked paths, as 1x1 convolutions that run before the upsampling.
+    """A 3x3 convolution of upsampled, concatenated paths, computed by 1x1 convolutions before the upsampling.
 
-    The convolution is a sum over its nine taps and over the paths of 1x1 convolutions, each shifted by its tap. A 1x1
-    convolution commutes with the upsampling, which then has 9K channels to make instead of all those of the paths.
+    A 3x3 convolution is the sum of nine shifted 1x1 convolutions, one per tap, and can be split by input channels. 1x1
+    convolutions commute with bilinear upsampling, which then makes 9K channels instead of all those of the paths.
     """
 
     def __init__(self, conv: nn.Conv2d, widths: Sequence[int]) -> None:
@@ -119,7 +119,7 @@ class BiSeNet(nn.Module):
         self.classify_first = False
 
     def reorder(self) -> None:
-        """Classify, and narrow what is fused, before the upsampling: 1x1 convolutions commute with interpolation."""
+        """Run the classifier and the fusion's convolutions before the upsampling, with which 1x1 ones commute."""
         self.classify_first = True
         self.fusion.reorder()
 

@@ -1,4 +1,4 @@
-"""BiSeNet V1 as published: a narrow spatial path beside a context path that is refined from the deepest level up."""
+"""BiSeNet V1 as published: a narrow spatial path beside a context path that is refined from coarse to fine."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CHANNELS = 128  # of each path; fused they have twice as many
 
 
 class ChannelGate(nn.Module):
-    """A gate for each channel, computed from the channels' means."""
+    """A gate per channel, computed from the channels' means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class ChannelGate(nn.Module):
 
 
 class AttentionRefinement(nn.Module):
-    """Reduce to the path's channels and weigh them (Yu et al. 2018, section 3.2)."""
+    """Reduce to 128 channels and scale them by gates (Yu et al. 2018, section 3.2)."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class AttentionRefinement(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """Refine the levels of stride 32 and 16, each with what the deeper one knows."""
+    """Refine the levels of stride 32 and 16, each with the context of the coarser one."""
 
     def __init__(self, channels16: int, channels32: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ContextPath(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """Fuse the two paths and weigh the result by channel (Yu et al. 2018, section 3.2)."""
+    """Fuse the two paths and scale the channels by gates (Yu et al. 2018, section 3.2)."""
 
     def __init__(self) -> None:
         super().__init__()

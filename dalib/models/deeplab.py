@@ -35,22 +35,22 @@ class AtrousPyramid(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """DeepLabV2 (Chen et al., TPAMI 2017), as unsupervised domain adaptation compares on it.
+    """DeepLabV2 (Chen et al., TPAMI 2017) in the form on which domain adaptation methods are compared.
 
     With ``resnet101`` and 19 classes it has 43,901,068 parameters. ``mean`` and ``std`` are its backbone's.
 
     Args:
         num_classes: K.
-        backbone: name of a timm backbone that can have output stride 8. A ResNet with bottlenecks is built as the
-            official ones are: pooling that rounds sizes up, and every block of a dilated stage dilated alike.
+        backbone: name of a timm backbone that can have output stride 8. A bottleneck ResNet is built as the official
+            ones are: max pooling with ``ceil_mode``, and one dilation for all blocks of a stage.
         pretrained: start the backbone from timm's published weights, which timm downloads.
-        backbone_weights: a file of weights for that backbone in its place, torchvision's or timm's.
+        backbone_weights: a weights file to start it from instead, torchvision's or timm's.
         aspp: dilations 6, 12, 18, 24, or the first two alone, which is what the official code of AdaptSegNet and of
             DACS computes.
-        multi_level: add an auxiliary output on the last stage but one (AdaptSegNet, ADVENT).
-        stride_on: the convolution of a ResNet's bottleneck that strides: the 1x1 as official, or the 3x3, which is what
-            torchvision's and timm's weights were trained with.
-        frozen_affine: leave the scales and shifts of the backbone's BatchNorm as they are; statistics still move.
+        multi_level: add an auxiliary output on the second-to-last stage (AdaptSegNet, ADVENT).
+        stride_on: the convolution of a ResNet's bottleneck that has the stride: the 1x1 as official, or the 3x3, with
+            which torchvision's and timm's weights were trained.
+        frozen_affine: do not train the scale and shift of the backbone's BatchNorm; running statistics still move.
 
     Raises:
         RecipeError: the backbone has no bottlenecks to stride on, or no BatchNorm to freeze.
@@ -87,7 +87,7 @@ class DeepLabV2(nn.Module):
             raise RecipeError(f"frozen_affine: backbone {backbone!r} has no BatchNorm to freeze; leave the option out.")
 
     def warn_of_strides(self) -> None:
-        """Warn, where weights of the backbone alone were loaded, that their strides may be others."""
+        """Warn that weights of the backbone alone may have been trained with other strides."""
         if self.strides_as_official:
             logger.warning(
                 "timm's and torchvision's weights of ResNets were trained with stride_on: 3x3, and this network has "
@@ -109,7 +109,7 @@ class DeepLabV2(nn.Module):
         return outputs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the parameters for an optimiser, those of the heads with ten times the learning rate."""
+        """Return parameter groups for an optimiser; the heads have ten times the learning rate."""
         heads = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
         return [
             {"params": list(self.backbone.parameters()), "lr_scale": 1.0},
@@ -118,7 +118,7 @@ class DeepLabV2(nn.Module):
 
 
 def arrange_as_official(backbone: Backbone, stride_on: Literal["1x1", "3x3"]) -> bool:
-    """Change where a timm ResNet of bottlenecks strides, dilates and rounds; return whether ``backbone`` is one."""
+    """Give a timm bottleneck ResNet the official strides, dilations and pooling; return whether ``backbone`` is one."""
     from timm.models.resnet import Bottleneck
 
     stages = [list(stage) for name, stage in backbone.body.named_children() if name.startswith("layer")]
@@ -126,7 +126,7 @@ def arrange_as_official(backbone: Backbone, stride_on: Literal["1x1", "3x3"]) ->
         return False
     firsts = [stage[0] for stage in stages]
     if type(backbone.body.maxpool) is not nn.MaxPool2d or all(first.conv2.stride == (1, 1) for first in firsts):
-        return False  # a ResNet that shrinks its images in a way of its own
+        return False  # a ResNet that downsamples in another way
     backbone.body.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
     for first, stage in zip(firsts, stages, strict=True):
         first.conv2.dilation = first.conv2.padding = stage[-1].conv2.dilation
@@ -136,7 +136,7 @@ def arrange_as_official(backbone: Backbone, stride_on: Literal["1x1", "3x3"]) ->
 
 
 def freeze_affine(module: nn.Module) -> bool:
-    """Stop the training of the scale and shift of every BatchNorm; return whether there is one."""
+    """Exclude the scale and shift of every BatchNorm from training; return whether there is one."""
     norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
     for norm in norms:
         norm.requires_grad_(False)

@@ -1,11 +1,11 @@
-"""Pieces that several networks are made of."""
+"""Layers shared by several networks."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class ConvBlock(nn.Module):
-    """Convolution without bias (3x3 by default, odd), BatchNorm, ReLU."""
+    """Convolution without bias (odd ``kernel``, 3x3 by default), BatchNorm, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, kernel: int = 3) -> None:
         super().__init__()
@@ -18,9 +18,9 @@ class ConvBlock(nn.Module):
 
 
 def extend(x: Tensor, multiple: int) -> Tensor:
-    """Extend images (B, C, H, W) with zeros at the right and below, to sides that are multiples of a number."""
+    """Zero-pad images (B, C, H, W) at the right and below, to sides that are multiples of ``multiple``."""
     if multiple == 1:
         return x
-    # Not -side % multiple, which torch.compile cannot follow where the side is any number.
+    # Not -side % multiple, which torch.compile cannot trace for a symbolic side.
     below, right = ((side + multiple - 1) // multiple * multiple - side for side in x.shape[-2:])
     return F.pad(x, (0, right, 0, below))

@@ -1,7 +1,7 @@
-"""How the keys of other people's checkpoints translate to those of dalib's networks, one function a layout.
+"""Translations of the keys of published checkpoints to those of dalib's networks, one function per layout.
 
-A translation takes a key of the file and returns the network's key, or None for what the network has no use for: a
-second name of a tensor, a classifier that never runs. A key that it does not know comes back as it is.
+A translation takes a key of the file and returns the network's key, or None for a tensor that the network does not
+need: a second name of a tensor, a classifier that never runs. Unknown keys are returned unchanged.
 """
 
 from collections.abc import Callable, Mapping
@@ -157,7 +157,7 @@ _PIDNET: dict[str, str | None] = {
 }
 
 
-# Of those that pair equally many tensors the first is taken.
+# Order matters: of the layouts that match equally many tensors the first is taken.
 LAYOUTS: dict[str, Translation] = {
     f.__name__: f
     for f in (

@@ -1,4 +1,4 @@
-"""Which tensor of a file belongs to which of a network."""
+"""Matching of a weights file's tensors to a network's."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ Pairs = dict[str, str]  # key of the network -> key of the file
 
 
 def pair(own: Mapping[str, Tensor], found: Mapping[str, Tensor], layout: str) -> Pairs:
-    """Pair a network's tensors with those of a file in one of the layouts."""
+    """Pair a network's tensors ``own`` with those of a file, ``found``, in one of the layouts."""
     if layout == "timm":
         body = {key.removeprefix(BODY): tensor for key, tensor in own.items() if key.startswith(BODY)}
         return {BODY + key: source for key, source in pair_backbone(body, found).items()}
@@ -26,9 +26,9 @@ def likeliest_layout(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 def pair_backbone(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Pairs:
     """Pair a timm backbone's tensors by name or, where names of another library pair less than half, in order.
 
-    In order means that every tensor of the backbone has the shape, but for sides of 1, and the kind (``weight``,
-    ``running_mean`` ...) of the file's tensor at the same place. Kinds of different names are the same where each is
-    known to one side only, as timm's ``gamma`` and torchvision's ``layer_scale`` are.
+    In order means that every tensor of the backbone has the shape, dimensions of 1 aside, and the kind (``weight``,
+    ``running_mean`` ...) of the file's tensor at the same position. Two names count as one kind where each occurs on
+    one side only, such as timm's ``gamma`` and torchvision's ``layer_scale``.
     """
     pairs = _by_name(own, found)
     return pairs if 2 * len(pairs) >= len(own) else _by_order(own, found) or pairs
@@ -42,7 +42,7 @@ def _by_name(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Pairs:
 
 
 def same_but_ones(a: Sequence[int], b: Sequence[int]) -> bool:
-    """Tell whether two shapes differ in sides of 1 alone, so that a reshape turns one into the other."""
+    """Tell whether two shapes are equal but for dimensions of 1, so that a reshape turns one into the other."""
     return [side for side in a if side != 1] == [side for side in b if side != 1]
 
 

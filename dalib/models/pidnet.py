@@ -1,4 +1,4 @@
-"""PIDNet: detail, context and boundaries in three branches, in real time."""
+"""PIDNet, a real-time network with branches for detail, context and boundaries."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,11 +24,11 @@ class PIDNet(nn.Module):
 
     Args:
         num_classes: K.
-        channels: of the first stage; deeper stages have multiples of it.
-        blocks: in each of the two finer and of the two coarser stages of basic blocks.
-        pooling_channels, head_channels: inside the pyramid pooling and the classifier.
-        light: the parallel pyramid and the light fusion of the two smaller networks.
-        loss: of a labelled stream.
+        channels: channels of the first stage; deeper stages have multiples of it.
+        blocks: basic blocks per stage, in stages up to stride 8 and in the two coarser ones.
+        pooling_channels, head_channels: inner channels of the pyramid pooling and of the classifier.
+        light: use PAPPM and Light-Bag, as PIDNet-S and -M do, instead of DAPPM and Bag.
+        loss: the segmentation loss of every labelled stream.
     """
 
     training_heads = ("head_p", "head_d")
@@ -78,7 +78,7 @@ class PIDNet(nn.Module):
         """Map normalised images (B, 3, H, W) of any size to named outputs.
 
         Returns:
-            ``logits`` and ``low_res``, the same (B, K, H/8, W/8), and ``features`` (B, C, H/8, W/8), the fusion;
+            ``logits`` and ``low_res``, the same (B, K, H/8, W/8), and ``features`` (B, C, H/8, W/8), the fused ones;
             in training ``aux.p`` (B, K, H/8, W/8) from the proportional branch and ``boundary`` (B, 1, H/8, W/8), the
             logits of being on a boundary, from the derivative branch. Sizes round up.
         """
@@ -103,7 +103,7 @@ class PIDNet(nn.Module):
 
 
 def pidnet_s(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
-    """Return PIDNet-S, of 7,720,935 parameters with 19 classes, 7,625,715 in inference; ``loss``: as published."""
+    """Return PIDNet-S: 7,720,935 parameters with 19 classes, 7,625,715 in inference; default loss as published."""
     return PIDNet(
         num_classes,
         channels=32,
@@ -116,7 +116,7 @@ def pidnet_s(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
 
 
 def pidnet_m(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
-    """Return PIDNet-M, of 28,763,111 parameters with 19 classes, 28,538,515 in inference; ``loss``: as published."""
+    """Return PIDNet-M: 28,763,111 parameters with 19 classes, 28,538,515 in inference; default loss as published."""
     return PIDNet(
         num_classes,
         channels=64,
@@ -129,7 +129,7 @@ def pidnet_m(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
 
 
 def pidnet_l(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
-    """Return PIDNet-L, of 37,314,311 parameters with 19 classes, 36,939,571 in inference; ``loss``: as published."""
+    """Return PIDNet-L: 37,314,311 parameters with 19 classes, 36,939,571 in inference; default loss as published."""
     return PIDNet(
         num_classes,
         channels=64,
@@ -142,7 +142,7 @@ def pidnet_l(num_classes: int, *, loss: PIDNetLoss | None = None) -> PIDNet:
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw the weights of every convolution as He et al. 2015 do, by fan-out: there are no weights to start from."""
+    """Initialise every convolution as He et al. 2015 do, by fan-out, since there are no pretrained weights."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""The pieces of PIDNet: residual blocks, the guide between branches, pyramid pooling and the final fusions."""
+"""Building blocks of PIDNet: residual blocks, PAG, pyramid pooling, the fusions (Bag) and heads."""
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ def bn_conv(in_channels: int, out_channels: int, kernel: int = 1, groups: int = 
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the last block of a stage leaves its ReLU to whoever reads it."""
+    """Two 3x3 convolutions and a shortcut; the last block of a stage ends without ReLU, as in the official code."""
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, *, last: bool = True) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut, to twice ``channels``; no ReLU at the end."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut, to twice ``channels``; no ReLU at the end."""
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class Bottleneck(nn.Module):
 
 
 def basic_stage(in_channels: int, channels: int, blocks: int, stride: int = 1) -> nn.Sequential:
-    """Return ``blocks`` basic blocks, the first of which strides."""
+    """Return ``blocks`` basic blocks, the first of which has the stride."""
     first = BasicBlock(in_channels, channels, stride, last=blocks == 1)
     return nn.Sequential(first, *(BasicBlock(channels, channels, last=i == blocks - 1) for i in range(1, blocks)))
 
 
 class Guide(nn.Module):
-    """PAG: take from the integral branch where its pixels agree with the proportional branch's (section 4.1)."""
+    """PAG: take the integral branch's features where they agree with the proportional branch's (section 4.1)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Guide(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """PAPPM (section 4.2) or, not ``parallel``, the DAPPM of DDRNet, where each scale waits for the finer one."""
+    """PAPPM (section 4.2) or, if not ``parallel``, DDRNet's DAPPM, where each scale adds the finer one's output."""
 
     def __init__(self, in_channels: int, channels: int, out_channels: int, *, parallel: bool) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class PyramidPooling(nn.Module):
 
 
 class LightBag(nn.Module):
-    """Light-Bag: detail where the derivative branch sees a boundary, context elsewhere (section 4.3)."""
+    """Light-Bag: detail at the derivative branch's boundaries, context elsewhere (section 4.3)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class LightBag(nn.Module):
 
 
 class Bag(nn.Module):
-    """Bag: the boundary's convex sum of detail and context, then a 3x3 convolution (section 4.3)."""
+    """Bag: a convex combination of detail and context by the boundary, then a 3x3 convolution (section 4.3)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

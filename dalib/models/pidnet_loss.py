@@ -1,4 +1,4 @@
-"""PIDNet's segmentation loss: hard pixels, boundaries, and hard pixels again where the network sees a boundary."""
+"""PIDNet's segmentation loss: OHEM, boundaries, and OHEM again where the network predicts a boundary."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -13,15 +13,15 @@ from dalib.losses import LOCAL, Local, cross_entropy, hard_pixels
 from dalib.options import NotNegative, OptionGroup, Whole
 from dalib.resizing import resize
 
-REACH = 2  # pixels from another class that count as its boundary: 4 wide, as the official edges of 1 dilated by 4x4
+REACH = 2  # pixels on either side of a boundary: 4 wide, as the official edges of 1 pixel dilated by 4x4
 BORDER = 6  # pixels along the image's edge that never count
 
 
 def boundary_target(label: Tensor) -> Tensor:
     """Return where two classes meet, (B, H, W) bool, for labels (B, H, W) int64 with 255 = ignore.
 
-    A pixel is on a boundary if its neighbourhood of 5x5 holds more than one class, ignored pixels left out: what is
-    not known, or was cut away, makes no boundary. Pixels that are ignored or lie within 6 of the edge are none.
+    A pixel is on a boundary if its 5x5 neighbourhood holds more than one class. Ignored pixels do not count there, so
+    unlabelled regions make no boundary; ignored pixels and those within 6 of the image's edge are never on one.
     """
     valid = label != IGNORE
     window = 2 * REACH + 1
@@ -35,7 +35,7 @@ def boundary_target(label: Tensor) -> Tensor:
 
 
 def boundary_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor, *, across: Local = LOCAL) -> Tensor:
-    """Return the binary cross-entropy of each pixel, boundaries and others weighted by the other's share.
+    """Return the binary cross-entropy of each pixel, boundary pixels and the others weighted by each other's share.
 
     Args:
         logits: (B, H, W) of any float type, positive for a boundary.
@@ -57,9 +57,9 @@ class PIDNetLoss(OptionGroup):
     Options:
         auxiliary: weight of the cross-entropy of the proportional head.
         boundary: weight of the boundary's binary cross-entropy.
-        ohem: of the main output, train pixels whose true class has a probability below this (0..1).
-        min_kept: train at least so many pixels of a batch, the hardest.
-        boundary_threshold: the second hard term counts where the probability of a boundary exceeds this.
+        ohem: train the main output on pixels whose true class has a probability below this (0..1).
+        min_kept: train at least this many pixels of a batch, the hardest.
+        boundary_threshold: the second OHEM term counts where the probability of a boundary exceeds this.
     """
 
     auxiliary: NotNegative = 0.4

@@ -1,4 +1,4 @@
-"""Images cut into tiles of one size, and the tiles' features put together again."""
+"""Cutting images into tiles of one size, and joining the tiles' feature maps."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ Size = tuple[int, int]
 
 
 def cut(images: Tensor, tile: Size) -> Tensor:
-    """Cut images (B, C, H, W), extended with zeros to whole tiles (h, w), into (B * rows * columns, C, h, w)."""
+    """Cut images (B, C, H, W), zero-padded to whole tiles (h, w), into (B * rows * columns, C, h, w)."""
     (batch, channels, height, width), (h, w) = images.shape, tile
     rows, columns = _grid((height, width), tile)
     whole = F.pad(images, (0, columns * w - width, 0, rows * h - height))
@@ -17,10 +17,10 @@ def cut(images: Tensor, tile: Size) -> Tensor:
 
 
 def join(features: Tensor, size: Size, tile: Size) -> Tensor:
-    """Put features (B * rows * columns, C, h', w') of the tiles of images (B, ., H, W) together.
+    """Join the feature maps (B * rows * columns, C, h', w') of the tiles of images (B, ., H, W).
 
     Returns:
-        (B, C, H', W') without what the images were extended by: H' = H h' / h and W' = W w' / w, rounded up.
+        (B, C, H', W') without the padding: H' = H h' / h and W' = W w' / w, rounded up.
     """
     (height, width), (h, w), (channels, down, across) = size, tile, features.shape[1:]
     rows, columns = _grid(size, tile)
@@ -30,7 +30,7 @@ def join(features: Tensor, size: Size, tile: Size) -> Tensor:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """Return a copy in contiguous memory even where none is needed, which an exported program would have to ask."""
+    """Return a contiguous copy, always: whether one is needed would become a condition of an exported program."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 

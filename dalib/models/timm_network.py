@@ -1,4 +1,4 @@
-"""Any timm backbone under a light head, or under DAFormer's context-aware one."""
+"""Any timm backbone with a light head or a context-aware head after DAFormer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from dalib.models.backbones import create_backbone
 from dalib.models.layers import ConvBlock, extend
 from dalib.resizing import resize, resize_logits
 
-FINEST = 4  # the stride that heads fuse at; a level that is finer costs more than it tells
+FINEST = 4  # the stride at which heads fuse; finer levels cost more than they gain
 DILATIONS = (1, 6, 12, 18)
 
 
 class LightHead(nn.Module):
-    """Sum all levels at the size of the finest and smooth the sum."""
+    """Project all levels to 128 channels, sum them at the size of the finest, and apply a 3x3 convolution."""
 
     channels = 128
 
@@ -36,7 +36,7 @@ class LightHead(nn.Module):
 
 
 class ContextHead(nn.Module):
-    """Embed all levels, stack them at the size of the finest, and fuse the stack with context of several reaches.
+    """Embed all levels, concatenate them at the size of the finest, and fuse them with several receptive fields.
 
     After the description in Hoyer et al., DAFormer, CVPR 2022, section 3.2: levels embedded to 256 channels, parallel
     depthwise separable 3x3 convolutions of different dilation without global pooling, and a 1x1 convolution over them.
@@ -79,9 +79,9 @@ class TimmNetwork(nn.Module):
     Args:
         num_classes: K.
         backbone: a name that timm knows, e.g. ``convnext_tiny``, ``pvt_v2_b2`` or ``vit_small_patch16_224.dino``.
-        head: a light one for real time, or DAFormer's fusion with context, for transformers above all.
+        head: ``"light"`` for real time, or ``"daformer"``, meant for transformers.
         pretrained: start the backbone from timm's published weights, which timm downloads.
-        backbone_weights: a file of weights for that backbone, in its place.
+        backbone_weights: a weights file to start it from instead.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class TimmNetwork(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, 3, H, W) of any size to named outputs.
 
-        Images are extended with their mean colour to whole cells of the coarsest level, and the outputs cut back.
+        Images are padded with the mean colour to multiples of the coarsest stride, and the outputs cropped.
 
         Returns:
-            ``logits`` (B, K, H, W); ``features`` (B, C, H/s, W/s) and ``low_res`` (B, K, H/s, W/s), the levels fused
-            and their logits, at the stride s of the finest level, 4 in most backbones. Sizes round up.
+            ``logits`` (B, K, H, W); ``features`` (B, C, H/s, W/s) and ``low_res`` (B, K, H/s, W/s), the fused levels
+            and their logits, at the stride s of the finest fused level, 4 in most backbones. Sizes round up.
         """
         height, width = x.shape[-2:]
         whole = extend(x, self.coarsest)

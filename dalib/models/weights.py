@@ -1,4 +1,4 @@
-"""Loading trained weights: from dalib's own checkpoints and from official layouts, all checked before any is copied."""
+"""Loading of weights from dalib's checkpoints and published layouts; all tensors are checked before any is copied."""
 
 import logging
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from dalib.models.wrapper import network_of
 
 logger = logging.getLogger("dalib")
 
-# Keys under which checkpoints keep the weights, beside optimisers and counters.
+# Keys under which checkpoints keep the weights, next to optimisers and counters.
 CONTAINERS = ("model", "state_dict", "model_state_dict")
 OF_THE_WRAPPER = ("mean", "std")  # a SegmentationModel's buffers, which its network does not have
 WRAPPERS = ("_orig_mod.", "module.", "model.", "network.")  # what compilers and wrappers put before every key
@@ -31,11 +31,11 @@ class LoadReport:
 
     Fields:
         origin: the file's path, or "state dict".
-        layout: the layout that the keys were read in.
+        layout: the layout by which keys were translated.
         matched: tensors that were loaded.
         missing: tensors that inference needs and the file lacks; they keep their values.
-        unexpected: tensors of the file that the network has no place for.
-        heads: tensors of heads that only run in training and that the file lacks.
+        unexpected: tensors of the file that the network lacks.
+        heads: tensors of training-only heads that the file lacks.
     """
 
     origin: str
@@ -64,8 +64,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
             needs matches.
 
     Raises:
-        WeightsError: the source is no file of weights, fits less than half of the backbone, has other shapes, or has
-            numbers that are not finite.
+        WeightsError: the source is no weights file, matches less than half of the backbone, has other shapes, or has
+            values that are not finite; or the layout is unknown.
     """
     network = network_of(model)
     own = network.state_dict()
@@ -84,7 +84,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
 
 
 def announce_report(report: LoadReport, whose: str = "") -> None:
-    """Announce how much was loaded, with a warning where inference lacks something."""
+    """Announce how much was loaded, as a warning where tensors that inference needs are missing."""
     if report.missing:
         logger.warning("%s%s", whose, report)
     else:
@@ -122,7 +122,7 @@ def load_pairs(
 
 
 def read_weights(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a file or state dict by key; a file's objects other than tensors are never run.
+    """Return the tensors of a file or state dict by key; no code in a file is ever run.
 
     Raises:
         WeightsError: there is no such file, it holds no weights, or the source is neither a path nor a dict.
@@ -171,7 +171,7 @@ def _training_heads(network: nn.Module) -> tuple[str, ...]:
 
 def _unwrap(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     while not own.keys() & found.keys():
-        # A wrapper has tensors of its own beside the network's, such as its loss's weights of classes.
+        # A wrapper may have tensors of its own, such as its loss's class weights, so one prefixed key is enough.
         prefix = next((w for w in WRAPPERS if any(key.startswith(w) for key in found)), None)
         if prefix is None:
             break
@@ -184,7 +184,7 @@ def _shaped(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _refuse_other_form(report: LoadReport, found: Mapping[str, Tensor], used: set[str], *, fused: bool) -> None:
-    """Refuse BatchNorms for a fused model, and a fused model's convolutions, with their biases, for BatchNorms."""
+    """Refuse weights with BatchNorm for a fused model, and weights of a fused model for one with BatchNorm."""
     if fused and any(key.endswith("running_mean") for key in report.unexpected):
         raise WeightsError(
             f"{report.origin} has BatchNorms, and this model's are fused; load the weights first, then fuse."

@@ -1,4 +1,4 @@
-"""The wrapper that every network trains and predicts in: images in [0, 1] in, logits of their size out."""
+"""The wrapper around every network: it maps images in [0, 1] to logits of the images' size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class SegmentationModel(nn.Module):
-    """Normalise, call the network, resize its logits to the input.
+    """Normalise images, call the network, and resize its logits to the input's size.
 
     Args:
         network: maps normalised (B, 3, H, W) to logits, or to a dict of ``logits`` and any of ``aux.*``, ``boundary``,
@@ -40,10 +40,10 @@ class SegmentationModel(nn.Module):
     @overload
     def forward(self, x: Tensor, outputs: Literal[True]) -> dict[str, Tensor]: ...
     def forward(self, x: Tensor, outputs: bool = False) -> Tensor | dict[str, Tensor]:
-        """Return logits (B, K, H, W) of images (B, 3, H, W) in [0, 1]; with ``outputs`` all that the network gives.
+        """Return logits (B, K, H, W) of images (B, 3, H, W) in [0, 1]; with ``outputs`` a dict of all outputs.
 
-        In the dict only ``logits`` has the input's size, and float32 where the network computes in less; the others
-        keep their own.
+        In the dict only ``logits`` are resized to the input, in float32 at least; other outputs stay as they are.
+        DalibError where the network returns no logits, or a number of channels other than ``num_classes``.
         """
         found = self.network((x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1))
         named = {"logits": found} if isinstance(found, Tensor) else _named(found)
@@ -59,14 +59,14 @@ class SegmentationModel(nn.Module):
 def wrap_model(
     network: nn.Module, num_classes: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> SegmentationModel:
-    """Wrap a network made anywhere; ``mean`` and ``std`` default to the network's own attributes, else ImageNet's."""
+    """Wrap any network; ``mean`` and ``std`` default to the network's own attributes, else to ImageNet's."""
     mean = getattr(network, "mean", IMAGENET_MEAN) if mean is None else mean
     std = getattr(network, "std", IMAGENET_STD) if std is None else std
     return SegmentationModel(network, num_classes, mean, std)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model in the wrappers of ``torch.compile``, ``DataParallel`` and its kin; else the model itself."""
+    """Return the model inside ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``, else itself."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrap(model.module)
     if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
@@ -75,7 +75,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """Return the network in dalib's wrapper, and in those that ``unwrap`` knows; else the model itself."""
+    """Return the network inside ``SegmentationModel`` and the wrappers that ``unwrap`` removes, else the model."""
     model = unwrap(model)
     return model.network if isinstance(model, SegmentationModel) else model
 

@@ -1,4 +1,4 @@
-"""The strategies that come with dalib, registered by the same door as anybody's."""
+"""The bundled strategies, registered through the same entry-point group as anybody's plugin."""
 
 from dalib import Registry, hookimpl
 from dalib_plugins.adversarial import Adversarial

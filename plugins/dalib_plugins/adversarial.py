@@ -47,9 +47,9 @@ class OutputDiscriminator(nn.Module):
 
 
 class SeedDiscriminator(OutputDiscriminator):
-    """The seed paper's variant: upsampled x32 and squashed by a sigmoid, to which its loss applies another.
+    """The reference study's variant (docs/methods.md): logits upsampled x32, with a sigmoid before the loss's own.
 
-    Its loss cannot fall below 0.693 for the source and 0.313 for the target; kept to reproduce that paper's table.
+    Its loss cannot fall below 0.693 for the source and 0.313 for the target; kept to reproduce that study's table.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def domain_loss(prediction: Tensor, domain: float, objective: Literal["bce", "ls
     """Return the mean loss of a discriminator's output against one domain: 0 is the source, 1 the target.
 
     Args:
-        prediction: any shape; logits for ``"bce"``, compared as they are by least squares, ``"ls"``.
+        prediction: any shape; taken as logits for ``"bce"`` and as it is for least squares, ``"ls"``.
     """
     prediction = prediction.float()
     truth = torch.full_like(prediction, domain)
@@ -74,17 +74,17 @@ def domain_loss(prediction: Tensor, domain: float, objective: Literal["bce", "ls
 
 
 class Adversarial(Strategy):
-    """Train the model to make predictions on the target that a discriminator takes for predictions on the source.
+    """Train the model so that a discriminator takes its predictions on the target for predictions on the source.
 
-    Published ``weight``: 0.001 (0.01 with least squares); the seed paper has 1.
+    Published ``weight``: 0.001 (0.01 with least squares); the reference study has 1.
 
     Options:
         input: what the discriminator sees of the logits; ``"self_information"`` is AdvEnt's.
         objective: binary cross-entropy on logits, or least squares.
-        variant: ``"seed"`` upsamples and squashes the discriminator's output as the seed paper does.
-        levels: model output -> factor of its fooling term, each with a discriminator of its own; the multi-level form
-            is ``{logits: 1, aux.16: 0.2}``. All are resized to the image before they are judged.
-        lr, betas: Adam's, of every discriminator; the rate follows the run's schedule.
+        variant: ``"seed"`` is the reference study's discriminator, see ``SeedDiscriminator``.
+        levels: model output -> weight of its adversarial term, each with its own discriminator; the multi-level form is
+            ``{logits: 1, aux.16: 0.2}``. All are resized to the image's size first.
+        lr, betas: Adam's, for every discriminator; the learning rate follows the run's schedule.
     """
 
     input: Literal["softmax", "self_information"] = "softmax"
@@ -121,7 +121,7 @@ class Adversarial(Strategy):
         }
 
     def _judge(self, step: Step, stream: str, level: str, domain: float) -> Tensor:
-        """Return the discriminator's loss on a stream's predictions if they came from ``domain``."""
+        """Return the loss of a level's discriminator on a stream's predictions, with ``domain`` as the label."""
         logits = resize(step.output(stream, level).float(), step.batch[stream].size)
         seen = logits.softmax(1) if self.input == "softmax" else self_information(logits)
         return domain_loss(self._critics[level](seen), domain, self.objective)

@@ -1,4 +1,4 @@
-"""Random augmentation on the device: views, colour jitter, blur, and whatever else Kornia has."""
+"""Random augmentation on the device: scale, crop and flip, colour jitter, blur, and any of Kornia's."""
 
 import dataclasses
 from dataclasses import field
@@ -15,7 +15,7 @@ from dalib_plugins.warp import apply, make_augmentation, make_warp
 
 
 class Blur(OptionGroup):
-    """Options of Gaussian blur: an odd kernel size, the least and the greatest sigma, both in pixels."""
+    """Options of Gaussian blur: odd kernel size and range of sigma, both in pixels, and the probability ``p``."""
 
     kernel: OddCount = 3
     sigma: Interval = (0.2, 0.8)
@@ -23,16 +23,16 @@ class Blur(OptionGroup):
 
 
 class Augment(Strategy):
-    """Augment streams, every sample with draws of its own; label and weight follow the image.
+    """Augment streams, every sample with its own random parameters; geometry moves label and weight with the image.
 
-    First the view (scale, crop, flip), then ``kornia`` in its order, then colour jitter, then blur. What a view or a
-    warp brings in from outside the image has the label 255 and the weight 0.
+    First the view (scale, crop, flip), then ``kornia`` in its order, then colour jitter, then blur. Pixels from outside
+    the image get label 255 and weight 0.
 
     Options:
-        streams: which to augment, with draws of their own.
-        crop: (H, W) of the result; default the size that comes.
-        scale: least and greatest factor on the image.
-        flip: probability of mirroring left and right.
+        streams: which to augment, each with its own random parameters.
+        crop: (H, W) of the result; default: the incoming size.
+        scale: range of the scale factor.
+        flip: probability of a horizontal flip.
         color_jitter: strength in brightness, contrast, saturation (>= 0) and hue (0..0.5), as torchvision defines them;
             jitter_p: its probability.
         blur: Gaussian blur.

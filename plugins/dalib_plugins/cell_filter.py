@@ -4,23 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOWEST = -30.0  # exponent of the kernel; what is smaller counts nothing, and subnormal numbers are slow
+LOWEST = -30.0  # smallest exponent of the kernel: e^-30 is negligible, and subnormal numbers are slow
 
 
 class CellFilter:
-    """Sums over an image under a Gaussian of position and colour, with cells of pixels in place of single pixels.
+    """Filters an image with a Gaussian of position and colour that sums over cells of pixels, not over single pixels.
 
-    A pixel hears cells of ``cell`` x ``cell`` pixels, up to ``reach`` cells away, each cell as two halves: the summed
-    values of its pixels that are brighter than its mean, and of the others, both at its centre and each at its mean
-    colour. Of these the pixels of one cell hear the ``heard`` that matter most to them together: most colours within
-    reach are too far away to count.
+    Each pixel sums over the cells of ``cell`` x ``cell`` pixels that are up to ``reach`` cells away. A cell enters as
+    two halves, the pixels brighter than its mean and the others: each as the sum of its values, placed at the cell's
+    centre, with the half's mean colour. The pixels of one cell use ("hear") only the ``heard`` halves with the largest
+    total weight, since most colours within reach are too different to count.
 
     Args:
-        colors: (B, 3, H, W) in standard deviations.
-        position: standard deviation in pixels.
+        colors: (B, 3, H, W) in units of the kernel's standard deviation of colour.
+        position: standard deviation of position in pixels.
         cell: side of a cell in pixels.
-        reach: in cells, in each direction.
-        heard: number of halves of cells, or None for all within reach.
+        reach: window of cells in each direction.
+        heard: halves of cells used per cell, or None for all within reach.
     """
 
     def __init__(self, colors: Tensor, position: float, cell: int, reach: int, heard: int | None) -> None:
@@ -38,7 +38,7 @@ class CellFilter:
         real = self._pixels(torch.ones_like(colors[:, :1]))
         nearness = -self._squared_distances(colors).repeat(1, 2) / (2 * position**2)
         heard = min(heard or centers.shape[2], centers.shape[2])
-        # A row of cells at a time, which bounds the memory that the kernel takes before it is cut.
+        # One row of cells at a time, which bounds the memory of the kernel before its columns are selected.
         rows = [
             _heaviest(_kernel(features, near, nearness), is_real, count, heard)
             for features, is_real, near, count in zip(pixels, real, centers, counts, strict=True)
@@ -62,7 +62,7 @@ class CellFilter:
         return torch.cat([torch.zeros_like(sums[0][:1]), *sums])
 
     def _reached(self, x: Tensor) -> Tensor:
-        """Return the places in ``_halves`` of what cells of ``x`` reach, (rows of cells, B * columns, 2 * window)."""
+        """Return the indices into ``_halves`` within reach of each cell, (rows of cells, B * columns, 2 * window)."""
         batch, (rows, columns) = x.shape[0], (-(-side // self.cell) for side in self.size)
         numbers = torch.arange(1, 1 + 2 * batch * rows * columns, device=x.device)
         places = numbers.view(2, batch, 1, rows, columns)
@@ -105,11 +105,11 @@ def _kernel(pixels: Tensor, centers: Tensor, nearness: Tensor) -> Tensor:
 
 
 def _heaviest(kernel: Tensor, real: Tensor, counts: Tensor, heard: int) -> tuple[Tensor, Tensor]:
-    """Return the columns of (N, P, M) with the most weight, (N, P, heard), and their places, (N, heard).
+    """Return the columns of (N, P, M) with the largest total weight, (N, P, heard), and their indices, (N, heard).
 
     Args:
-        real: (N, P, 1), 0 where a cell reaches over the image's edge, else 1.
-        counts: of pixels that each column stands for, (N, M).
+        real: (N, P, 1), 0 for padding beyond the image's edge, else 1.
+        counts: (N, M), the number of pixels in each column's half.
     """
     places = ((real.mT @ kernel).squeeze(1) * counts).topk(heard, sorted=False).indices
     return kernel.gather(2, places[:, None].expand(-1, kernel.shape[1], -1)), places
@@ -120,5 +120,5 @@ def _half_square(x: Tensor) -> Tensor:
 
 
 def _whole_cells(x: Tensor, cell: int) -> Tensor:
-    """Extend (B, C, H, W) with zeros at the right and below, to sides that are multiples of ``cell``."""
+    """Zero-pad (B, C, H, W) at the right and below, to sides that are multiples of ``cell``."""
     return F.pad(x, (0, -x.shape[-1] % cell, 0, -x.shape[-2] % cell))

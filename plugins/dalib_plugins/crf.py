@@ -1,4 +1,4 @@
-"""The fully connected CRF (Kraehenbuehl & Koltun 2011), which draws predictions to the edges of their images."""
+"""The fully connected CRF (Kraehenbuehl & Koltun 2011), which aligns predictions with image edges."""
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,14 @@ TRUNCATION = 4  # standard deviations of position after which the smoothness ker
 
 
 class Crf(Strategy):
-    """Refine every prediction by mean-field inference, at evaluation and prediction; training does not see it.
+    """Refine every prediction by mean-field inference, at evaluation and prediction only.
 
     Potts labels under an appearance and a smoothness kernel between all pairs of pixels (their equation 3):
 
     ``k(i, j) = w_a exp(-|p_i - p_j|^2 / 2 s_a^2 - |I_i - I_j|^2 / 2 s_c^2)  +  w_s exp(-|p_i - p_j|^2 / 2 s_s^2)``
 
-    Each kernel K is normalised to D^-1/2 K D^-1/2, where D holds the sums of K's rows, so that weights mean the same at
-    every size and deviation. The smoothness kernel is a separable blur. The appearance kernel is approximated by cells
+    Each kernel K is normalised to D^-1/2 K D^-1/2, where D holds the sums of K's rows, so that weights do not depend on
+    image size or deviations. The smoothness kernel is a separable blur. The appearance kernel is approximated by cells
     of pixels, see ``CellFilter``; with ``cell=1``, ``heard=None`` and a reach over the whole image it is exact.
 
     Options:
@@ -28,8 +28,8 @@ class Crf(Strategy):
         appearance_position, smoothness_position: s_a and s_s in pixels.
         appearance_color: s_c in grey levels out of 255.
         cell: side of a cell in pixels.
-        reach: cells in each direction.
-        heard: halves of cells, or None for all within reach; the kernel takes 4 ``heard`` bytes per pixel.
+        reach: window of cells in each direction.
+        heard: halves of cells that each pixel uses, or None for all within reach; takes 4 ``heard`` bytes per pixel.
     """
 
     iterations: Count = 5
@@ -47,13 +47,13 @@ class Crf(Strategy):
         return lambda images: self.refine(predict(images), images)
 
     def refine(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Return the logarithm of the beliefs, (B, K, H, W), after mean-field inference.
+        """Return the log of the marginals, (B, K, H, W), after mean-field inference.
 
         Args:
             logits: (B, K, H, W), whose log-softmax is the unary term.
             images: (B, 3, H, W) in [0, 1].
         """
-        # In the formats of autocast, the differences of squares in the kernel would be noise.
+        # In half precision the differences of squares in the kernel would be rounding noise.
         dtype = torch.promote_types(logits.dtype, torch.float32)
         with torch.autocast(logits.device.type, enabled=False):
             return self._mean_field(logits.to(dtype), images.to(dtype))
@@ -63,7 +63,7 @@ class Crf(Strategy):
         ones = torch.ones_like(unary[:, :1])
         colors = images * (255 / self.appearance_color)
         appearance = CellFilter(colors, self.appearance_position, self.cell, self.reach, self.heard)
-        # A pixel hears itself, so that no sum of a row is below 1 but by the approximation.
+        # The kernel of a pixel with itself is 1, so a row's sum below 1 is an error of the approximation.
         scale_a, scale_s = appearance(ones).clamp(min=1).rsqrt(), self._blur(ones).rsqrt()
         log_beliefs = unary
         for _ in range(self.iterations):

@@ -12,20 +12,20 @@ from dalib import IGNORE, SetupContext, Step, Strategy, Stream, hookimpl
 from dalib_plugins.ranges import Interval, Probability, Share
 from dalib_plugins.warp import make_augmentation
 
-LABELS = 256  # train ids and 255: few enough to count the presence of each without asking which there are
+LABELS = 256  # train ids and 255: a table of fixed size needs no synchronisation with the device
 
 Scope = Literal["batch", "image"]
 
 
 def pseudo_label(logits: Tensor, threshold: float, confidence: Scope = "batch") -> tuple[Tensor, Tensor]:
-    """Return the most probable classes and their weight: the share of pixels as probable as ``threshold`` or more.
+    """Return pseudo-labels and their weight: the share of pixels whose probability is at least ``threshold``.
 
     Args:
         logits: (B, K, H, W) of any float type.
-        confidence: the share is that of the whole batch, as published, or of each image.
+        confidence: take the share over the whole batch, as published, or per image.
 
     Returns:
-        label: (B, H, W) int64; weight: (B, H, W) float32 in 0..1, one value for each batch or image.
+        label: (B, H, W) int64; weight: (B, H, W) float32 in 0..1, constant over the batch or over each image.
     """
     probability, label = logits.float().softmax(1).max(1)
     confident = (probability >= threshold).float()
@@ -36,9 +36,9 @@ def pseudo_label(logits: Tensor, threshold: float, confidence: Scope = "batch") 
 def classmix_mask(
     label: Tensor, generator: Generator | None = None, classes: Scope = "image", ignore_is_class: bool = False
 ) -> Tensor:
-    """Return where half of each image's classes lie, (B, H, W) bool: of n classes (n + 1) // 2, drawn at random.
+    """Return the mask of a random half of each image's classes, (B, H, W) bool: (n + 1) // 2 of n classes.
 
-    Never waits for the device, as ``torch.unique`` would: all 256 ids get a random rank, those absent behind the rest.
+    Never waits for the device, as ``torch.unique`` would: all 256 ids get a random rank, absent ones last.
 
     Args:
         label: (B, H, W) int64 in 0..255.
@@ -61,12 +61,12 @@ def classmix_mask(
 def mix(source: Stream, target: Stream, pseudo: tuple[Tensor, Tensor], mask: Tensor) -> Stream:
     """Return ``target`` with ``source`` where ``mask`` holds: image, label, and the weight of each pixel.
 
-    A stream's own weight, where it has one, stays in force: what a crop padded counts for nothing in the mixture too.
+    A stream's own weight, where it has one, still applies, so that padding by a crop has weight 0 in the mixture too.
 
     Args:
         pseudo: label and weight of the target, both (B, H, W). mask: (B, H, W) bool.
     """
-    assert source.label is not None  # the stack's checks made sure
+    assert source.label is not None  # the stack has checked `requires`
     label, weight = pseudo
     ours = torch.ones_like(weight) if source.weight is None else source.weight
     theirs = weight if target.weight is None else weight * target.weight
@@ -78,18 +78,18 @@ def mix(source: Stream, target: Stream, pseudo: tuple[Tensor, Tensor], mask: Ten
 
 
 class Dacs(Strategy):
-    """Add the stream ``mixed`` and train on it: half of the classes of a source image pasted into the target image at
-    the same place in the batch, labelled by the source and, elsewhere, by the teacher.
+    """Add the stream ``mixed`` and train on it: half of the classes of a source image, pasted with their labels into
+    the target image at the same position in the batch, whose other pixels have the teacher's pseudo-labels.
 
     Options:
-        threshold: a pixel is confident from this probability on.
+        threshold: probability from which a pixel counts as confident.
         confidence: the weight of target pixels is the share of confident ones in the batch (published) or the image.
         classes: draw the pasted classes from those of the image (published) or of the batch (DAFormer).
         ignore_is_class: let ignored pixels be pasted like a class (published).
         jitter: strength of the jitter in brightness, contrast, saturation and hue (0..0.5); jitter_p: its probability.
         blur: least and greatest sigma in pixels; blur_p: its probability. Both come after mixing, drawn per sample.
-        ema: limit of the teacher's decay; teacher_batch_norm: the statistics it uses, of its batch (``"train"``,
-            published) or running ones. None takes what another strategy asked for, else 0.99 and ``"train"``.
+        ema: limit of the teacher's decay; teacher_batch_norm: its BatchNorm uses batch statistics (``"train"``,
+            published) or running statistics. None takes another strategy's setting, else 0.99 and ``"train"``.
     """
 
     threshold: Probability = 0.968
@@ -125,7 +125,7 @@ class Dacs(Strategy):
     @hookimpl
     def pre_batch(self, step: Step) -> None:
         source, target = step.batch["source"], step.batch["target"]
-        assert source.label is not None  # the stack's checks made sure
+        assert source.label is not None  # the stack has checked `requires`
         pseudo = pseudo_label(step.teacher_logits("target"), self.threshold, self.confidence)
         mask = classmix_mask(source.label, classes=self.classes, ignore_is_class=self.ignore_is_class)
         mixed = mix(source, target, pseudo, mask)

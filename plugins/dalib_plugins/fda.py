@@ -44,7 +44,7 @@ def _mask(image: Tensor, beta: float | Tensor, window: Window) -> Tensor:
     b = torch.as_tensor(beta, dtype=torch.float64, device=image.device).mul(min(height, width)).floor()
     b = b[..., None, None, None]
 
-    def inside(place: Tensor, size: int) -> Tensor:  # places stand for the frequencies 0, 1, .. -2, -1
+    def inside(place: Tensor, size: int) -> Tensor:  # FFT indices, of the frequencies 0, 1, .. -2, -1
         return (place <= b if window == "symmetric" else place < b) | (place >= size - b)
 
     rows = torch.arange(height, device=image.device)[:, None]
@@ -57,12 +57,12 @@ def _mask(image: Tensor, beta: float | Tensor, window: Window) -> Tensor:
 
 
 class Fda(Strategy):
-    """Replace source images by their transfer to the target image at the same place in the batch.
+    """Replace each source image by its transfer to the target image at the same position in the batch.
 
-    The result is clamped to [0, 1], which the authors do not do: every later strategy may count on a stream's range.
+    The result is clamped to [0, 1], which the authors do not do, since later strategies rely on a stream's range.
 
     Options:
-        beta: reach of the window as a share of the shorter side (0..0.5), or several to draw from for each sample.
+        beta: reach of the window as a share of the shorter side (0..0.5), or a list to draw from for each sample.
         window: ``"symmetric"``, or ``"corner"``, the official training code's; see ``fourier_transfer``.
     """
 

@@ -12,7 +12,7 @@ from dalib.options import Positive
 def self_information(logits: Tensor) -> Tensor:
     """Return -p log p / log K of each class, (B, K, H, W) in float32, each in 0..1/(e ln K) (ADVENT, eq. 4).
 
-    From ``log_softmax`` in float32: the published ``p log(p + 1e-30)`` is NaN in half precision, where 1e-30 is 0.
+    Computed by ``log_softmax`` in float32: the published ``p log(p + 1e-30)`` is NaN in half precision, as 1e-30 is 0.
 
     Args:
         logits: (B, K, H, W) of any float type.
@@ -31,7 +31,7 @@ def normalized_entropy(logits: Tensor) -> Tensor:
 
 
 def charbonnier(entropy: Tensor, eta: float) -> Tensor:
-    """Return (x^2 + 1e-8)^eta of each pixel, FDA's penalty, which bears most on uncertain pixels (FDA, eq. 5).
+    """Return FDA's penalty (x^2 + 1e-8)^eta of each pixel, which weighs uncertain pixels most (FDA, eq. 5).
 
     Args:
         entropy: of any shape, normalised to 0..1.
@@ -55,7 +55,7 @@ class MinEnt(Strategy):
 
     Options:
         eta: exponent of FDA's penalty of the entropy; None: the entropy itself, as in ADVENT.
-        output: which of the network's outputs, one with K channels: ``logits``, ``low_res`` or an ``aux.*``.
+        output: the network's output to read, one with K channels: ``logits``, ``low_res`` or an ``aux.*``.
     """
 
     eta: Positive | None = None

@@ -1,4 +1,4 @@
-"""Ranges of options beside those of ``dalib.options``; a value outside its range is refused with the path to it."""
+"""Option types with ranges, beside those of ``dalib.options``; values out of range are errors with their path."""
 
 from typing import Annotated
 

@@ -16,11 +16,11 @@ OVERRIDES = ("class_weights", "ohem", "min_kept", "auxiliary")
 
 
 class Supervised(Strategy):
-    """Train on labels: the run's segmentation loss of each stream, where a stream's ``weight`` weights its pixels.
+    """Train on labels: the run's segmentation loss of each stream, weighted per pixel by the stream's ``weight``.
 
     Options:
         streams: the labelled streams.
-        class_weights, ohem, min_kept, auxiliary: in place of the run's own (see ``dalib.SegmentationLoss``).
+        class_weights, ohem, min_kept, auxiliary: override the run's loss options (see ``dalib.SegmentationLoss``).
     """
 
     streams: Streams = field(default_factory=lambda: ["source"])

@@ -1,4 +1,4 @@
-"""Kornia's augmentations by name, applied to images together with label and weight."""
+"""Kornia's augmentations by name, applied to images alone or together with label and weight."""
 
 import dataclasses
 from typing import Any
@@ -10,12 +10,12 @@ from dalib import IGNORE, StackError, Stream, suggest
 
 
 def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
-    """Return an augmentation of ``kornia.augmentation`` by its class name, tried on noise before any step.
+    """Return an augmentation of ``kornia.augmentation`` by its class name, after a trial on noise.
 
     Raises:
-        StackError: no augmentation of images has that name, or it refuses the options; ``owner`` is who asked.
+        StackError: no image augmentation has that name, or it refuses the options; names the strategy ``owner``.
     """
-    import kornia.augmentation as kornia  # here: it takes long to import, and not every stack needs it
+    import kornia.augmentation as kornia  # here, since it is slow to import and not every stack needs it
     from kornia.augmentation._2d.base import AugmentationBase2D
 
     known = [n for n, c in vars(kornia).items() if isinstance(c, type) and issubclass(c, AugmentationBase2D)]
@@ -23,7 +23,7 @@ def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
     if use not in known:
         raise StackError(f"strategy {owner!r}: kornia has no image augmentation {use!r}.{suggest(use, known)}")
     try:
-        with torch.device("cpu"):  # a plan is made on the meta device, which has nothing to try on
+        with torch.device("cpu"):  # a plan runs on the meta device, which has no values for a trial
             augmentation: nn.Module = getattr(kornia, use)(**options)
             augmentation(torch.rand(2, 3, 64, 64))
     except Exception as error:
@@ -32,10 +32,10 @@ def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
 
 
 def make_warp(owner: str, use: str = "", **options: Any) -> nn.Module:
-    """Return an augmentation for ``apply``, which takes label and weight along.
+    """Return an augmentation for ``apply``, which transforms label and weight with the image.
 
     Raises:
-        StackError: as ``make_augmentation``, and for one that cannot carry labels along or changes the size.
+        StackError: as ``make_augmentation``, and for one that cannot transform labels or changes the size.
     """
     import kornia.augmentation as kornia
 
@@ -52,10 +52,10 @@ def make_warp(owner: str, use: str = "", **options: Any) -> nn.Module:
 
 
 def apply(warp: nn.Module, stream: Stream) -> Stream:
-    """Return the stream with image, label and weight changed by the same draws.
+    """Return the stream with image, label and weight transformed by the same random parameters.
 
-    Label and weight travel as one mask of two channels, shifted so that the zeros that a warp brings in from outside
-    mean ignore. Warps take the nearest pixel of a mask, and float32 keeps labels exact whatever the run's precision.
+    Label and weight are one mask of two channels, with labels shifted so that kornia's zero padding means ignore.
+    Masks are sampled by nearest neighbour, and float32 keeps labels exact whatever the run's precision.
     """
     label = torch.full_like(stream.image[:, 0], IGNORE) if stream.label is None else stream.label.float()
     weight = torch.ones_like(label) if stream.weight is None else stream.weight.float()

@@ -1,4 +1,4 @@
-"""Diorama: procedural streets in two domains, a clean rendering and a photograph, made on the fly."""
+"""Diorama: a dataset of procedural street scenes in two domains, a clean rendering and a simulated photograph."""
 
 import random
 from typing import Annotated, Literal
@@ -32,14 +32,14 @@ def diorama(
     length: Annotated[int, Field(ge=1)] | None = None,
     seed: int = 0,
 ) -> "Diorama":
-    """Return a procedural street data set: nothing on disk, all 19 Cityscapes classes.
+    """Return a dataset of procedural street scenes with all 19 Cityscapes classes; needs no files.
 
     Args:
-        domain: "source", a clean rendering, or "target", what a car camera would see of the same kind of street.
+        domain: "source", a clean rendering, or "target", similar streets as a car's camera would see them.
         split: "train", "val" or "test"; no two share a scene.
         size: (H, W) of the images.
         length: number of images; default 2000 for train and 200 for val and test.
-        seed: another one gives other scenes.
+        seed: of the scenes.
 
     Raises:
         DataError: an unknown domain or split.
@@ -51,7 +51,7 @@ def diorama(
 
 
 class Diorama:
-    """Streets drawn on request; item i depends on (seed, split, i, domain) and the size alone."""
+    """Scenes rendered on access; item i depends on (seed, split, i, domain) and the size alone."""
 
     classes = CITYSCAPES_CLASSES
     palette = CITYSCAPES_PALETTE

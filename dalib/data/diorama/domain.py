@@ -1,4 +1,4 @@
-"""What differs between the two domains, as data: how streets are laid out and what they look like."""
+"""The parameters that differ between the two domains: the layout of streets and their appearance."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,11 @@ def grey(value: float) -> Colour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
-    """How streets are laid out. Lengths in metres; ``horizon`` and ``focal`` in image heights; the rest are odds."""
+    """Parameters of a street's layout.
+
+    Lengths are in metres, ``horizon`` and ``focal`` in image heights, ``storeys`` a range; ``*_odds`` and ``traffic``
+    are probabilities, ``people`` and ``trees`` means of exponential distributions per side.
+    """
 
     camera_height: Range
     horizon: Range
@@ -42,10 +46,10 @@ class Look:
     """Colours in [0, 1] and strengths of texture, light and haze.
 
     Fields that need a word:
-        grain: how strongly noise modulates a surface. variation: how far a colour strays from its palette.
-        haze: its colour, and the metres at which 63 % of the light is haze.
-        lit: brightness of the two sides of the street. daylight: brightness of the whole.
-        camera: the photograph's faults (blur, noise, coarse colour ...) are applied.
+        grain: strength of the noise on surfaces. variation: strength of random deviations from a palette's colours.
+        haze: its colour, and the distance in metres at which 63 % of the light is haze.
+        lit: brightness of the left and right side of the street. daylight: range of the whole image's brightness.
+        camera: whether to simulate a camera (blur, noise, chroma subsampling ...).
     """
 
     road: Colour
@@ -81,11 +85,11 @@ class Look:
 
     @cached_property
     def part_colours(self) -> NDArray[np.float32]:
-        """``parts`` as a table, (3, number of parts); black where an instance has its own colour."""
+        """``parts`` as a table, (3, number of parts); black for parts whose colour belongs to the instance."""
         return np.array([self.parts.get(part, (0, 0, 0)) for part in Part], np.float32).T
 
     def tint(self, palette: tuple[Colour, ...], number: int) -> Colour:
-        """The colour of a palette, gone a little astray, that belongs to a number of 16 random bits."""
+        """Return a palette's colour with a small deviation, both chosen by ``number``, 16 random bits."""
         red, green, blue = palette[number % len(palette)]
         light = 1 + self.variation * (number % 41 - 20) / 10
         warmth = self.variation * (number % 31 - 15) / 45
@@ -94,7 +98,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A kind of street and the look of its pictures."""
+    """Layout and appearance of one domain."""
 
     habits: Habits
     look: Look

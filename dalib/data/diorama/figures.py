@@ -1,4 +1,4 @@
-"""The shapes of people, cycles, trees, traffic lights and signs."""
+"""Sprites of people, cycles, trees, traffic lights, signs and posts."""
 
 import random
 
@@ -94,7 +94,7 @@ def _rider(s: Sprite, seat: float, foot: Point, leg: float) -> None:
 
 
 def tree(crown: int) -> Sprite:
-    """Crowns of many tufts, lit from above: a round one, a tall one, a fir and a bush."""
+    """A tree whose ``crown`` of many ellipses is round (0), tall (1), a fir (2) or a bush (3)."""
     s = Sprite(Label.VEGETATION)
     width, top, bottom = ((0.5, 0.0, 0.66), (0.3, 0.0, 0.8), (0.42, 0.0, 0.85), (0.5, 0.05, 1.0))[crown]
     s.polygon([(0.47, 0.4), (0.53, 0.4), (0.55, 1.0), (0.45, 1.0)], Part.BARK)

@@ -1,4 +1,4 @@
-"""What lines the street: buildings, walls, fences and hedges as upright planes, a distance and a height per column."""
+"""Buildings, walls, fences and hedges along the street, as vertical planes with a distance and height per column."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ _BLOCKS = 24  # of the skyline
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planes:
-    """The upright plane that each column of the picture meets; all fields (W,), lengths in metres.
+    """The vertical plane that each image column hits; fields are (W,) unless noted, lengths in metres.
 
-    ``along`` runs along the plane, ``pitch`` is the distance of its windows or posts, ``step`` the metres of a pixel.
+    ``along`` is the position along the plane, ``pitch`` the spacing of windows or posts, ``step`` the width of a pixel.
     """
 
     z: Field
@@ -49,7 +49,7 @@ def paint_skyline(view: View) -> None:
 
 
 class Fronts:
-    """Both sides of a street, as the columns of a view see them."""
+    """The planes of both sides of a street, by column of the view."""
 
     def __init__(self, view: View, scene: Scene) -> None:
         self.view = view
@@ -67,7 +67,7 @@ class Fronts:
         self.next = np.minimum(self.index + 1, np.where(left, split, len(self.starts)) - 1)
 
     def paint_gables(self) -> None:
-        """The walls of buildings that face the camera, behind gaps and over lower neighbours."""
+        """Paint the end walls of buildings, which show behind gaps and above lower neighbours."""
         z = self.starts[self.next]
         x = self.slope * z
         planes = self.row.planes(self.next, z.clip(1), x, z / self.view.focal)
@@ -84,7 +84,7 @@ class Fronts:
 
 
 class Row:
-    """Segments as tables that columns are looked up in."""
+    """Colours, heights and kinds of segments as arrays, to be indexed by column."""
 
     def __init__(self, view: View, segments: list[Segment]) -> None:
         look = view.look
@@ -101,13 +101,13 @@ class Row:
         self.pitches = np.array([s.pitch for s in segments], np.float32)
 
     def planes(self, index: NDArray[np.intp], z: Field, along: Field, step: Field) -> Planes:
-        """The planes of columns that meet the segments ``index``."""
+        """Return the planes of columns that hit the segments ``index``."""
         colour = self.colours.take(index, 1)
         return Planes(z, along, step, self.heights[index], self.fronts[index], colour, self.pitches[index])
 
 
 def paint_planes(view: View, planes: Planes) -> None:
-    """Paint each column's plane from the ground to its height over what is there."""
+    """Paint each column's plane, from the ground to its height, over the image so far."""
     edges = np.flatnonzero(np.diff(planes.height > 0, prepend=False, append=False))
     for start, stop in edges.reshape(-1, 2).tolist():
         _paint_run(view, planes.columns(slice(start, stop)), start, stop)
@@ -148,7 +148,7 @@ def _surface(view: View, planes: Planes, y: Field) -> Field:
 
 
 def _panes(planes: Planes, glazed: NDArray[np.bool_], y: Field) -> Field:
-    """Share of window in each pixel: rows of windows over a glazed ground floor; smooth where too small to see."""
+    """Return the share of window in each pixel, averaged where windows are smaller than pixels."""
     across = np.abs(planes.along / planes.pitch % 1 - 0.5)
     sharp = (planes.pitch / planes.step / 2 - 1).clip(0, 1) * np.float32(0.45)
     column: Field = glazed * (0.45 + sharp * np.where(across < 0.25, np.float32(1), np.float32(-1)))
@@ -161,7 +161,7 @@ def _panes(planes: Planes, glazed: NDArray[np.bool_], y: Field) -> Field:
 
 
 def _holes(planes: Planes, y: Field) -> NDArray[np.bool_]:
-    """Where one looks through a fence: between its posts and rails; the label covers the holes."""
+    """Return the see-through pixels of fences, between posts and rails; they are labelled fence all the same."""
     fence = planes.front == Front.FENCE
     if not fence.any():
         return np.zeros_like(y, bool)

@@ -1,4 +1,4 @@
-"""Sky and ground: what fills the picture before anything stands in it."""
+"""Sky and ground, painted before anything else."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from dalib.data.diorama.view import View, as_colour
 
 
 def paint_sky(view: View) -> None:
-    """A gradient from zenith to skyline with clouds, down to the horizon."""
+    """Paint a gradient from zenith to skyline with clouds, down to the horizon."""
     rows = int(view.horizon) + 1
     draw, look = view.draw, view.look
     depth = (view.rows[:rows] / rows) ** 0.8
@@ -23,7 +23,7 @@ def paint_sky(view: View) -> None:
 
 
 def paint_ground(view: View, scene: Scene) -> None:
-    """Bands along the street in perspective: road, kerbs, sidewalks, verges and what lies behind the fronts."""
+    """Paint bands along the street in perspective: road, kerbs, sidewalks, verges and the ground behind the fronts."""
     first = int(view.horizon) + 1
     z = view.focal * view.height / (view.rows[first:] - view.horizon)
     x = (view.columns - view.vanishing) * (z / view.focal)
@@ -69,7 +69,7 @@ def _mark_road(view: View, scene: Scene, surface: Field, x: Field, z: Field) -> 
 
 
 def _texture(view: View, band: np.ndarray, x: Field, z: Field) -> Field:
-    """Grain and stains that follow the ground, and the joints between slabs."""
+    """Return the ground's brightness: grain and stains in perspective, and joints between slabs."""
     offset = view.draw.uniform(0, 256)
     grain = look_up(noise_tile(0.5), z * 22 + offset, x * 22 + offset)
     stains = look_up(noise_tile(1.5), z * 3 + offset, x * 9 + offset)
@@ -81,7 +81,7 @@ def _texture(view: View, band: np.ndarray, x: Field, z: Field) -> Field:
 
 
 def _cast_shadow(view: View, scene: Scene, x: Field, z: Field) -> Field:
-    """Light left on the ground by the fronts of one side: each throws a shadow as long as it is high."""
+    """Return the ground's brightness under shadows of one side's fronts, whose length is in proportion to height."""
     sign = view.draw.choice((-1, 1))
     side = scene.left if sign < 0 else scene.right
     slope = view.draw.uniform(-0.2, 0.5)

@@ -1,10 +1,10 @@
-"""Cityscapes' train ids by name."""
+"""Cityscapes' train ids as an enumeration."""
 
 from enum import IntEnum
 
 
 class Label(IntEnum):
-    """The 19 classes, and 255 for what has none."""
+    """The 19 classes, and 255 for ignored pixels."""
 
     ROAD = 0
     SIDEWALK = 1

@@ -1,4 +1,4 @@
-"""Tiles of noise, made once: surfaces look them up by their own coordinates, so that grain follows perspective."""
+"""Cached noise textures, which surfaces sample in their own coordinates, so that grain follows perspective."""
 
 from functools import cache
 from typing import Any
@@ -23,6 +23,6 @@ def noise_tile(roughness: float) -> Field:
 
 
 def look_up(tile: Field, row: NDArray[Any], column: NDArray[Any]) -> Field:
-    """Nearest texel at (row, column), in texels, periodic."""
+    """Return the nearest texel at (row, column), in texels; the tile repeats."""
     texel = (row.astype(np.int32) & (SIDE - 1)) * SIDE + (column.astype(np.int32) & (SIDE - 1))
     return tile.take(texel)

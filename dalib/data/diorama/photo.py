@@ -1,4 +1,4 @@
-"""What a camera does to light: exposure, white balance, blur, vignette, noise and coarse colour."""
+"""A simulated camera: exposure, white balance, blur, vignette, noise and chroma subsampling."""
 
 import math
 import random
@@ -12,13 +12,13 @@ from dalib.data.diorama.view import as_colour
 
 
 def develop(image: Field) -> Tensor:
-    """Return the picture (3, H, W) in [0, 1] as it is, uint8 (3, H, W)."""
+    """Convert an image (3, H, W) in [0, 1] to uint8 (3, H, W)."""
     levels = (image.clip(0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
     return torch.from_numpy(levels)
 
 
 def photograph(image: Field, draw: random.Random) -> Tensor:
-    """Return the picture (3, H, W) in [0, 1] as a small car camera would store it, uint8 (3, H, W)."""
+    """Convert an image (3, H, W) in [0, 1] to what a small car camera would store, uint8 (3, H, W)."""
     image = _blur(_coarse_colour(_expose(image, draw)), draw.uniform(0.35, 0.65))
     image *= _vignette(image, draw.uniform(0.05, 0.25))
     image += _noise(image, draw)
@@ -26,7 +26,7 @@ def photograph(image: Field, draw: random.Random) -> Tensor:
 
 
 def _expose(image: Field, draw: random.Random) -> Field:
-    """White balance, a tone curve, and the veil of stray light."""
+    """Apply white balance, a tone curve, and stray light."""
     balance = as_colour([draw.gauss(mean, 0.03) for mean in (1.03, 1.0, 0.97)])
     image = (image * balance).clip(0, 1)
     veil, contrast, curve = draw.uniform(0.01, 0.06), draw.uniform(0.84, 1.0), draw.uniform(-0.25, 0.1)
@@ -35,7 +35,7 @@ def _expose(image: Field, draw: random.Random) -> Field:
 
 
 def _coarse_colour(image: Field) -> Field:
-    """Keep colour for every other pixel alone, as compressed pictures do; brightness stays."""
+    """Subsample colour by 2 in both directions, as JPEG does; brightness keeps its resolution."""
     rows, columns = image.shape[1:]
     luma = image.mean(0)
     colour = (image - luma)[:, ::2, ::2].repeat(2, 1).repeat(2, 2)
@@ -44,7 +44,7 @@ def _coarse_colour(image: Field) -> Field:
 
 
 def _blur(image: Field, sigma: float) -> Field:
-    """Blur by a Gaussian of ``sigma`` pixels at 128 rows: passes of three taps, of variance 2 * weight * reach^2."""
+    """Approximate a Gaussian of ``sigma`` pixels at 128 rows by three-tap passes of variance 2 * weight * reach^2."""
     reach = max(1, round(image.shape[1] / 128))
     passes = math.ceil(sigma**2 / 0.5)
     weight = sigma**2 / passes / 2

@@ -1,4 +1,4 @@
-"""A street as numbers: the camera, the ground's bands, the fronts along both sides and the things that stand in it.
+"""Random street layouts: the camera, the ground's bands, the fronts along both sides, and vehicles, people and objects.
 
 World coordinates in metres: x to the right of the camera, y up from the ground, z ahead of the camera.
 """
@@ -35,7 +35,7 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of one side from ``start`` to the next one's start."""
+    """A stretch of one side, from ``start`` to the next segment's, in metres."""
 
     start: float
     front: Front
@@ -56,9 +56,9 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Something that stands at (x, base, z), seen as one sprite, and for vehicles as a box with a second one.
+    """An object at (x, base, z), drawn as a sprite that faces the camera; vehicles are boxes with a second sprite.
 
-    ``length`` 0 is flat. ``side`` is the sprite of the flank, mirrored where the near end is the nose.
+    ``length`` is a box's, 0 for flat objects. ``side`` is the sprite of the flank, mirrored if ``nose_near``.
     """
 
     sprite: str
@@ -89,7 +89,7 @@ class Scene:
 
 
 def draw_scene(draw: random.Random, habits: Habits) -> Scene:
-    """Draw a street."""
+    """Draw a random street."""
     camera = Camera(
         draw.uniform(*habits.camera_height),
         draw.uniform(*habits.horizon),
@@ -145,7 +145,7 @@ def _segments(draw: random.Random, habits: Habits) -> Iterator[Segment]:
         z += length
 
 
-# Sizes (width, height, length) in metres of a box with ends and a flank.
+# (width, height, length) in metres.
 _VEHICLES = {
     "car": (1.85, 1.5, 4.3),
     "truck": (2.5, 3.4, 8.5),
@@ -201,7 +201,7 @@ def _cycle(draw: random.Random, kind: str, x: float, z: float) -> Thing:
 
 
 def _roadside(draw: random.Random, habits: Habits, side: Side, sign: int) -> Iterator[Thing]:
-    """What is parked, walks and stands on one side; ``sign`` is -1 on the left and 1 on the right."""
+    """Yield parked vehicles, people, posts and trees of one side; ``sign`` is -1 on the left and 1 on the right."""
     yield from _parked(draw, habits, side, sign)
     yield from _people(draw, habits, side, sign)
     yield from _furniture(draw, side, sign)
@@ -223,7 +223,7 @@ def _parked(draw: random.Random, habits: Habits, side: Side, sign: int) -> Itera
 
 
 def _near(draw: random.Random, x: float) -> float:
-    """A distance within view at ``x``, more often short than long."""
+    """Draw a distance z at which ``x`` is in view, more often short than long."""
     return max(5.0, 1.1 * abs(x)) + min(draw.expovariate(1 / 5), 30)
 
 

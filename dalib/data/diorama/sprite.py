@@ -1,4 +1,4 @@
-"""A sprite: a small map of parts that is drawn once and stamped at any size and in any colours."""
+"""Sprites: small maps of parts that are drawn once and painted at any size and in any colours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ Point = tuple[float, float]
 
 
 class Part(IntEnum):
-    """What a texel is made of; 0 is see-through, and the first two take the colours of the instance."""
+    """The material of a texel; NONE is transparent, and PAINT, TRIM, SKIN and CYCLE have colours of the instance."""
 
     NONE = 0
     PAINT = 1

@@ -1,4 +1,4 @@
-"""What stands in the street, stamped one sprite after the other from the far end to the near one."""
+"""Vehicles, people, trees and posts, painted as sprites from far to near."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,11 +15,11 @@ from dalib.data.diorama.scene import Thing
 from dalib.data.diorama.sprite import TEXELS, Part, Sprite
 from dalib.data.diorama.view import View, Window, as_colour
 
-_NEAREST = 3.0  # metres; what is nearer is not drawn
-_LEAST = 3.0  # pixels; what is less high is not drawn
-_FAR = 40.0  # metres; what is farther throws no shadow that one would see
+_NEAREST = 3.0  # metres; nearer things are not drawn
+_LEAST = 3.0  # pixels; lower things are not drawn
+_FAR = 40.0  # metres; shadows of farther things are too small to see
 
-# Their own colours by instance; plain numbers, since asking the enumeration six times a thing took 2 % of the drawing.
+# Parts with a colour per instance; plain ints, since enumeration members took 2 % of the rendering time.
 _PAINT, _TRIM, _CYCLE, _SKIN = (int(part) for part in (Part.PAINT, Part.TRIM, Part.CYCLE, Part.SKIN))
 
 _DRAWERS: dict[str, Callable[[], Sprite]] = {
@@ -62,7 +62,7 @@ def sprite(name: str) -> Sprite:
 
 
 def paint_things(view: View, things: Iterable[Thing]) -> None:
-    """Paint things, the farthest first, each with its shadow on the ground."""
+    """Paint things, which come farthest first, each with its shadow on the ground."""
     for thing in things:
         if thing.z >= _NEAREST and thing.height * view.focal > _LEAST * thing.z:
             colours = _colours(view, thing)
@@ -74,7 +74,7 @@ def paint_things(view: View, things: Iterable[Thing]) -> None:
 
 
 def _colours(view: View, thing: Thing) -> Field:
-    """Colour of each part of one thing, (3, number of parts)."""
+    """Return the colour of each part of one thing, (3, number of parts)."""
     look = view.look
     table = look.part_colours.copy()
     table[:, _PAINT] = look.tint(_paints(look, thing.sprite), thing.tint)
@@ -90,7 +90,7 @@ def _paints(look: Look, name: str) -> tuple[Colour, ...]:
 
 
 def _face(view: View, thing: Thing, colours: Field) -> None:
-    """The end that faces the camera, an upright rectangle at the thing's distance."""
+    """Paint the side that faces the camera, a vertical rectangle at the thing's distance."""
     left, right = view.column(thing.x - thing.width / 2, thing.z), view.column(thing.x + thing.width / 2, thing.z)
     top, bottom = view.row(thing.base + thing.height, thing.z), view.row(thing.base, thing.z)
     window = view.window(left, top, right, bottom)
@@ -104,7 +104,7 @@ def _face(view: View, thing: Thing, colours: Field) -> None:
 
 
 def _flank(view: View, thing: Thing, colours: Field) -> None:
-    """The long side of a vehicle that the camera sees, on a plane along the street."""
+    """Paint the visible long side of a vehicle, on a plane along the street."""
     x = math.copysign(abs(thing.x) - thing.width / 2, thing.x)
     left, right = sorted((view.column(x, thing.z), view.column(x, thing.z + thing.length)))
     window = view.window(left, view.row(thing.height, thing.z), right, view.row(0, thing.z))
@@ -131,10 +131,10 @@ def _stamp(
     colours: Field,
     inside: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Copy texels (``down``, ``across``) to the window where they are ``inside`` and not see-through."""
+    """Copy the texels (``down``, ``across``) into the window where they are ``inside`` and not transparent."""
     texels = down * TEXELS + across
     parts = shape.parts.take(texels)
-    seen = parts.view(bool)  # part 0 is see-through
+    seen = parts.view(bool)  # part 0 is transparent
     if inside is not None:
         seen = seen & inside
     surface = colours.take(parts, 1)
@@ -144,7 +144,7 @@ def _stamp(
 
 
 def _shadow(view: View, thing: Thing) -> None:
-    """Shade on the ground beneath, an oval as wide and as long as the thing."""
+    """Darken an oval on the ground beneath a thing."""
     half = thing.length / 2 + 0.25 * thing.width
     middle = thing.z + thing.length / 2
     near, far, reach = max(middle - half, _NEAREST), middle + half, 0.65 * thing.width
@@ -161,7 +161,7 @@ def _shadow(view: View, thing: Thing) -> None:
 
 
 def paint_hood(view: View) -> None:
-    """The own car's bonnet at the lower edge, which belongs to no class."""
+    """Paint the ego vehicle's hood at the lower edge, labelled ignore."""
     height, width = view.label.shape
     first = int(0.88 * height)
     top = 0.9 + 0.32 * (view.columns / width - 0.5) ** 2

@@ -1,4 +1,4 @@
-"""The shapes of cars, trucks, buses and trams, from behind, from the front and from the side (nose to the right)."""
+"""Sprites of cars, trucks, buses and trams from behind, from the front and from the side (nose to the right)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The picture under way: image, labels and the perspective that places metres in pixels."""
+"""The image being painted, its labels, and the projection from metres to pixels."""
 
 import math
 import random
@@ -16,7 +16,7 @@ from dalib.data.diorama.scene import Camera
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """A rectangle of a view, to be written in place: (3, h, w) and (h, w), with its pixels' centres."""
+    """A rectangle of a view, written in place: image (3, h, w), label (h, w) and coordinates of pixel centres."""
 
     image: Field
     label: NDArray[np.uint8]
@@ -25,9 +25,9 @@ class Window:
 
 
 class View:
-    """An image (3, H, W) in [0, 1] and its labels (H, W), with the pinhole camera that looks at the scene.
+    """An image (3, H, W) in [0, 1] and its labels (H, W), seen by a pinhole camera.
 
-    A point (x, y, z) falls on column ``vanishing + focal * x / z`` and row ``horizon + focal * (height - y) / z``.
+    A point (x, y, z) maps to column ``vanishing + focal * x / z`` and row ``horizon + focal * (height - y) / z``.
     """
 
     def __init__(self, size: tuple[int, int], camera: Camera, look: Look, draw: random.Random) -> None:
@@ -51,7 +51,7 @@ class View:
         return self.horizon + self.focal * (self.height - y) / z
 
     def window(self, left: float, top: float, right: float, bottom: float) -> Window | None:
-        """The pixels between four edges, at least one each way; None outside the picture."""
+        """Return the pixels between four edges, at least 1x1; None outside the image."""
         height, width = self.label.shape
         first_row, first_column = round(top), round(left)
         rows = slice(max(first_row, 0), min(max(round(bottom), first_row + 1), height))
@@ -61,7 +61,7 @@ class View:
         return Window(self.image[:, rows, columns], self.label[rows, columns], self.rows[rows], self.columns[columns])
 
     def veil(self, colours: Field, z: Field | float) -> Field:
-        """Blend colours (3, ...) at distance ``z`` with the haze before them."""
+        """Blend colours (3, ...) at distance ``z`` with haze."""
         distance = self.look.haze[1]
         clear = math.exp(-z / distance) if isinstance(z, float) else np.exp(z * (-1 / distance))
         haze = self._haze if colours.ndim == 2 else self._haze[..., None]
@@ -70,5 +70,5 @@ class View:
 
 
 def as_colour(colour: Sequence[float], dimensions: int = 2) -> Field:
-    """A colour as an array (3, 1, ...) that broadcasts over an image with so many dimensions."""
+    """Return a colour as an array (3, 1, ...) that broadcasts over ``dimensions`` image axes."""
     return np.array(colour, np.float32).reshape(3, *[1] * dimensions)
