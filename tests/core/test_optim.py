@@ -10,7 +10,8 @@ from torch.optim import SGD, Adam, AdamW
 
 from dalib import Engine, StackError, hookimpl
 from dalib.core.optim import OPTIMIZERS, SCHEDULES, constant, fuse, parameters_of, poly, sgd, step_unless
-from dalib.errors import CheckpointError
+from dalib.errors import CheckpointError, RecipeError
+from dalib.options import check_options
 from tests.tiny import Supervised, TinyModel, tiny_batch, tiny_model
 
 
@@ -228,3 +229,58 @@ def test_momentum_that_a_checkpoint_lacks_begins_as_zeros():
     engine.load_state_dict(state)
     engine.step(tiny_batch())
     assert all(engine.optimizer.state[p]["momentum_buffer"].any() for p in engine.model.head.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sgd", {"lr": 0.2, "momentum": 0.5, "weight_decay": 0.1, "nesterov": True}),
+        ("sgd", {"lr": 0.2, "momentum": 0.0, "weight_decay": 0.1, "nesterov": False}),
+        ("adam", {"lr": 0.2, "betas": (0.5, 0.7), "weight_decay": 0.1}),
+        ("adamw", {"lr": 0.2, "betas": (0.5, 0.7), "weight_decay": 0.1}),
+    ],
+)
+def test_an_optimisers_options_reach_torch(name, options):
+    made = OPTIMIZERS[name](**options)([nn.Parameter(torch.zeros(1))])
+    assert {key: made.defaults[key] for key in options} == options
+
+
+def test_nesterov_without_momentum_is_refused_before_torch_does():
+    with pytest.raises(RecipeError, match="sgd: nesterov: expected a momentum above 0 with it, got 0"):
+        sgd(lr=0.1, momentum=0.0, nesterov=True)
+
+
+@pytest.mark.parametrize(("betas", "said"), [([-0.1, 0.9], "at least 0"), ([0.9, 1.0], "less than 1")])
+def test_betas_outside_of_0_to_1_are_refused(betas, said):
+    with pytest.raises(RecipeError, match=said):
+        check_options(OPTIMIZERS["adamw"], {"lr": 0.1, "betas": betas}, "optimizer")
+
+
+def test_the_fields_power_is_the_default_of_poly():
+    assert poly(steps=10)(5) == 0.5**0.9
+
+
+class TwoMoments(torch.optim.Optimizer):
+    """An optimiser with state of a shape of its own, as Adafactor's."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.1})
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["mean"] = torch.zeros(())
+
+
+def test_state_of_other_optimisers_may_have_any_shape():
+    engine = Engine(tiny_model(), [Supervised()], device="cpu", optimizer=TwoMoments)
+    engine.step(tiny_batch())
+    engine.load_state_dict(engine.state_dict())
+
+
+def test_a_group_with_dampening_does_not_keep_the_others_from_their_fused_form():
+    first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    groups = [{"params": [first], "dampening": 0.5}, {"params": [second]}]
+    optimizer = SGD(groups, lr=0.1, momentum=0.9)
+    fuse(optimizer)
+    assert [group["fused"] for group in optimizer.param_groups] == [None, True]
