@@ -1,9 +1,5 @@
 """The command line as a test sees it: its status and what it says."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from dalib.cli import main
@@ -24,22 +20,9 @@ train: {steps: 2, log_every: 1}
 TINY = RECIPE.replace("bisenet", "tiny") + "plugins: [tests.tiny_plugin]\n"
 
 
-@contextmanager
-def own_logging() -> Iterator[None]:
-    """Give the root logger back as it was; the command line sets its own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-
-
 def run_dalib(*arguments: object) -> int:
     """Run a command in this process and return its exit status."""
-    with own_logging():
-        return main([str(argument) for argument in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -1,6 +1,9 @@
 """Fixtures that every test may use."""
 
+import logging
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +21,14 @@ def shared() -> Path:
         if candidate and (Path(candidate) / "golden").is_dir():
             return Path(candidate)
     pytest.skip("the folder shared/ with golden outputs is not beside this checkout")
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Give loggers and the form of warnings back as they were; a command that runs in this process sets its own."""
+    root, ours = logging.getLogger(), logging.getLogger("dalib")
+    before = root.handlers[:], root.level, ours.level, warnings.formatwarning
+    yield
+    root.handlers[:], warnings.formatwarning = before[0], before[3]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])

@@ -10,7 +10,6 @@ import torch
 
 from dalib import DalibError, Engine, create_dataset, create_model
 from dalib.evaluation.panels import write_png
-from tests.command import own_logging
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "compare_networks.py"
 NETWORKS = ["bisenet", "timm backbone=mobilenetv3_small_100"]
@@ -29,8 +28,7 @@ def untrainable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compare(out: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["compare_networks.py", *arguments, "--out", str(out)])
-    with own_logging():
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+    runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
 @pytest.mark.usefixtures("untrainable")

@@ -11,7 +11,6 @@ import torch
 
 from dalib import create_dataset, create_model
 from dalib.evaluation.panels import write_png
-from tests.command import own_logging
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = ["--steps", "2", "--size", "64", "64", "--batch-size", "1", "--images", "1"]
@@ -64,7 +63,7 @@ def test_a_script_of_nothing_is_wrong_usage(option, monkeypatch, capsys):
 
 def test_a_mistake_in_the_demos_overrides_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path / "demo"), "train.step=3"])
-    with own_logging(), pytest.raises(SystemExit, match=r"demo: .*Did you mean 'steps'"):
+    with pytest.raises(SystemExit, match=r"demo: .*Did you mean 'steps'"):
         runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
 
 
@@ -74,8 +73,7 @@ def test_the_demo_tells_how_many_tensors_of_given_weights_fitted(tmp_path, monke
     steps = ["train.steps=1", "data.batch_size=2", "evaluate.limit=1", "train.device=cpu"]
     overrides = [f"model={{use: bisenet, weights: {tmp_path / 'w.pt'}}}", *steps, *sizes]
     monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path / "demo"), *overrides])
-    with own_logging():
-        runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
+    runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
     assert str(tmp_path / "w.pt") in capsys.readouterr().err
 
 
