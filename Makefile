@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## train on made-up streets: source only, then the stack; a table, pictures and a report
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP)  ## the test suite, a process per core (at most 4), about 5 minutes on 2
+test: $(STAMP)  ## the test suite, a process per core (at most 4), under 5 minutes on 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(STAMP)  ## the tests that take longer
