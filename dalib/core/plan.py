@@ -1,6 +1,6 @@
 """Checks of a stack before the first step, which follow the streams that each strategy reads and writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dalib.core.hookspecs import HOOKS
@@ -32,11 +32,12 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def make_plan(stack: Stack, streams: Mapping[str, Size]) -> Plan:
+def make_plan(stack: Stack, streams: Mapping[str, Size], outputs: Collection[str] | None = None) -> Plan:
     """Check a stack by following its streams; StackError at the first strategy that cannot work.
 
     Args:
         streams: the loader's streams, ``source`` and ``target``, with their (H, W) where known.
+        outputs: names of what the model gives in training, tapped layers included; None: not known.
     """
     sizes: dict[str, Size] = dict(streams)
     provided = {f"{stream}.{field}": "the data" for stream in streams for field in GIVEN.get(stream, ("image",))}
@@ -50,10 +51,10 @@ def make_plan(stack: Stack, streams: Mapping[str, Size]) -> Plan:
             warnings += [_stale(reader, field, strategy) for reader, field in read if field in strategy.writes]
             warnings += strategy.check_sizes(_known(sizes))
             read += [(strategy, field) for field in sorted(strategy.requires - strategy.writes)]
-            sizes = {name: size and strategy.resized(name, size) for name, size in sizes.items()}
+            sizes |= strategy.sizes(_known(sizes))
         _provide(strategy, provided, sizes)
         rows.append(PlannedStrategy(strategy, _hooks(stack, strategy), _group(stack, strategy), dict(sizes)))
-    _check_forwards(stack, sizes)
+    _check_outputs(stack, sizes, outputs)
     for strategy in (s for s in stack.strategies if s not in stack.implementing("pre_batch")):
         warnings += strategy.check_sizes(_known(sizes))  # losses run after all pre_batch hooks
     return Plan(tuple(rows), tuple(warnings))
@@ -102,13 +103,20 @@ def _provide(strategy: Strategy, provided: dict[str, str], sizes: dict[str, Size
         sizes.setdefault(field.split(".")[0], shared[0] if shared else None)
 
 
-def _check_forwards(stack: Stack, sizes: Mapping[str, Size]) -> None:
-    for strategy in stack.implementing("loss"):
-        for stream in sorted((strategy.forwards or frozenset()) - sizes.keys()):
-            raise StackError(
-                f"strategy {strategy.name!r} reads the student on stream {stream!r}, which nothing provides; "
-                f"there are {', '.join(sizes)}."
-            )
+def _check_outputs(stack: Stack, sizes: Mapping[str, Size], given: Collection[str] | None) -> None:
+    for strategy in stack.strategies:
+        for entry in sorted((strategy.outputs or frozenset()) | (strategy.critic_outputs or frozenset())):
+            stream, _, name = entry.partition(".")
+            if stream not in sizes:
+                raise StackError(
+                    f"strategy {strategy.name!r} reads the output {entry}, but nothing provides the stream {stream!r}; "
+                    f"there are {', '.join(sizes)}."
+                )
+            if given is not None and name not in given:
+                raise StackError(
+                    f"strategy {strategy.name!r} reads the output {entry}, which this model does not give; in training "
+                    f"it gives {', '.join(sorted(given))}. The output of any layer is read through ctx.tap."
+                )
 
 
 def _stale(reader: Strategy, field: str, writer: Strategy) -> str:

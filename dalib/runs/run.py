@@ -13,7 +13,6 @@ from rich.console import Console
 from torch import Tensor
 
 from dalib.core import checkpoint
-from dalib.core.plan import make_plan
 from dalib.data.bad_items import BadItems
 from dalib.data.dataset import palette_of
 from dalib.data.loader import check_not_empty, first_size
@@ -76,7 +75,7 @@ class Run:
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         sizes = {name: first_size(dataset, name, self.bad_items) for name, dataset in streams.items()}
-        make_plan(self.engine.stack, sizes)
+        self.engine.plan(sizes)
         self.seconds = 0.0  # of training, before a resume included
         self.best = -1.0
         self.saving = Saving(self.engine, self.folder, recipe.train, self._extras)

@@ -36,8 +36,8 @@ class Writer(Strategy):
     def same_size(self):
         return frozenset(self.matching)
 
-    def resized(self, stream, size):
-        return self.crop if self.crop and f"{stream}.image" in self.changes else size
+    def sizes(self, before):
+        return {field.split(".")[0]: self.crop for field in self.changes} if self.crop else {}
 
     @hookimpl
     def pre_batch(self, step):
@@ -94,9 +94,10 @@ MISTAKES = [
         "strategy 'dacs' needs streams of one size; it would get source 4x4, target 8x16 (H x W).",
     ),
     (
-        [type("Reads", (Supervised,), {"forwards": frozenset({"mixed"}), "requires": frozenset()})()],
+        [type("Reads", (Supervised,), {"outputs": frozenset({"mixed.logits"}), "requires": frozenset()})()],
         BOTH,
-        "strategy 'reads' reads the student on stream 'mixed', which nothing provides; there are source, target.",
+        "strategy 'reads' reads the output mixed.logits, but nothing provides the stream 'mixed'; there are source, "
+        "target.",
     ),
 ]
 
@@ -159,7 +160,7 @@ def test_a_plan_follows_sizes_hooks_and_groups():
     plan = make_plan(Stack([crop, dacs, Supervised()]), {"source": (9, 9), "target": None})
     assert [row.hooks for row in plan.rows] == [("pre_batch",), ("pre_batch",), ("loss",)]
     assert [row.group for row in plan.rows] == [None, None, 0]
-    assert plan.rows[1].sizes == {"source": (4, 4), "target": None, "mixed": (4, 4)}
+    assert plan.rows[1].sizes == {"source": (4, 4), "target": (4, 4), "mixed": (4, 4)}
 
 
 def test_the_engine_plans_for_the_streams_that_really_come_and_warns_once():
