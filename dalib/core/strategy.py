@@ -1,7 +1,7 @@
 """The base class of strategies, the units of a stack."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, dataclass_transform
 
 from dalib.core.ramp import Ramp
@@ -48,7 +48,8 @@ class Strategy:
         super().__init_subclass__(**kwargs)
         cls.registered_name = cls.__name__.lower()
         dataclass(eq=False, kw_only=True)(cls)
-        if annotated := [name for name in cls.__dataclass_fields__ if name in DECLARATIONS]:  # type: ignore[attr-defined]
+        options = [option.name for option in fields(cls)]  # type: ignore[arg-type]
+        if annotated := [name for name in options if name in DECLARATIONS]:
             raise StackError(
                 f"{cls.__name__}.{annotated[0]} is annotated, which makes it an option of the recipe; write it without "
                 f"annotation: {annotated[0]} = frozenset(...)."

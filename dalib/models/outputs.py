@@ -23,16 +23,16 @@ def training_outputs(model: nn.Module, size: tuple[int, int] = TRIAL_SIZE) -> di
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:
-        with torch.no_grad():
+        device = next(iter(tensors.values())).device
+        with torch.no_grad(), seeded(device, "trial"):
             try:
                 on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-                return _forward(model, on_meta, size)
+                return _forward(model, on_meta, torch.zeros(2, 3, *size, device="meta"))
             except DalibError:
                 raise
             except Exception:
-                device = next(iter(tensors.values())).device
-                with seeded(device, "trial"):
-                    outputs = _forward(model, {name: tensor.clone() for name, tensor in model.named_buffers()}, size)
+                buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+                outputs = _forward(model, buffers, torch.zeros(2, 3, *size, device=device))
                 return {name: tensor.to("meta") for name, tensor in outputs.items()}
     finally:
         for module, training in modes:
@@ -83,7 +83,6 @@ def _fault(path: str, calls: list[tuple[Any, int]], outputs: dict[str, Tensor]) 
     return ""
 
 
-def _forward(model: nn.Module, tensors: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-    device = next(iter(tensors.values())).device
-    outputs: dict[str, Tensor] = functional_call(model, tensors, (torch.zeros(2, 3, *size, device=device), True))
+def _forward(model: nn.Module, tensors: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    outputs: dict[str, Tensor] = functional_call(model, tensors, (images, True))
     return outputs

@@ -88,8 +88,9 @@ class Dacs(Strategy):
         ignore_is_class: let ignored pixels be pasted like a class (published).
         jitter: strength of the jitter in brightness, contrast, saturation and hue (0..0.5); jitter_p: its probability.
         blur: least and greatest sigma in pixels; blur_p: its probability. Both come after mixing, drawn per sample.
-        ema: limit of the teacher's decay, or a ramp of it; teacher_batch_norm: its BatchNorm uses batch statistics (``"train"``,
-            published) or running statistics. None takes another strategy's setting, else 0.99 and ``"train"``.
+        ema: limit of the teacher's decay, or a ramp; teacher_batch_norm: its BatchNorm uses batch statistics
+            (``"train"``, published) or running statistics. None takes another strategy's setting, else 0.99 and
+            ``"train"``.
     """
 
     threshold: Probability = 0.968

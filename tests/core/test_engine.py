@@ -10,6 +10,7 @@ from torch import nn
 from dalib import Batch, DalibError, Engine, Strategy, Stream, hookimpl
 from dalib.data.bad_items import ItemError
 from dalib.errors import DataError, StackError, StrategyError
+from tests.equal import assert_same
 from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
 
 
@@ -28,12 +29,6 @@ def engine(strategies, model=None, **options):
 
 def parameters_of(engine):
     return {k: v.clone() for k, v in engine.model.state_dict().items()}
-
-
-def assert_same(mine, theirs, tolerance=0.0):
-    assert mine.keys() == theirs.keys()
-    for key, value in mine.items():
-        torch.testing.assert_close(value, theirs[key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
 
 
 class Noise(Strategy):
