@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate as resize
 from dalib.core.create import dataset_from
 from dalib.core.plan import PlannedStrategy, make_plan
 from dalib.core.teacher import Teacher
-from dalib.data.dataset import classes_of, same_classes
+from dalib.data.dataset import classes_of, read_item, same_classes
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
 from dalib.data.doctor import compare, counted, examine_new
 from dalib.data.faults import Fault
@@ -231,7 +231,7 @@ def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> l
         dataset = build_dataset(recipe if source is None else load_recipe(source), "target")
         if dataset is None:
             raise DalibError("the recipe has no data.target to calibrate int8 on; name a folder with --calibrate.")
-        pictures = [dataset[i][0] for i in _spread(len(dataset))]
+        pictures = [read_item(dataset, i).image for i in _spread(len(dataset))]
     return [resize(picture[None].float() / 255, size, mode="bilinear", antialias=True)[0] for picture in pictures]
 
 

@@ -68,3 +68,23 @@ def test_moving_keeps_every_field():
     moved = Batch({"source": stream(index=torch.arange(2))}).to(torch.device("meta"))
     assert all(value.device.type == "meta" for value in moved["source"].fields().values())
     assert list(moved["source"].fields()) == ["image", "index"]
+
+
+def test_further_maps_are_fields_like_the_others():
+    depth = torch.rand(2, 4, 6)
+    batch = Batch({"source": stream(extra={"depth": depth})})
+    assert batch["source"].fields()["depth"] is depth
+    batch.permit("writer", frozenset({"source.depth"}))
+    batch.write("source", depth=depth + 1)
+    assert torch.equal(batch["source"].extra["depth"], depth + 1)
+    with pytest.raises(StackError, match=r"'writer' changed source.flow without declaring it; add \"source.flow\""):
+        batch.write("source", flow=depth)
+    batch.permit("any", frozenset({"source.extra"}))
+    batch.write("source", flow=depth)
+    batch.write("source", extra={"text": depth})
+    assert list(batch["source"].extra) == ["depth", "flow", "text"]
+    with pytest.raises(StackError, match=r"'any' changed source.image without declaring it"):
+        batch.write("source", image=batch["source"].image)
+    with pytest.raises(StackError, match=r"'any' changed masked.depth without declaring it"):
+        batch.add("masked", stream(extra={"depth": depth}))
+    assert batch.to(torch.device("meta"))["source"].extra["flow"].device.type == "meta"
