@@ -28,6 +28,7 @@ from dalib.data.bad_items import BadItems
 from dalib.data.batch import Batch
 from dalib.data.dataset import SegmentationDataset
 from dalib.data.loader import StreamLoader
+from dalib.data.sampled import Sampled
 from dalib.device import choose_device
 from dalib.errors import CheckpointError, StackError
 from dalib.evaluation.evaluate import evaluate, inference
@@ -198,11 +199,12 @@ class Engine:
 
     def iterate(
         self,
-        source: SegmentationDataset,
+        source: SegmentationDataset | None = None,
         target: SegmentationDataset | None = None,
         *,
         steps: int,
         batch_size: int,
+        streams: Mapping[str, SegmentationDataset] | None = None,
         workers: int = 0,
         bad_items: BadItems | None = None,
     ) -> Generator[dict[str, Tensor], None, None]:
@@ -212,10 +214,13 @@ class Engine:
 
         Args:
             batch_size: images per domain and optimiser step, over all micro-batches.
+            streams: further data sets by the name of their stream, with their labels, such as a few target images.
             bad_items: counts unreadable images and limits their number; default: the first ends the run.
         """
-        datasets = self.stack.read({"source": source} | ({"target": target} if target is not None else {}))
-        draws = self.stack.draws(datasets)
+        given = {"source": source, "target": target, **(streams or {})}
+        datasets = self.stack.read({name: dataset for name, dataset in given.items() if dataset is not None})
+        bad_items = bad_items or BadItems()
+        draws = self.stack.draws({name: Sampled(dataset, name, bad_items) for name, dataset in datasets.items()})
         loader = StreamLoader(datasets, draws, batch_size, self.accumulate, self.seed, workers, bad_items)
         with loader.batches(self.index, steps, self.device) as batches:
             while self.index < steps:
@@ -226,16 +231,17 @@ class Engine:
 
     def fit(
         self,
-        source: SegmentationDataset,
+        source: SegmentationDataset | None = None,
         target: SegmentationDataset | None = None,
         *,
         steps: int,
         batch_size: int,
+        streams: Mapping[str, SegmentationDataset] | None = None,
         workers: int = 0,
         eval: SegmentationDataset | None = None,
     ) -> Result | None:
         """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it."""
-        for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, workers=workers):
+        for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers):
             pass
         return None if eval is None else self.evaluate(eval)
 
@@ -379,6 +385,7 @@ class Engine:
                     "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
                     "returns is for inference."
                 )
-            for message in make_plan(self.stack, sizes).warnings:
+            fields = {name: stream.fields() for name, stream in batch.items()}
+            for message in make_plan(self.stack, sizes, fields).warnings:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes

@@ -11,6 +11,7 @@ from torch import Tensor
 from dalib.core.hookspecs import HOOKS, StrategySpecs
 from dalib.core.step import Step
 from dalib.core.strategy import Strategy
+from dalib.data.draws import in_range
 from dalib.errors import DalibError, StackError, StrategyError, add_to, suggest
 from dalib.hooks import PROJECT, Predict
 
@@ -83,6 +84,7 @@ class Stack:
                         f"strategies {owners[stream]!r} and {strategy.name!r} both sample the stream {stream!r}; "
                         "a stream has one sampler: drop one of them."
                     )
+                draw = in_range(draw, stream, len(dataset))
                 draws[stream], owners[stream] = calling(strategy, "sampler")(draw), strategy.name
         return draws
 

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 from dalib.data.bad_items import BadItems, Loaded, load
 from dalib.data.batch import Batch, Stream
 from dalib.data.dataset import Item, item_name, labelled
+from dalib.data.draws import in_shares, shuffled
+from dalib.data.joined import Joined
 from dalib.errors import DataError
-from dalib.randomness import seed_of
 
 if TYPE_CHECKING:
     from dalib.data.dataset import Draw, SegmentationDataset
-
-
-def shuffled(length: int, *key: str | int) -> "Draw":
-    """Return the draw that goes through all images in a new random order each epoch."""
-
-    @lru_cache(maxsize=2)
-    def order(epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(seed_of(*key, epoch))
-        return torch.randperm(length, generator=generator).tolist()
-
-    def draw(position: int) -> int:
-        return order(position // length)[position % length]
-
-    return draw
 
 
 def first_size(dataset: "SegmentationDataset", stream: str, bad_items: BadItems) -> tuple[int, int]:
@@ -41,6 +27,12 @@ def first_size(dataset: "SegmentationDataset", stream: str, bad_items: BadItems)
     bad_items.count(loaded.faults)
     height, width = _present(loaded, stream).image.shape[-2:]
     return height, width
+
+
+def _order(dataset: "SegmentationDataset", *key: str | int) -> "Draw":
+    if isinstance(dataset, Joined) and dataset.shares is not None:
+        return in_shares(dataset.lengths, dataset.shares, *key)
+    return shuffled(len(dataset), *key)
 
 
 def check_not_empty(dataset: "SegmentationDataset", stream: str) -> None:
@@ -86,7 +78,7 @@ class StreamLoader:
         for stream, dataset in datasets.items():
             check_not_empty(dataset, stream)
         self._datasets = datasets
-        self._draws = {s: draws.get(s) or shuffled(len(d), seed, "order", s) for s, d in datasets.items()}
+        self._draws = {s: draws.get(s) or _order(d, seed, "order", s) for s, d in datasets.items()}
         self._micro_size = batch_size // accumulate
         self._accumulate = accumulate
         self._workers = workers

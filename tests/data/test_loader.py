@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dalib.data.bad_items import BadItems
-from dalib.data.loader import StreamLoader, first_size, shuffled
+from dalib.data.draws import shuffled
+from dalib.data.loader import StreamLoader, first_size
 from dalib.errors import DataError
 from tests.tiny import TinyData
 
