@@ -158,6 +158,17 @@ def compare(first: Findings, other: Findings) -> None:
         other.faults.append(Fault("", str(error)))
 
 
+def compare_sizes(first: Findings, other: Findings) -> None:
+    """Add a fault to ``other``, of the same stream, where its images have another size than those of ``first``."""
+    if first.sizes and other.sizes and first.sizes.keys() != other.sizes.keys():
+        one, two = (findings.sizes.most_common(1)[0][0] for findings in (first, other))
+        reason = (
+            f"{first.name} has images of {one[0]} x {one[1]}, {other.name} of {two[0]} x {two[1]} (H x W); give both "
+            "the same `size: [H, W]` to make batches of them."
+        )
+        other.faults.append(Fault("", reason))
+
+
 def counted(number: int, what: str) -> str:
     """Return "1 fault", "2 faults"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -20,13 +20,22 @@ if TYPE_CHECKING:
     from dalib.data.dataset import Draw, SegmentationDataset
 
 
-def first_size(dataset: "SegmentationDataset", stream: str, bad_items: BadItems) -> tuple[int, int]:
-    """Return the (H, W) of a data set's first image, which the others have to share to make a batch."""
+def first_look(dataset: "SegmentationDataset", stream: str, bad_items: BadItems) -> Stream:
+    """Return the stream of a data set's first image, of joined ones' first images; others have to be like them.
+
+    It is uint8 and on the CPU; its size and fields are those of every batch.
+
+    Raises:
+        DataError: the data set is empty, or the images differ in size or in their further maps.
+    """
     check_not_empty(dataset, stream)
-    loaded = load(dataset, stream, 0, bad_items.limit)
-    bad_items.count(loaded.faults)
-    height, width = _present(loaded, stream).image.shape[-2:]
-    return height, width
+    firsts = sorted(set(dataset.starts[:-1])) if isinstance(dataset, Joined) else [0]
+    loaded = [load(dataset, stream, index, bad_items.limit) for index in firsts if index < len(dataset)]
+    collated, faults = _Collate(stream, dataset, stream != "target" and labelled(dataset))(loaded)
+    bad_items.count(faults)
+    if isinstance(collated, DataError):
+        raise collated
+    return collated
 
 
 def _order(dataset: "SegmentationDataset", *key: str | int) -> "Draw":
@@ -229,8 +238,8 @@ class _Collate:
 
 
 def place_of(stream: str) -> str:
-    """Return where a recipe names a stream's data."""
-    return f"data.{stream}" if stream in ("source", "target") else f"data.streams.{stream}"
+    """Return where a recipe names a stream's data, or ``eval``."""
+    return f"data.{stream}" if stream in ("source", "target", "eval") else f"data.streams.{stream}"
 
 
 def _listed(maps: tuple[tuple[str, str], ...]) -> str:

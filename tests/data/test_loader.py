@@ -7,7 +7,8 @@ import torch
 
 from dalib.data.bad_items import BadItems
 from dalib.data.draws import shuffled
-from dalib.data.loader import StreamLoader, first_size
+from dalib.data.joined import Joined
+from dalib.data.loader import StreamLoader, first_look
 from dalib.errors import DataError
 from tests.tiny import TinyData
 
@@ -167,12 +168,23 @@ def test_a_set_without_a_readable_item_is_an_error_however_many_are_allowed():
         indices(skips, 0, 1)
 
 
-def test_the_first_readable_image_tells_the_size():
+def test_the_first_readable_image_tells_the_size_and_what_belongs_to_it():
     items = BadItems(2)
-    assert first_size(Holes(0, 1), "source", items) == (12, 16)
+    assert first_look(Holes(0, 1), "source", items).size == (12, 16)
     assert list(items.messages) == ["source 0.png", "source 1.png"]
     with pytest.raises(DataError, match=r"^0.png is damaged.$"):
-        first_size(Holes(0), "source", BadItems())
+        first_look(Holes(0), "source", BadItems())
+    maps = Given(with_depth)
+    assert list(first_look(maps, "few", items).fields()) == ["image", "label", "index", "depth"]
+    assert list(first_look(maps, "target", items).fields()) == ["image", "index", "depth"]
+    assert list(first_look(Given(lambda image, label: image), "source", items).fields()) == ["image", "index"]
+
+
+def test_joined_sets_of_different_size_are_refused_before_the_first_batch():
+    joined = Joined({"a": TinyData(3), "none": TinyData(0), "b": TinyData(3, size=(8, 8))})
+    with pytest.raises(DataError, match=r"item 0 is 12x16, item 0 is 8x8 \(H x W\). Set data.streams.few.size: "):
+        first_look(joined, "few", BadItems())
+    assert first_look(Joined({"a": TinyData(3), "b": TinyData(3)}), "source", BadItems()).size == (12, 16)
 
 
 def test_items_that_break_the_protocol_are_bad_items():
