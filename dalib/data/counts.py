@@ -79,7 +79,8 @@ def _counts(dataset: "SegmentationDataset", stream: str, tell: OnFault) -> tuple
     first = None  # tells a reader that has changed
     with suppress(Exception):
         first = _of(label_of(dataset, 0), 256).tolist()
-    return _cached(dataset, shape, json.dumps([shape, depends_on, first]), stream, tell)
+    key = json.dumps([shape, depends_on, first], default=repr)  # an object's repr has its address: never found again
+    return _cached(dataset, shape, key, stream, tell)
 
 
 def _cached(
@@ -91,6 +92,7 @@ def _cached(
             for index, message in stored[1].items():
                 tell(index, message)
             return stored
+        logger.info("counting the labels of %d images once; their counts are kept in %s", shape[0], file.parent)
         counts, faults = _read(dataset, stream, tell)
         try:
             with replaced(file) as opened:
