@@ -42,8 +42,8 @@ class SegmentationDataset(Protocol):
     Optional attributes: ``classes`` (names by train id) and ``palette`` (RGB by train id), by default Cityscapes' 19;
     ``item_name(index) -> str``, an item's name in error messages; ``for_evaluation()``, the dataset to score on, whose
     labels may be larger than its images; ``label(index)``, an item's label alone, without decoding its image;
-    ``label_counts()``, see ``dalib.data.label_counts``, or ``labels_depend_on()``, numbers and texts that change with any
-    label, by which counts of them are kept.
+    ``label_counts()``, see ``dalib.data.label_counts``, or ``labels_depend_on()``, numbers and texts that change with
+    any label, by which counts of them are kept.
     """
 
     def __len__(self) -> int: ...
