@@ -1,5 +1,6 @@
 """Labels are counted once for a set of files, and again when something that they depend on changes."""
 
+import json
 import os
 import threading
 import time
@@ -80,6 +81,28 @@ def test_what_the_labels_depend_on_makes_them_be_counted_again(change, tmp_path,
     read.clear()
     found = label_counts(dataset)
     assert not torch.equal(found, first) and torch.equal(found, expected(dataset)) and set(read) == {0, 1, 2}
+
+
+def test_what_labels_depend_on_names_their_map_size_classes_and_files(tmp_path):
+    def key(**options):
+        return json.dumps(streets(tmp_path, **options).labels_depend_on())
+
+    assert key() == key()
+    options = [{}, {"size": (6, 8)}, {"size": (6, 9)}, another_map(tmp_path)]
+    keys = {key(**each) for each in options}
+    (tmp_path / "map.yaml").write_text("colors: {'1,2,3': road}\n")
+    keys |= {
+        key(label_map=str(tmp_path / "map.yaml")),
+        json.dumps(streets(tmp_path).for_evaluation().labels_depend_on()),
+    }
+    assert len(keys) == 6
+
+
+def test_a_reader_that_gives_another_first_label_is_asked_again(tmp_path, read, monkeypatch):
+    first = label_counts(streets(tmp_path))
+    changed = PairedFiles.label
+    monkeypatch.setattr(PairedFiles, "label", lambda self, i: changed(self, i).clamp(max=3))
+    assert not torch.equal(label_counts(streets(tmp_path)), first)
 
 
 def test_a_file_of_the_same_size_and_another_time_is_counted_again(tmp_path, read):

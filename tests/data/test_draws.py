@@ -22,6 +22,8 @@ def test_each_set_gets_its_share_of_any_thousand_positions():
     draw = in_shares(LENGTHS, [3, 1], 0, "order", "source")
     assert owners(draw, range(1000)) == owners(draw, range(1000, 2000)) == {"first": 750, "second": 250}
     assert 550 < owners(draw, range(800))["first"] < 650
+    blocks = [[draw(p) < LENGTHS[0] for p in range(start, start + 1000)] for start in (0, 1000)]
+    assert blocks[0] != blocks[1]
     thirds = in_shares(LENGTHS, [1, 2], 0)
     assert owners(thirds, range(1000)) == {"first": 333, "second": 667}
 
