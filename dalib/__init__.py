@@ -13,8 +13,9 @@ if TYPE_CHECKING:
         list_models,
         list_strategies,
     )
-    from dalib.core.critic import Critic
     from dalib.core.engine import Engine
+    from dalib.core.modules import Critic, OwnedModule
+    from dalib.core.ramp import Ramp
     from dalib.core.step import Step
     from dalib.core.strategy import Strategy
     from dalib.data.batch import Batch, Stream
@@ -37,11 +38,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "IGNORE": "labels",
     "Batch": "data.batch",
-    "Critic": "core.critic",
+    "Critic": "core.modules",
     "DalibError": "errors",
     "Engine": "core.engine",
     "OptionGroup": "options",
+    "OwnedModule": "core.modules",
     "Predict": "hooks",
+    "Ramp": "core.ramp",
     "Recipe": "runs.recipe",
     "Registry": "registry",
     "Result": "evaluation.result",
@@ -75,7 +78,9 @@ __all__ = [
     "DalibError",
     "Engine",
     "OptionGroup",
+    "OwnedModule",
     "Predict",
+    "Ramp",
     "Recipe",
     "Registry",
     "Result",

@@ -18,7 +18,7 @@ from typing import (
 
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails, SchemaError
-from typing_extensions import TypedDict  # pydantic requires this one before Python 3.12
+from typing_extensions import TypedDict, is_typeddict  # pydantic requires this one before Python 3.12
 
 from dalib.errors import RecipeError, suggest
 
@@ -184,7 +184,11 @@ def _names(kind: Any, keys: tuple[int | str, ...]) -> list[str]:
 
 
 def _groups(hint: Any) -> list[Any]:
-    return [hint] if is_dataclass(hint) else [group for part in get_args(hint) for group in _groups(part)]
+    return (
+        [hint]
+        if is_dataclass(hint) or is_typeddict(hint)
+        else [group for part in get_args(hint) for group in _groups(part)]
+    )
 
 
 def _joined(path: str, keys: tuple[int | str, ...]) -> str:

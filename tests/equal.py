@@ -1,4 +1,4 @@
-"""Comparison bit for bit."""
+"""Comparison of states."""
 
 from typing import Any
 
@@ -20,3 +20,10 @@ def assert_equal(one: Any, other: Any, path: str = "") -> None:
             assert_equal(*pair, f"{path}/{index}")
     else:
         assert one == other, path
+
+
+def assert_same(mine: Any, theirs: Any, tolerance: float = 0.0) -> None:
+    """Compare tensors by name, up to a tolerance."""
+    assert mine.keys() == theirs.keys()
+    for key, value in mine.items():
+        torch.testing.assert_close(value, theirs[key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")

@@ -16,7 +16,7 @@ class Faulty(Strategy):
 
     at: int = 3
     how: Literal["code", "user", "after", "nan", "none"] = "code"
-    forwards = frozenset({"source"})
+    outputs = frozenset({"source.logits"})
 
     @hookimpl
     def setup(self, ctx):

@@ -73,7 +73,7 @@ class Supervised(Strategy):
     """The segmentation loss on the source."""
 
     requires = frozenset({"source.image", "source.label"})
-    forwards = frozenset({"source"})
+    outputs = frozenset({"source.logits"})
 
     @hookimpl
     def loss(self, step):
@@ -84,7 +84,7 @@ class Entropy(Strategy):
     """The entropy of the student on the target."""
 
     requires = frozenset({"target.image"})
-    forwards = frozenset({"target"})
+    outputs = frozenset({"target.logits"})
 
     @hookimpl
     def loss(self, step):

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate as resize
 
 from dalib.core.create import dataset_from
-from dalib.core.plan import PlannedStrategy, make_plan
+from dalib.core.plan import PlannedStrategy
+from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
 from dalib.data.dataset import classes_of, read_item, same_classes
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
@@ -113,10 +114,10 @@ def plan(options: Namespace) -> None:
     recipe.train.precision = "fp32"
     classes = tuple(map(str, range(19)))
     with meta:
-        engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta)
+        engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
-    made = make_plan(engine.stack, sizes)
+    made = engine.plan(sizes)
     for number, row in enumerate(made.rows, start=1):
         console.print(_described(number, row), highlight=False, soft_wrap=True)
     console.print(
@@ -263,22 +264,35 @@ def _size(recipe: Recipe, name: str) -> tuple[int, int] | None:
 
 
 def _teacher(teacher: Teacher | None) -> str:
-    return "none" if teacher is None else f"EMA {teacher.decay}, BatchNorm {teacher.batch_norm}"
+    if teacher is None:
+        return "none"
+    start = f", from step {teacher.start} on" if teacher.start else ""
+    return f"EMA {_value(teacher.decay)}, BatchNorm {teacher.batch_norm}{start}"
+
+
+def _value(value: float | Ramp) -> str:
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    start = value.get("start", 0)
+    return f"{value['from']:g} to {value['to']:g} in steps {start} to {start + value['steps']}"
 
 
 def _described(number: int, row: PlannedStrategy) -> str:
     """Return a row of a plan as text, a line per aspect, to fit a terminal of 80 columns."""
     strategy = row.strategy
     kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
-    forwards = "any" if strategy.forwards is None else ", ".join(sorted(strategy.forwards))
+    outputs, critic_outputs = (
+        "any" if of is None else ", ".join(sorted(of)) for of in (strategy.outputs, strategy.critic_outputs)
+    )
     aspects = {
         "hooks": ", ".join(row.hooks),
         "reads": ", ".join(sorted(strategy.requires)),
         "writes": ", ".join(sorted(strategy.writes | strategy.provides)),
-        "forwards": f"{forwards} (backward pass {row.group + 1})" if forwards and row.group is not None else "",
+        "outputs": f"{outputs} (backward pass {row.group + 1})" if outputs and row.group is not None else "",
+        "critics see": critic_outputs if "critic_loss" in row.hooks else "",
         "sizes after": ", ".join(
             f"{n} {'?' if size is None else f'{size[0]}x{size[1]}'}" for n, size in row.sizes.items()
         ),
     }
     lines = [f"    {name:<12}{text}" for name, text in aspects.items() if text]
-    return "\n".join([f"{number}. {strategy.name}{kind}, weight {strategy.weight:g}", *lines])
+    return "\n".join([f"{number}. {strategy.name}{kind}, weight {_value(strategy.weight)}", *lines])

@@ -78,9 +78,9 @@ def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
             f"the checkpoint's strategies are {_listed(state['stack'])}; this run's are {_listed(mine['stack'])}. "
             "Resume with the recipe of the run, or start a new run."
         )
-    if state["critics"].keys() != mine["critics"].keys():
+    if state["modules"].keys() != mine["modules"].keys():
         raise CheckpointError(
-            f"the checkpoint's critics are {sorted(state['critics'])}; this run's are {sorted(mine['critics'])}."
+            f"the checkpoint's modules are {sorted(state['modules'])}; this run's are {sorted(mine['modules'])}."
         )
     if state["strategies"].keys() != mine["strategies"].keys():
         raise CheckpointError(
@@ -97,9 +97,19 @@ def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     _check_optimizer("the model", state["optimizer"], mine["optimizer"])
     if mine["teacher"] is not None:
         _check_tensors("the teacher", state["teacher"], mine["teacher"])
-    for name, critic in mine["critics"].items():
-        _check_tensors(f"critic {name!r}", state["critics"][name]["module"], critic["module"])
-        _check_optimizer(f"critic {name!r}", state["critics"][name]["optimizer"], critic["optimizer"])
+    for name, module in mine["modules"].items():
+        _check_module(f"module {name!r}", state["modules"][name], module)
+
+
+def _check_module(what: str, state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    kept, expected = ([k for k, v in of.items() if v is not None or k == "fingerprint"] for of in (state, mine))
+    if kept != expected:
+        raise CheckpointError(f"{what}: the checkpoint has its {', '.join(kept)}; this run has {', '.join(expected)}.")
+    for part in ("module", "teacher"):
+        if mine.get(part) is not None:
+            _check_tensors(what, state[part], mine[part])
+    if mine.get("optimizer") is not None:
+        _check_optimizer(what, state["optimizer"], mine["optimizer"])
 
 
 def _listed(stack: list[list[str]]) -> str:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dalib.core.strategy import Strategy
 from dalib.discovery import default_registry
-from dalib.errors import RecipeError, RegistryError
+from dalib.errors import DalibError, RecipeError, RegistryError
 from dalib.options import check_options
 from dalib.registry import Factory, Kind
 
@@ -69,7 +69,13 @@ def dataset_from(options: Options, path: str) -> "SegmentationDataset":
 def strategy_from(options: Options, path: str) -> Strategy:
     """Create the strategy of ``{use: name, **options}``."""
     cls, rest = _factory("strategy", options)
-    strategy: Strategy = cls(**{"name": options["use"], **check_options(cls, rest, path)})
+    checked = check_options(cls, rest, path)
+    try:
+        strategy: Strategy = cls(**{"name": options["use"], **checked})
+    except DalibError:
+        raise
+    except Exception as error:  # from the class's own __post_init__
+        raise RecipeError(f"{path}: {error}") from error
     return strategy
 
 

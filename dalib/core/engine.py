@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from dalib.core import checkpoint
 from dalib.core.clock import Clock
-from dalib.core.context import SetupContext, TeacherSettings
-from dalib.core.critic import Critic, MakeOptimizer
+from dalib.core.context import Purpose, SetupContext, TeacherSettings
 from dalib.core.forwards import Forwards
 from dalib.core.guard import Guard, NonFinitePolicy
-from dalib.core.optim import fuse, load_state, parameters_of, sgd, step_unless
-from dalib.core.plan import make_plan
+from dalib.core.modules import MakeOptimizer, OwnedModule
+from dalib.core.optim import Schedule, fuse, load_state, parameters_of, sgd, step_unless
+from dalib.core.plan import Plan, Size, make_plan
 from dalib.core.precision import Precision, PrecisionName
+from dalib.core.ramp import value_at
 from dalib.core.stack import Stack
 from dalib.core.step import Step
 from dalib.core.strategy import Strategy
@@ -36,10 +37,9 @@ from dalib.evaluation.result import Result
 from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.models.outputs import training_outputs
 from dalib.models.wrapper import network_of
 from dalib.randomness import seeded
-
-Schedule = Callable[[int], float]
 
 
 class Engine:
@@ -57,6 +57,8 @@ class Engine:
             ``skip`` the step, a limited number of times.
         loss: the segmentation loss; default: the model's own ``segmentation_loss``, else cross-entropy.
         device: default: the GPU if there is one. classes: class names, for strategies that use them.
+        purpose: what for; strategies' ``setup`` sees it, and frozen references are made for ``"train"`` alone.
+        steps: of the whole run, for ``setup``; None where they are not known yet.
 
     Raises:
         StackError: the strategies do not fit together.
@@ -77,6 +79,8 @@ class Engine:
         on_non_finite: NonFinitePolicy = "stop",
         loss: SegmentationLossFunction | None = None,
         classes: Sequence[str] | None = None,
+        purpose: Purpose = "train",
+        steps: int | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,15 +93,19 @@ class Engine:
         self.index = 0
         self.clock = Clock(self.device)
         self.segmentation_loss = loss or getattr(network_of(model), "segmentation_loss", None) or SegmentationLoss()
-        self.critics: dict[str, Critic] = {}
+        self.modules: dict[str, OwnedModule] = {}  # by strategy and name, "adversarial/logits"
+        self._taps: dict[str, int] = {}
         self._planned: dict[str, tuple[int, int]] = {}
-        self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)))
-        self.optimizer = (optimizer or sgd(lr=2.5e-4))(parameters_of(network_of(self.model)))
+        self._watched: set[Strategy] = set()
+        self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)), purpose, steps)
+        self.optimizer = (optimizer or sgd(lr=2.5e-4))(self._parameters())
         for each in self.optimizers:
             fuse(each)
             for group in each.param_groups:
                 group.setdefault("initial_lr", group["lr"])
-        modules = [self.model, *(critic.module for critic in self.critics.values())]
+        trained = [module for module in self.modules.values() if module.trains]
+        modules = [self.model, *(module.module for module in trained)]
+        modules += [module.averaged for module in trained if module.averaged is not None]
         modules += [self.teacher.module] if self.teacher else []
         self.guard = Guard(on_non_finite, self.device, self.precision, modules)
 
@@ -115,13 +123,14 @@ class Engine:
                 with torch.no_grad():
                     self._call("pre_batch", step)
                 for group in self.stack.groups:
-                    self._backward([(s.weight, self._scalars("loss", s, step, terms)) for s in group], parts)
+                    weights = {s: weight for s in group if (weight := value_at(s.weight, self.index))}
+                    self._backward([(w, self._scalars("loss", s, step, terms)) for s, w in weights.items()], parts)
                     step.detach_outputs()
-                with self._training_critics() as critics:
-                    scalars = [(1.0, self._scalars("critic_loss", s, step, terms)) for s in critics]
-                    self._backward(scalars, parts)
+                for strategy in self.stack.implementing("critic_loss"):
+                    with self._training_critics(strategy):
+                        self._backward([(1.0, self._scalars("critic_loss", strategy, step, terms))], parts)
             step.finite = self._update(terms) == 0
-            with torch.no_grad():
+            with torch.no_grad(), self._refusing_forwards("post_step"):
                 self._call("post_step", step)
             self.index += 1
         return terms.means()
@@ -154,14 +163,14 @@ class Engine:
             The guard's flag, 0-d float32: 1 where nothing was updated.
         """
         gradients = self._gradients()
-        received = [self._optimizers[critic] for critic in gradients]
+        received = [self._optimizers[name] for name in gradients]
         fault = self.guard.judge(terms.losses, gradients)
         with self.clock.section("optimizer"):
             for optimizer in received:
                 self.precision.scaler.unscale_(optimizer)
             flag = torch.maximum(fault, self.precision.overflow(received))
             if self.clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+                nn.utils.clip_grad_norm_([*self.model.parameters(), *self._shared_parameters()], self.clip)
             for optimizer in received:
                 step_unless(flag, optimizer)
             if received:
@@ -173,27 +182,74 @@ class Engine:
         return flag
 
     def _scalars(self, hook: str, strategy: Strategy, step: Step, terms: Terms) -> dict[str, Tensor]:
-        scalars = self.stack.scalars(hook, strategy, step)
-        terms.add(strategy.name, scalars)
+        if hook == "loss" and strategy not in self._watched:  # an author's mistake shows in the first call
+            self._watched.add(strategy)
+            before = self._gradient_versions()
+            scalars = self.stack.scalars(hook, strategy, step)
+            if self._gradient_versions() != before:
+                raise StackError(
+                    f"strategy {strategy.name!r} calls backward in its hook 'loss'; return the term, and the engine "
+                    "backpropagates it. For gradients of your own take torch.autograd.grad."
+                )
+        else:
+            scalars = self.stack.scalars(hook, strategy, step)
+        if hook == "critic_loss":
+            for name, term in scalars.items():
+                if not term.requires_grad:
+                    raise StackError(
+                        f"critic_loss of strategy {strategy.name!r}: term {name!r} reaches none of its own critics, so "
+                        "it trains nothing. Pass the outputs through what ctx.critic returned."
+                    )
+        terms.add(strategy.name, hook, scalars)
         return scalars
+
+    def _gradient_versions(self) -> list[int | None]:
+        parameters = (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
+        return [None if p.grad is None else p.grad._version for p in parameters]
 
     def _call(self, hook: str, step: Step) -> None:
         for strategy in self.stack.implementing(hook):
             self.stack.call(hook, strategy, step=step)
 
     @contextmanager
-    def _training_critics(self) -> Iterator[tuple[Strategy, ...]]:
-        for critic in self.critics.values():
-            critic.unfreeze()
+    def _training_critics(self, strategy: Strategy) -> Iterator[None]:
+        """Let this strategy's critics learn, and nothing else."""
+        mine = [m for m in self.modules.values() if m.trains == "critic_loss" and m.owner == strategy.name]
+        others = [module for module in self.modules.values() if module.trains == "loss"]
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for module in (*mine, *others):
+            module.learn(module in mine)
+        for parameter in learning:
+            parameter.requires_grad_(False)
         try:
-            yield self.stack.implementing("critic_loss")
+            yield
         finally:
-            for critic in self.critics.values():
-                critic.freeze()
+            for module in (*mine, *others):
+                module.learn(module in others)
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
+    @contextmanager
+    def _refusing_forwards(self, hook: str) -> Iterator[None]:
+        """Refuse forwards of student and teacher, which would move BatchNorm's running statistics."""
+
+        def refuse(*forward: Any) -> None:
+            raise StackError(f"a forward in {hook} would move BatchNorm's running statistics; make it in `loss`.")
+
+        networks = [self.model, *([self.teacher.module] if self.teacher else [])]
+        handles = [n.register_forward_pre_hook(refuse) for n in networks if self.stack.implementing(hook)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _forwards(self) -> Forwards:
         teacher = self.teacher.module if self.teacher else None
-        return Forwards(self.model, teacher, self.precision, self.clock, self.device, self.seed)
+        read = self.stack.outputs()
+        return Forwards(
+            self.model, teacher, self.precision, self.clock, self.device, self.seed, tuple(self._taps), read
+        )
 
     # --------------------------------------------------------------------------------------------- many steps
 
@@ -285,21 +341,34 @@ class Engine:
 
     @property
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
-        """The model's optimiser and those of the critics."""
+        """The model's optimiser and those of strategies' modules."""
         return tuple(self._optimizers.values())
 
     @property
     def _optimizers(self) -> dict[str | None, torch.optim.Optimizer]:
-        """By the critic's name; the model's under None."""
-        return {None: self.optimizer} | {name: critic.optimizer for name, critic in self.critics.items()}
+        """By the name of a strategy's module; the model's under None."""
+        return {None: self.optimizer} | {name: m.optimizer for name, m in self.modules.items() if m.optimizer}
 
     def _gradients(self) -> dict[str | None, list[Tensor]]:
-        """Return this step's gradients by the critic's name; the model's under None."""
+        """Return this step's gradients by the name of a strategy's module; the model's under None."""
         received = {
-            critic: [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            for critic, optimizer in self._optimizers.items()
+            name: [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            for name, optimizer in self._optimizers.items()
         }
-        return {critic: gradients for critic, gradients in received.items() if gradients}
+        return {name: gradients for name, gradients in received.items() if gradients}
+
+    def _shared_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of strategies' modules that the model's optimiser trains."""
+        shared = (m for m in self.modules.values() if m.trains == "loss" and not m.optimizer)
+        return [parameter for module in shared for parameter in module.parameters]
+
+    def _parameters(self) -> Any:
+        """Return what the model's optimiser takes."""
+        own, shared = parameters_of(network_of(self.model)), self._shared_parameters()
+        if not shared:
+            return own
+        entries = list(own)
+        return [*(entries if isinstance(entries[0], dict) else [{"params": entries}]), {"params": shared}]
 
     def state_dict(self) -> dict[str, Any]:
         """Return all training state as tensors and primitives; only after a complete, finite step.
@@ -319,7 +388,7 @@ class Engine:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "teacher": network_of(self.teacher.module).state_dict() if self.teacher else None,
-            "critics": {name: critic.state_dict() for name, critic in self.critics.items()},
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "strategies": self.stack.state_dict(),
             "skipped": self.guard.state_dict(),
             "stack": [[s.name, s.registered_name] for s in self.stack.strategies],
@@ -335,9 +404,10 @@ class Engine:
         self.precision.scaler.load_state_dict(state["scaler"])
         if self.teacher:
             network_of(self.teacher.module).load_state_dict(state["teacher"])
-        for name, critic in self.critics.items():
-            critic.module.load_state_dict(state["critics"][name]["module"])
-            load_state(critic.optimizer, state["critics"][name]["optimizer"])
+        for name, module in self.modules.items():
+            module.load_weights(state["modules"][name])
+            if module.optimizer:
+                load_state(module.optimizer, state["modules"][name]["optimizer"])
         self.stack.load_state_dict(state["strategies"])
         self.guard.load_state_dict(state["skipped"])
         self.seed, self.index = state["seed"], state["step"]
@@ -358,7 +428,7 @@ class Engine:
 
     # --------------------------------------------------------------------------------------------------- start
 
-    def _set_up(self, classes: tuple[str, ...]) -> Teacher | None:
+    def _set_up(self, classes: tuple[str, ...], purpose: Purpose, steps: int | None) -> Teacher | None:
         settings = TeacherSettings()
         for strategy in self.stack.implementing("setup"):
             ctx = SetupContext(
@@ -368,13 +438,44 @@ class Engine:
                 classes=classes,
                 device=self.device,
                 loss=self.segmentation_loss,
+                purpose=purpose,
+                steps=steps,
+                seed=self.seed,
                 _precision=self.precision,
-                _critics=self.critics,
+                _modules=self.modules,
                 _teacher=settings,
+                _taps=self._taps,
             )
+            before = dict(self.model.named_modules()) | dict(self.model.named_parameters())
             with seeded(self.device, self.seed, "setup", strategy.name):
                 self.stack.call("setup", strategy, ctx=ctx)
-        return Teacher(self.model, settings.decay, settings.batch_norm) if settings.asked else None
+            after = dict(self.model.named_modules()) | dict(self.model.named_parameters())
+            if hung := sorted(after.keys() - before.keys()):
+                raise StackError(
+                    f"strategy {strategy.name!r} adds {hung[0]!r} to the model; a module of its own comes from "
+                    "ctx.module(...), so that it is trained, saved and averaged."
+                )
+        if not settings.asked:
+            return None
+        averaged = [(m.module, m.averaged) for m in self.modules.values() if m.averaged is not None]
+        return Teacher(self.model, settings.decay, settings.batch_norm, settings.start, averaged)
+
+    def plan(self, sizes: Mapping[str, Size], fields: Mapping[str, Collection[str]] | None = None) -> Plan:
+        """Check the stack against the streams' (H, W) and fields, where known, and against what the model gives.
+
+        Raises:
+            StackError: the strategies do not fit together.
+        """
+        declared = {entry for s in self.stack.strategies for of in (s.outputs, s.critic_outputs) for entry in of or ()}
+        every_model = all(entry.endswith(".logits") for entry in declared)
+        return make_plan(self.stack, sizes, None if every_model else self._outputs_in_training(), fields)
+
+    def _outputs_in_training(self) -> Collection[str] | None:
+        """Return the names of what the model gives in training, tapped layers included; None where it is not known."""
+        try:
+            return {*training_outputs(self.model), *self._taps}
+        except Exception:  # a network that takes images of one size only; reading what it lacks is an error then
+            return None
 
     def _plan(self, batch: Batch) -> None:
         """Check the model, and the stack against the batch's streams, whenever their sizes change."""
@@ -385,7 +486,6 @@ class Engine:
                     "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
                     "returns is for inference."
                 )
-            fields = {name: stream.fields() for name, stream in batch.items()}
-            for message in make_plan(self.stack, sizes, fields).warnings:
+            for message in self.plan(sizes, {name: stream.fields() for name, stream in batch.items()}).warnings:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes

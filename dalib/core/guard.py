@@ -88,16 +88,17 @@ class Guard:
         """Return the step's flag; with the policy ``stop`` a 1 holds for all later steps, too.
 
         Args:
-            terms: by strategy and name. gradients: by critic, the model's under None. In fp16 they are still scaled
-                and may be infinite (``Precision.overflow``); there a scale below ``SMALLEST_SCALE`` is the fault.
+            terms: by strategy and name. gradients: by a strategy's module, the model's under None. In fp16 they are
+                still scaled and may be infinite (``Precision.overflow``); there a scale below ``SMALLEST_SCALE`` is
+                the fault.
         """
         values = {f"term {n!r} of strategy {s!r} is not finite": value.float() for (s, n), value in terms.items()}
         if (scale := self._precision.scale()) is not None:
             what = f"fp16's scale of the gradients fell below {SMALLEST_SCALE:g}, and still they overflow"
             values[what] = scale.masked_fill(scale < SMALLEST_SCALE, torch.nan)
         else:
-            for critic, of in gradients.items():
-                whose = "the model" if critic is None else f"critic {critic!r}"
+            for module, of in gradients.items():
+                whose = "the model" if module is None else f"module {module!r}"
                 values[f"the gradient of {whose} is not finite"] = torch.stack(torch._foreach_norm(of)).sum()
         bad = ~torch.stack(list(values.values())).isfinite() if values else torch.zeros(0, device=self._device).bool()
         self._verdicts.append(Verdict(self._index, tuple(values), len(terms), bad))

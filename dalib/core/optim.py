@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from dalib.core.critic import MakeOptimizer
+from dalib.core.modules import MakeOptimizer
 from dalib.errors import CheckpointError, RecipeError, StackError
 from dalib.options import Count, NotNegative, Positive, Whole
 

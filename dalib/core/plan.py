@@ -32,11 +32,17 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def make_plan(stack: Stack, streams: Mapping[str, Size], fields: Mapping[str, Collection[str]] | None = None) -> Plan:
+def make_plan(
+    stack: Stack,
+    streams: Mapping[str, Size],
+    outputs: Collection[str] | None = None,
+    fields: Mapping[str, Collection[str]] | None = None,
+) -> Plan:
     """Check a stack by following its streams; StackError at the first strategy that cannot work.
 
     Args:
         streams: the loader's streams, such as ``source`` and ``target``, with their (H, W) where known.
+        outputs: names of what the model gives in training, tapped layers included; None: not known.
         fields: of each stream, where its data were seen; else images with labels and any further maps are expected.
     """
     sizes: dict[str, Size] = dict(streams)
@@ -52,10 +58,10 @@ def make_plan(stack: Stack, streams: Mapping[str, Size], fields: Mapping[str, Co
             warnings += [_stale(reader, field, strategy) for reader, field in read if covers(strategy.writes, field)]
             warnings += strategy.check_sizes(_known(sizes))
             read += [(strategy, field) for field in sorted(strategy.requires - strategy.writes)]
-            sizes = {name: size and strategy.resized(name, size) for name, size in sizes.items()}
+            sizes |= strategy.sizes(_known(sizes))
         _provide(strategy, provided, sizes)
         rows.append(PlannedStrategy(strategy, _hooks(stack, strategy), _group(stack, strategy), dict(sizes)))
-    _check_forwards(stack, sizes)
+    _check_outputs(stack, sizes, outputs)
     for strategy in (s for s in stack.strategies if s not in stack.implementing("pre_batch")):
         warnings += strategy.check_sizes(_known(sizes))  # losses run after all pre_batch hooks
     return Plan(tuple(rows), tuple(warnings))
@@ -108,13 +114,20 @@ def _provide(strategy: Strategy, provided: dict[str, str], sizes: dict[str, Size
         sizes.setdefault(field.split(".")[0], shared[0] if shared else None)
 
 
-def _check_forwards(stack: Stack, sizes: Mapping[str, Size]) -> None:
-    for strategy in stack.implementing("loss"):
-        for stream in sorted((strategy.forwards or frozenset()) - sizes.keys()):
-            raise StackError(
-                f"strategy {strategy.name!r} reads the student on stream {stream!r}, which nothing provides; "
-                f"there are {', '.join(sizes)}."
-            )
+def _check_outputs(stack: Stack, sizes: Mapping[str, Size], given: Collection[str] | None) -> None:
+    for strategy in stack.strategies:
+        for entry in sorted((strategy.outputs or frozenset()) | (strategy.critic_outputs or frozenset())):
+            stream, _, name = entry.partition(".")
+            if stream not in sizes:
+                raise StackError(
+                    f"strategy {strategy.name!r} reads the output {entry}, but nothing provides the stream {stream!r}; "
+                    f"there are {', '.join(sizes)}."
+                )
+            if given is not None and name not in given:
+                raise StackError(
+                    f"strategy {strategy.name!r} reads the output {entry}, which this model does not give; in training "
+                    f"it gives {', '.join(sorted(given))}. The output of any layer is read through ctx.tap."
+                )
 
 
 def _stale(reader: Strategy, field: str, writer: Strategy) -> str:

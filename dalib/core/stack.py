@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from dalib.core.hookspecs import HOOKS, StrategySpecs
 from dalib.core.step import Step
-from dalib.core.strategy import Strategy
+from dalib.core.strategy import DECLARATIONS, Strategy, declared_streams
 from dalib.data.draws import in_range
 from dalib.errors import DalibError, StackError, StrategyError, add_to, suggest
 from dalib.hooks import PROJECT, Predict
@@ -46,10 +47,23 @@ class Stack:
     def streams(self) -> frozenset[str] | None:
         """Return the streams that the strategies read; None where one does not declare them: it may read any."""
         readers = [s for s in self.strategies if any(s in self._hooks[hook] for hook in _READING)]
-        if any(_undeclared(s, s in self._hooks["loss"]) for s in readers):
+        loss, critic_loss = self._hooks["loss"], self._hooks["critic_loss"]
+        streams: set[str] = set()
+        for s in readers:
+            declared = declared_streams(s)
+            undeclared = (s in loss and s.outputs is None) or (s in critic_loss and s.critic_outputs is None)
+            if declared is None or undeclared:
+                return None
+            streams |= declared
+        return frozenset(streams)
+
+    def outputs(self) -> frozenset[str] | None:
+        """Return the names of outputs that the strategies read, such as ``logits``; None where one declares none."""
+        declared = [s.outputs for s in self.implementing("loss")]
+        declared += [s.critic_outputs for s in self.implementing("critic_loss")]
+        if any(of is None for of in declared):
             return None
-        fields = {field.split(".")[0] for s in readers for field in s.requires | s.writes}
-        return frozenset(fields).union(*(s.forwards or () for s in readers))
+        return frozenset(entry.partition(".")[2] for of in declared for entry in of or ())
 
     def scalars(self, hook: str, strategy: Strategy, step: Step) -> dict[str, Tensor]:
         """Call ``loss`` or ``critic_loss`` and check that it returned named scalars."""
@@ -101,6 +115,7 @@ class Stack:
         for strategy in self.strategies:
             with calling(strategy, "state_dict"):
                 states[strategy.name] = dict(strategy.state_dict())
+            _check_state(strategy.name, states[strategy.name])
         return states
 
     def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
@@ -117,15 +132,15 @@ class Stack:
     def _make_groups(self) -> Groups:
         """Group the strategies with a loss by backward pass: those that share a student forward share a graph.
 
-        A strategy that does not declare its forwards may read any stream, so all form one group. Those that read no
-        student output join the first group.
+        A strategy that does not declare its outputs may read any stream, so all form one group. Those that read no
+        output join the first group.
         """
         strategies = self.implementing("loss")
-        if any(s.forwards is None for s in strategies) or not any(s.forwards for s in strategies):
+        if any(s.outputs is None for s in strategies) or not any(s.outputs for s in strategies):
             return [strategies] if strategies else []
         groups: list[tuple[frozenset[str], tuple[Strategy, ...]]] = []
-        for strategy in (s for s in strategies if s.forwards):
-            streams = strategy.forwards or frozenset()
+        for strategy in (s for s in strategies if s.outputs):
+            streams = frozenset(entry.split(".")[0] for entry in strategy.outputs or ())
             members: tuple[Strategy, ...] = (strategy,)
             for other in [g for g in groups if g[0] & streams]:
                 groups.remove(other)
@@ -133,12 +148,8 @@ class Stack:
             groups.append((streams, members))
         order = {strategy: i for i, strategy in enumerate(strategies)}
         first, *others = sorted((m for _, m in groups), key=lambda m: min(map(order.__getitem__, m)))
-        first += tuple(s for s in strategies if not s.forwards)
+        first += tuple(s for s in strategies if not s.outputs)
         return [tuple(sorted(members, key=order.__getitem__)) for members in (first, *others)]
-
-
-def _undeclared(strategy: Strategy, has_loss: bool) -> bool:
-    return type(strategy).requires is Strategy.requires or (has_loss and strategy.forwards is None)
 
 
 @contextmanager
@@ -163,17 +174,50 @@ def calling(strategy: Strategy, hook: str, step: Step | None = None) -> Iterator
         raise StrategyError(f"{where} raised {type(error).__name__}: {error}") from error
 
 
+def _check_state(strategy: str, value: Any, path: str = "state") -> None:
+    """Refuse state of other types than a checkpoint can hold, which could be written but not read."""
+    if isinstance(value, Tensor) or type(value) in (bool, int, float, str, NoneType):
+        return
+    if type(value) not in (dict, list, tuple):
+        raise StackError(
+            f"state_dict of strategy {strategy!r} returned {path} of type {type(value).__name__}; expected tensors, "
+            "numbers, text, None, or dicts, lists and tuples of them."
+        )
+    for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+        if type(key) not in (str, int):
+            raise StackError(f"state_dict of strategy {strategy!r} returned {path} with a key {key!r}; use text.")
+        _check_state(strategy, entry, f"{path}[{key!r}]")
+
+
 def _check_names(strategies: Sequence[Strategy]) -> None:
     seen: set[str] = set()
     for strategy in strategies:
         if not isinstance(strategy, Strategy):
             raise StackError(f"a stack holds Strategy instances; got {strategy!r}. Did you pass the class?")
+        strategy.name = strategy.name or strategy.registered_name  # where a __post_init__ of its own replaced ours
         if strategy.name in seen:
             raise StackError(
                 f"two strategies are named {strategy.name!r}; give one of them its own `name`, "
                 "which is its key in logs and checkpoints."
             )
         seen.add(strategy.name)
+        for declaration in DECLARATIONS:
+            _check_declaration(strategy, declaration)
+
+
+def _check_declaration(strategy: Strategy, declaration: str) -> None:
+    value = getattr(strategy, declaration)
+    optional = declaration in ("outputs", "critic_outputs")
+    dotted = declaration != "same_size"
+    if (optional and value is None) or (
+        isinstance(value, set | frozenset)
+        and all(isinstance(entry, str) and (all(entry.partition(".")) or not dotted) for entry in value)
+    ):
+        return
+    example = '{"source.image", "target.image"}' if dotted else '{"source", "target"}'
+    raise StackError(
+        f"strategy {strategy.name!r}: expected {declaration} to be a set such as {example}, got {value!r:.80}."
+    )
 
 
 def _register(strategies: Sequence[Strategy]) -> dict[str, dict[Strategy, pluggy.HookImpl]]:

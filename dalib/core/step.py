@@ -2,25 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dalib.core.forwards import Forwards, Outputs
+from dalib.core.strategy import Strategy, declared_streams
 from dalib.core.terms import Terms
-from dalib.data.batch import Batch
+from dalib.data.batch import Batch, Permission
 from dalib.errors import StackError
 from dalib.losses import LOCAL, SegmentationLossFunction
 from dalib.randomness import seeded
 
-if TYPE_CHECKING:
-    from dalib.core.strategy import Strategy
-
-# Hooks that may read student outputs, and whether these carry an autograd graph. In pre_batch streams may still change;
-# a forward in post_step would update BatchNorm's running statistics once more.
-_GRAPH = {"loss": True, "critic_loss": False}
+# Hooks that may read a network's outputs; whether those of the student carry an autograd graph there; and what declares
+# them. In pre_batch streams may still change; a forward in post_step would update BatchNorm's running statistics again.
+_STUDENT = {"loss": True, "critic_loss": False}
 _TEACHER = ("pre_batch", "loss", "critic_loss")
+_DECLARED = {"pre_batch": "outputs", "loss": "outputs", "critic_loss": "critic_outputs"}
 
 
 class Step:
@@ -50,29 +48,25 @@ class Step:
         self._segmentation_loss = segmentation_loss
         self._hook = ""
         self._strategy: Strategy | None = None
-        self._student: dict[str, tuple[int, Outputs]] = {}  # stream -> (version of the stream, outputs)
-        self._teacher: dict[str, tuple[int, Tensor]] = {}
+        self._outputs: dict[tuple[str, bool], tuple[int, Outputs]] = {}  # (stream, teacher) -> (its version, outputs)
 
-    def outputs(self, stream: str) -> Outputs:
-        """Return all outputs of the student on a stream: one cached forward per stream.
+    def output(self, stream: str, name: str = "logits", *, teacher: bool = False) -> Tensor:
+        """Return one output of the student, or of the teacher: one cached forward per stream and network.
 
-        They are detached in ``critic_loss``, and refused in ``pre_batch``, where streams may still change.
+        The student's are detached in ``critic_loss``, and refused in ``pre_batch``, where streams may still change. The
+        teacher's have no gradient.
+
+        Args:
+            name: ``logits`` (B, K, H, W); another at its own resolution, as far as the network gives it; or the path of
+                a layer that ``setup`` tapped.
         """
-        self._check_reading(stream)
-        version = self.batch.version(stream)
-        if stream not in self._student or self._student[stream][0] != version:
-            image, graph = self.batch[stream].image, _GRAPH[self._hook]
-            outputs = self._forwards.of_student(image, self.index, self.micro, stream, graph=graph)
-            self._student[stream] = (version, outputs)
-        return self._student[stream][1]
-
-    def output(self, stream: str, name: str = "logits") -> Tensor:
-        """Return one output of the student: ``logits`` (B, K, H, W), or another at its own resolution."""
-        outputs = self.outputs(stream)
+        self._check_reading(stream, name, teacher)
+        outputs = self._read(stream, teacher)
         if name not in outputs:
+            who, when = ("teacher", "in eval mode") if teacher else ("model", "in training")
             raise StackError(
-                f"strategy {self._name!r} needs the model's output {name!r}, which this model does not give; "
-                f"in training it gives {', '.join(outputs)}."
+                f"strategy {self._name!r} needs the {who}'s output {name!r}, which this model does not give; "
+                f"{when} it gives {', '.join(outputs)}. The output of any layer is read through ctx.tap."
             )
         return outputs[name]
 
@@ -81,24 +75,32 @@ class Step:
         return self.output(stream)
 
     def teacher_logits(self, stream: str) -> Tensor:
-        """Return the teacher's logits (B, K, H, W) in float32, without gradient: one cached forward per stream."""
-        teacher = self._forwards.teacher
-        if teacher is None:
-            raise StackError(f"strategy {self._name!r} reads the teacher; ask for it in setup with ctx.teacher().")
+        """Return the teacher's logits (B, K, H, W) in float32, without gradient."""
+        return self.output(stream, teacher=True)
+
+    def student(self, images: Tensor) -> Tensor:
+        """Return the student's logits (B, K, H, W) on images of the strategy's own, with a graph in ``loss`` alone.
+
+        BatchNorm uses these images' statistics and keeps its running ones; dropout draws anew in each call. Gradients
+        flow to the images where these require them.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+        """
         if self._hook not in _TEACHER:
-            raise StackError(f"strategy {self._name!r} reads the teacher in {self._hook}; read it in `loss`.")
-        version = self.batch.version(stream)
-        if stream not in self._teacher or self._teacher[stream][0] != version:
-            image = self.batch[stream].image
-            logits = self._forwards.of_teacher(teacher, image, self.index, self.micro, stream)
-            self._teacher[stream] = (version, logits)
-        return self._teacher[stream][1]
+            raise StackError(f"strategy {self._name!r} calls the student in {self._hook}; do it in `loss`.")
+        return self._forwards.of_student_apart(images, graph=_STUDENT.get(self._hook, False))
 
     def segmentation_loss(self, stream: str, loss: SegmentationLossFunction | None = None) -> Tensor:
-        """Return the run's segmentation loss (or ``loss``) of a labelled stream, a scalar."""
+        """Return the run's segmentation loss (or ``loss``) of a labelled stream, a scalar.
+
+        It applies the stream's ``weight`` and reads all that the network gives; to declare its ``logits`` is enough.
+        """
         of = self.batch[stream]
-        assert of.label is not None  # checked by make_plan
-        return (loss or self._segmentation_loss)(self.outputs(stream), of.label, of.weight, across=LOCAL)
+        if of.label is None:
+            raise StackError(f"strategy {self._name!r} wants the segmentation loss of {stream!r}, which has no labels.")
+        self._check_reading(stream, "logits", teacher=False)
+        return (loss or self._segmentation_loss)(self._read(stream, False), of.label, of.weight, across=LOCAL)
 
     def mean(self, values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return sum(weight * values * valid) / sum(valid) over the whole batch; see ``dalib.losses.Local.mean``."""
@@ -106,42 +108,70 @@ class Step:
 
     def log(self, name: str, value: Tensor) -> None:
         """Log a 0-d tensor as ``strategy/name``, averaged over the step's micro-batches, without synchronising."""
+        if not isinstance(value, Tensor) or value.dim():
+            found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise StackError(f"strategy {self._name!r} logs {name!r}: expected a 0-d tensor, got {found:.80}.")
         self._terms.log(self._name, name, value)
 
     @contextmanager
-    def running(self, hook: str, strategy: "Strategy") -> Iterator[None]:
+    def running(self, hook: str, strategy: Strategy) -> Iterator[None]:
         """Run a strategy's hook with its permissions to read and write, its clock section and its own seed."""
         forwards = self._forwards
         key = (forwards.seed, self.index, self.micro, hook, strategy.name)
         self._hook, self._strategy = hook, strategy
-        self.batch.permit(strategy.name, strategy.writes | strategy.provides if hook == "pre_batch" else frozenset())
+        writes = strategy.writes | strategy.provides
+        self.batch.permit(Permission(strategy.name, hook, declared_streams(strategy), writes))
+        before = self.batch.versions()
         try:
             with forwards.clock.section(strategy.name), seeded(forwards.device, *key):
                 yield
         finally:
             self._hook, self._strategy = "", None
             self.batch.permit(None)
+        for field, tensor, version in before:
+            if tensor._version != version:
+                raise StackError(
+                    f"strategy {strategy.name!r} changed {field} in place, which other strategies may hold; make a new "
+                    "tensor and give it to step.batch.write in `pre_batch`."
+                )
 
     def detach_outputs(self) -> None:
         """Free the graphs of the student outputs but keep their values, which critics read."""
-        for stream, (version, outputs) in self._student.items():
-            self._student[stream] = (version, {name: value.detach() for name, value in outputs.items()})
+        for key, (version, outputs) in self._outputs.items():
+            self._outputs[key] = (version, {name: value.detach() for name, value in outputs.items()})
 
     @property
     def _name(self) -> str:
         return self._strategy.name if self._strategy else ""
 
-    def _check_reading(self, stream: str) -> None:
-        if self._hook not in _GRAPH:
-            advice = (
-                ", where streams may still change; read them in `loss`, or use step.teacher_logits."
-                if self._hook == "pre_batch"
-                else "; read them in `loss`."
-            )
-            raise StackError(f"strategy {self._name!r} reads student outputs in {self._hook}{advice}")
-        forwards = self._strategy.forwards if self._strategy else None
-        if self._hook == "loss" and forwards is not None and stream not in forwards:
-            raise StackError(
-                f"strategy {self._name!r} reads student outputs of {stream!r} but declares forwards = "
-                f"{sorted(forwards)}; add {stream!r} to its `forwards`."
-            )
+    def _read(self, stream: str, teacher: bool) -> Outputs:
+        version, forwards = self.batch.version(stream), self._forwards
+        cached = self._outputs.get((stream, teacher))
+        if cached is None or cached[0] != version:
+            image, at = self.batch[stream].image, (self.index, self.micro, stream)
+            if teacher:
+                assert forwards.teacher is not None  # checked by _check_reading
+                outputs = forwards.of_teacher(forwards.teacher, image, *at)
+            else:
+                outputs = forwards.of_student(image, *at, graph=_STUDENT[self._hook])
+            cached = self._outputs[stream, teacher] = (version, outputs)
+        return cached[1]
+
+    def _check_reading(self, stream: str, name: str, teacher: bool) -> None:
+        hook = self._hook
+        if teacher and self._forwards.teacher is None:
+            raise StackError(f"strategy {self._name!r} reads the teacher; ask for it in setup with ctx.teacher().")
+        if hook not in (_TEACHER if teacher else _STUDENT):
+            what, them = ("the teacher", "it") if teacher else ("student outputs", "them")
+            advice = f"; read {them} in `loss`."
+            if hook == "pre_batch":
+                advice = ", where streams may still change; read them in `loss`, or use step.teacher_logits."
+            raise StackError(f"strategy {self._name!r} reads {what} in {hook}{advice}")
+        declaration = _DECLARED[hook]
+        declared = getattr(self._strategy, declaration)
+        if declared is None or f"{stream}.{name}" in declared or (hook == "pre_batch" and name == "logits"):
+            return
+        raise StackError(
+            f"strategy {self._name!r} reads {stream}.{name} in {hook} but declares {declaration} = "
+            f'{sorted(declared)}; add "{stream}.{name}" to its `{declaration}`.'
+        )

@@ -1,10 +1,14 @@
 """The base class of strategies, the units of a stack."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, dataclass_transform
 
+from dalib.core.ramp import Ramp
+from dalib.errors import StackError
 from dalib.options import NotNegative
+
+DECLARATIONS = ("requires", "provides", "writes", "outputs", "critic_outputs", "same_size")
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
@@ -16,7 +20,7 @@ class Strategy:
 
         class Entropy(Strategy):
             power: float = 1.0
-            forwards = frozenset({"target"})
+            outputs = frozenset({"target.logits"})
 
             @hookimpl
             def loss(self, step):
@@ -25,16 +29,18 @@ class Strategy:
 
     Options of every strategy:
         name: the key in logs and checkpoints, unique in a stack; default: the registered name.
-        weight: factor of all its loss terms (>= 0), not of its critics' terms.
+        weight: factor of all its loss terms (>= 0), not of its critics' terms, or a ramp over the optimiser steps,
+            ``{from: 0, to: 0.1, steps: 1000, start: 500}``. At 0 its ``loss`` is not called.
 
-    Declarations: class attributes, or properties where options decide. The first three hold ``"stream.field"``.
+    Declarations: class attributes without annotation, or properties where options decide; sets of ``"stream.field"``.
         requires: fields it reads. provides: fields it adds. writes: fields it replaces in ``pre_batch``.
-        forwards: streams whose student outputs ``loss`` reads; None = any, which joins all losses into one graph.
-        same_size: streams that must have the same (H, W) when its ``pre_batch`` runs.
+        outputs: what ``loss`` reads of student or teacher, such as ``"target.logits"``; None = any, which joins all
+            losses into one graph. critic_outputs: likewise for ``critic_loss``.
+        same_size: streams, by name alone, that must have the same (H, W) when its ``pre_batch`` runs.
     """
 
     name: str = ""
-    weight: NotNegative = 1.0
+    weight: NotNegative | Ramp = 1.0
 
     registered_name: ClassVar[str] = "strategy"
 
@@ -42,6 +48,12 @@ class Strategy:
         super().__init_subclass__(**kwargs)
         cls.registered_name = cls.__name__.lower()
         dataclass(eq=False, kw_only=True)(cls)
+        options = [option.name for option in fields(cls)]  # type: ignore[arg-type]
+        if annotated := [name for name in options if name in DECLARATIONS]:
+            raise StackError(
+                f"{cls.__name__}.{annotated[0]} is annotated, which makes it an option of the recipe; write it without "
+                f"annotation: {annotated[0]} = frozenset(...)."
+            )
 
     def __post_init__(self) -> None:
         self.name = self.name or self.registered_name
@@ -60,16 +72,23 @@ class Strategy:
         return frozenset()
 
     @property
-    def forwards(self) -> frozenset[str] | None:
+    def outputs(self) -> frozenset[str] | None:
+        return None
+
+    @property
+    def critic_outputs(self) -> frozenset[str] | None:
         return None
 
     @property
     def same_size(self) -> frozenset[str]:
         return frozenset()
 
-    def resized(self, stream: str, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (H, W) of ``stream`` after this strategy's ``pre_batch``, given the one before."""
-        return size
+    def sizes(self, before: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]]:
+        """Return the (H, W) of the streams that ``pre_batch`` resizes or adds; ``before``: the known sizes before it.
+
+        An added stream without a size here is taken to be as large as the streams of ``same_size``.
+        """
+        return {}
 
     def check_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> Iterable[str]:
         """Return warnings about the streams' (H, W), where known.
@@ -87,3 +106,12 @@ class Strategy:
 
 
 dataclass(eq=False, kw_only=True)(Strategy)
+
+
+def declared_streams(strategy: Strategy) -> frozenset[str] | None:
+    """Return the streams that a strategy declares; None if it declares no ``requires``: then it may read any."""
+    if type(strategy).requires is Strategy.requires:
+        return None
+    declared = strategy.requires | strategy.provides | strategy.writes
+    declared |= (strategy.outputs or frozenset()) | (strategy.critic_outputs or frozenset())
+    return frozenset(entry.split(".")[0] for entry in declared)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from dalib.errors import StackError
+
 
 class Terms:
     """Scalars of a step by ``strategy/name``: loss terms averaged over micro-batches, logged scalars over calls.
@@ -15,20 +17,32 @@ class Terms:
     def __init__(self, micro_batches: int) -> None:
         self.losses: dict[tuple[str, str], Tensor] = {}  # by strategy and name
         self._logged: dict[str, list[Tensor]] = {}
+        self._hooks: dict[str, str] = {}  # "strategy/name" -> the hook that gave it, or "log"
         self._share = 1 / micro_batches
 
-    def add(self, strategy: str, scalars: Mapping[str, Tensor]) -> None:
-        """Add one micro-batch's loss terms of a strategy."""
+    def add(self, strategy: str, hook: str, scalars: Mapping[str, Tensor]) -> None:
+        """Add one micro-batch's terms of a strategy's ``loss`` or ``critic_loss``."""
         for name, value in scalars.items():
             key = (strategy, name)
+            self._claim(strategy, name, hook)
             share = value.detach() * self._share
             self.losses[key] = self.losses[key] + share if key in self.losses else share
 
     def log(self, strategy: str, name: str, value: Tensor) -> None:
         """Add one value that a strategy logged."""
+        self._claim(strategy, name, "step.log")
         self._logged.setdefault(f"{strategy}/{name}", []).append(value.detach())
 
     def means(self) -> dict[str, Tensor]:
         """Return the mean of each scalar, a 0-d tensor."""
         losses = {f"{strategy}/{name}": value for (strategy, name), value in self.losses.items()}
         return losses | {key: torch.stack(values).float().mean(0) for key, values in self._logged.items()}
+
+    def _claim(self, strategy: str, name: str, hook: str) -> None:
+        """Refuse one name for two scalars, which would be summed, or one of them lost."""
+        other = self._hooks.setdefault(f"{strategy}/{name}", hook)
+        if other != hook:
+            raise StackError(
+                f"strategy {strategy!r} gives two scalars the name {name!r}, one by {other} and one by {hook}; "
+                "rename one of them."
+            )

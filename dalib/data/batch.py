@@ -63,6 +63,20 @@ def covers(declared: Collection[str], entry: str) -> bool:
     return entry in declared or (name not in OWN_FIELDS and f"{stream}.extra" in declared)
 
 
+@dataclass(frozen=True)
+class Permission:
+    """What a strategy may do with a batch while one of its hooks runs.
+
+    Fields:
+        reads: streams; None: any. writes: ``"stream.field"`` entries, in ``pre_batch``.
+    """
+
+    strategy: str
+    hook: str
+    reads: frozenset[str] | None
+    writes: frozenset[str]
+
+
 class Batch(Mapping[str, Stream]):
     """The streams of one micro-batch, by name: ``source``, ``target`` and those that strategies add.
 
@@ -72,9 +86,15 @@ class Batch(Mapping[str, Stream]):
     def __init__(self, streams: Mapping[str, Stream]) -> None:
         self._streams = dict(streams)
         self._versions = dict.fromkeys(self._streams, 0)
-        self._permitted: tuple[str, frozenset[str]] | None = None  # (strategy, fields) while a hook runs
+        self._permission: Permission | None = None  # while a hook runs
 
     def __getitem__(self, name: str) -> Stream:
+        permission = self._permission
+        if permission and permission.reads is not None and name in self._streams and name not in permission.reads:
+            raise StackError(
+                f"strategy {permission.strategy!r} reads the stream {name!r} without declaring it; "
+                f'add "{name}.image", or the field that it reads, to its `requires`.'
+            )
         try:
             return self._streams[name]
         except KeyError:
@@ -110,20 +130,33 @@ class Batch(Mapping[str, Stream]):
         self._streams[name] = stream
         self._versions[name] = 0
 
-    def permit(self, strategy: str | None, fields: frozenset[str] = frozenset()) -> None:
-        """Let ``strategy`` change only these ``stream.field`` entries; None lifts the limit."""
-        self._permitted = None if strategy is None else (strategy, fields)
+    def permit(self, permission: "Permission | None") -> None:
+        """Let a hook read and change no more than this; None lifts the limits."""
+        self._permission = permission
+
+    def versions(self) -> list[tuple[str, Tensor, int]]:
+        """Return every tensor with its name and how often it has been changed in place."""
+        return [
+            (f"{name}.{field}", tensor, tensor._version)
+            for name, stream in self._streams.items()
+            for field, tensor in stream.fields().items()
+        ]
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
         return Batch({name: stream.to(device) for name, stream in self._streams.items()})
 
     def _check(self, name: str, fields: Mapping[str, Any]) -> None:
-        if self._permitted is None:
+        if self._permission is None:
             return
-        strategy, permitted = self._permitted
+        strategy, hook, writes = self._permission.strategy, self._permission.hook, self._permission.writes
         for field in sorted(fields):
-            if not covers(permitted, f"{name}.{field}"):
+            if hook != "pre_batch":
+                raise StackError(
+                    f"strategy {strategy!r} changed {name}.{field} in its hook {hook!r}; streams change in `pre_batch` "
+                    "alone."
+                )
+            if not covers(writes, f"{name}.{field}"):
                 raise StackError(
                     f"strategy {strategy!r} changed {name}.{field} without declaring it; "
                     f'add "{name}.{field}" to its `writes` (or `provides`, for a stream of its own).'

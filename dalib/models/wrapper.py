@@ -1,6 +1,6 @@
 """The wrapper around every network: it maps images in [0, 1] to logits of the images' size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -33,20 +33,29 @@ class SegmentationModel(nn.Module):
         self.num_classes = num_classes
         self.register_buffer("mean", _three(mean, "mean"))
         self.register_buffer("std", _three(std, "std"))
+        self._taps: dict[str, _Tap] = {}
         guard_batch_norm(network)
 
     @overload
     def forward(self, x: Tensor, outputs: Literal[False] = False) -> Tensor: ...
     @overload
-    def forward(self, x: Tensor, outputs: Literal[True]) -> dict[str, Tensor]: ...
-    def forward(self, x: Tensor, outputs: bool = False) -> Tensor | dict[str, Tensor]:
+    def forward(self, x: Tensor, outputs: Literal[True] | Collection[str]) -> dict[str, Tensor]: ...
+    def forward(self, x: Tensor, outputs: bool | Collection[str] = False) -> Tensor | dict[str, Tensor]:
         """Return logits (B, K, H, W) of images (B, 3, H, W) in [0, 1]; with ``outputs`` a dict of all outputs.
 
         In the dict only ``logits`` are resized to the input, in float32 at least; other outputs stay as they are.
         DalibError where the network returns no logits, or a number of channels other than ``num_classes``.
+
+        Args:
+            outputs: may name layers of the network by their paths, whose outputs the dict then holds, too.
         """
+        for path in () if isinstance(outputs, bool) else outputs:
+            if path not in self._taps:
+                self._taps[path] = _Tap()
+                self.network.get_submodule(path).register_forward_hook(self._taps[path])
         found = self.network((x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1))
         named = {"logits": found} if isinstance(found, Tensor) else _named(found)
+        named |= {path: tap.take() for path, tap in self._taps.items()}
         if named["logits"].shape[1] != self.num_classes:
             raise DalibError(
                 f"the network gives {named['logits'].shape[1]} channels of logits for {self.num_classes} classes; "
@@ -54,6 +63,21 @@ class SegmentationModel(nn.Module):
             )
         named["logits"] = resize_logits(named["logits"], (x.shape[-2], x.shape[-1]))
         return named if outputs else named["logits"]
+
+
+class _Tap:
+    """A forward hook that holds a layer's output; an object, so that a copy of the model gets a tap of its own."""
+
+    def __init__(self) -> None:
+        self._held: Any = None
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._held = output
+
+    def take(self) -> Any:
+        """Return the output of this forward, and hold it no longer."""
+        held, self._held = self._held, None
+        return held
 
 
 def wrap_model(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from dalib.core.context import Purpose
 from dalib.core.create import dataset_from, model_from, strategy_from
 from dalib.core.engine import Engine
 from dalib.core.optim import OPTIMIZERS, SCHEDULES
@@ -49,7 +50,13 @@ def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device"
             raise RegistryError(f"model: {error}") from None
 
 
-def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], device: "torch.device") -> Engine:
+def build_engine(
+    recipe: Recipe,
+    model: nn.Module,
+    classes: tuple[str, ...],
+    device: "torch.device",
+    purpose: Purpose = "train",
+) -> Engine:
     """Return the engine with the recipe's stack, optimiser and schedule."""
     strategies = [strategy_from(options, f"strategies[{i}]") for i, options in enumerate(recipe.strategies)]
     optimizer, optimizer_options = _used(recipe.optimizer)
@@ -70,6 +77,8 @@ def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], dev
         on_non_finite=recipe.train.on_non_finite,
         loss=_loss(recipe.loss, len(classes)),
         classes=classes,
+        purpose=purpose,
+        steps=recipe.train.steps,
     )
     if recipe.evaluate.model == "teacher":
         engine.network(teacher=True)  # raises here, not after the training

@@ -57,7 +57,7 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
     with checkpoint.taken_from(file):
         classes = tuple(map(str, state["classes"]))
         palette = tuple((int(r), int(g), int(b)) for r, g, b in state["palette"])
-        engine = build_engine(recipe, build_model(recipe, classes, chosen), classes, chosen)
+        engine = build_engine(recipe, build_model(recipe, classes, chosen), classes, chosen, "evaluate")
         engine.load_state_dict(state)
     return LoadedRun(recipe, engine, classes, palette)
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from torch import Tensor
 
 from dalib.core import checkpoint
-from dalib.core.plan import make_plan
 from dalib.data.bad_items import BadItems
 from dalib.data.dataset import palette_of
 from dalib.data.loader import check_not_empty, first_look
@@ -77,7 +76,7 @@ class Run:
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
         sizes = {name: stream.size for name, stream in seen.items()}
-        make_plan(self.engine.stack, sizes, {name: stream.fields() for name, stream in seen.items()})
+        self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
         self.seconds = 0.0  # of training, before a resume included
         self.best = -1.0
         self.saving = Saving(self.engine, self.folder, recipe.train, self._extras)

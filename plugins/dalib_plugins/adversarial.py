@@ -95,7 +95,14 @@ class Adversarial(Strategy):
     betas: tuple[Momentum, Momentum] = (0.9, 0.99)
 
     requires = frozenset({"source.image", "target.image"})
-    forwards = frozenset({"target"})
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        return frozenset(f"target.{level}" for level in self.levels)
+
+    @property
+    def critic_outputs(self) -> frozenset[str]:
+        return frozenset(f"{stream}.{level}" for stream in ("source", "target") for level in self.levels)
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:

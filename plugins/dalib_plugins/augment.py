@@ -1,6 +1,7 @@
 """Random augmentation on the device: scale, crop and flip, colour jitter, blur, and any of Kornia's."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
@@ -58,8 +59,8 @@ class Augment(Strategy):
         parts = ("image", "label", "weight", "extra") if self._has_view or self.kornia else ("image",)
         return frozenset(f"{stream}.{part}" for stream in self.streams for part in parts)
 
-    def resized(self, stream: str, size: tuple[int, int]) -> tuple[int, int]:
-        return self.crop if self.crop and stream in self.streams else size
+    def sizes(self, before: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]]:
+        return dict.fromkeys(self.streams, self.crop) if self.crop else {}
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from dalib import IGNORE, SetupContext, Step, Strategy, Stream, hookimpl
+from dalib import IGNORE, Ramp, SetupContext, Step, Strategy, Stream, hookimpl
 from dalib_plugins.ranges import Interval, Probability, Share
 from dalib_plugins.warp import make_augmentation
 
@@ -88,8 +88,9 @@ class Dacs(Strategy):
         ignore_is_class: let ignored pixels be pasted like a class (published).
         jitter: strength of the jitter in brightness, contrast, saturation and hue (0..0.5); jitter_p: its probability.
         blur: least and greatest sigma in pixels; blur_p: its probability. Both come after mixing, drawn per sample.
-        ema: limit of the teacher's decay; teacher_batch_norm: its BatchNorm uses batch statistics (``"train"``,
-            published) or running statistics. None takes another strategy's setting, else 0.99 and ``"train"``.
+        ema: limit of the teacher's decay, or a ramp; teacher_batch_norm: its BatchNorm uses batch statistics
+            (``"train"``, published) or running statistics. None takes another strategy's setting, else 0.99 and
+            ``"train"``.
     """
 
     threshold: Probability = 0.968
@@ -100,12 +101,12 @@ class Dacs(Strategy):
     jitter_p: Probability = 0.8
     blur: Interval = (0.15, 1.15)
     blur_p: Probability = 0.5
-    ema: Probability | None = None
+    ema: Probability | Ramp | None = None
     teacher_batch_norm: Literal["train", "eval"] | None = None
 
     requires = frozenset({"source.image", "source.label", "target.image"})
     provides = frozenset({"mixed.image", "mixed.label", "mixed.weight"})
-    forwards = frozenset({"mixed"})
+    outputs = frozenset({"mixed.logits"})
     same_size = frozenset({"source", "target"})
 
     @hookimpl

@@ -62,7 +62,10 @@ class MinEnt(Strategy):
     output: str = "logits"
 
     requires = frozenset({"target.image"})
-    forwards = frozenset({"target"})
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        return frozenset({f"target.{self.output}"})
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:

@@ -34,8 +34,8 @@ class Supervised(Strategy):
         return frozenset(f"{stream}.{part}" for stream in self.streams for part in ("image", "label"))
 
     @property
-    def forwards(self) -> frozenset[str]:
-        return frozenset(self.streams)
+    def outputs(self) -> frozenset[str]:
+        return frozenset(f"{stream}.logits" for stream in self.streams)
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:

@@ -65,12 +65,12 @@ MISFITS = [
     (
         lambda: small([Critical()]),
         lambda: small([Critical(critic="other")]),
-        "the checkpoint's critics are ['critical/domain']; this run's are ['critical/other'].",
+        "the checkpoint's modules are ['critical/domain']; this run's are ['critical/other'].",
     ),
     (
         lambda: small([Critical()]),
         lambda: small([Critical(inputs=2)]),
-        "critic 'critical/domain' of the checkpoint has weight of shape (1, 1); this run's is (1, 2).",
+        "module 'critical/domain' of the checkpoint has weight of shape (1, 1); this run's is (1, 2).",
     ),
     (
         lambda: small([WithTeacher()]),

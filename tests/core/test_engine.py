@@ -10,6 +10,7 @@ from torch import nn
 from dalib import Batch, DalibError, Engine, Strategy, Stream, hookimpl
 from dalib.data.bad_items import ItemError
 from dalib.errors import DataError, StackError, StrategyError
+from tests.equal import assert_same
 from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
 
 
@@ -30,17 +31,11 @@ def parameters_of(engine):
     return {k: v.clone() for k, v in engine.model.state_dict().items()}
 
 
-def assert_same(mine, theirs, tolerance=0.0):
-    assert mine.keys() == theirs.keys()
-    for key, value in mine.items():
-        torch.testing.assert_close(value, theirs[key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
-
-
 class Noise(Strategy):
     """Draws random numbers everywhere, reads only the source and has a dropout forward first."""
 
     requires = frozenset({"source.image"})
-    forwards = frozenset({"source"})
+    outputs = frozenset({"source.logits"})
 
     @hookimpl
     def pre_batch(self, step):
@@ -70,7 +65,7 @@ class Jitter(Strategy):
 class Fool(Strategy):
     """A least-squares critic on softmax outputs."""
 
-    forwards = frozenset({"target"})
+    outputs = frozenset({"target.logits"})
 
     @hookimpl
     def setup(self, ctx):
@@ -111,7 +106,7 @@ def test_source_only_equals_a_plain_loop():
 
 def test_adversarial_equals_a_plain_loop():
     mine, model = engine([Supervised(), Fool(weight=0.5)]), tiny_model()
-    critic = copy.deepcopy(mine.critics["fool/domain"].module).requires_grad_(True)
+    critic = copy.deepcopy(mine.modules["fool/domain"].module).requires_grad_(True)
     of_model, of_critic = sgd(model.parameters()), adam(critic.parameters())
     for index in range(4):
         batch = tiny_batch(index)
@@ -130,7 +125,7 @@ def test_adversarial_equals_a_plain_loop():
         of_model.step()
         of_critic.step()
     assert_same(parameters_of(mine), dict(model.state_dict()), 1e-6)
-    assert_same(dict(mine.critics["fool/domain"].module.state_dict()), dict(critic.state_dict()), 1e-6)
+    assert_same(dict(mine.modules["fool/domain"].module.state_dict()), dict(critic.state_dict()), 1e-6)
 
 
 def test_the_critic_gets_no_gradient_from_loss_and_the_model_none_from_critic_loss():
@@ -142,16 +137,16 @@ def test_the_critic_gets_no_gradient_from_loss_and_the_model_none_from_critic_lo
     fools, judges = engine([Fool(weight=1e9)]), engine([OnlyJudges(name="fool")])
     fools.step(tiny_batch())
     judges.step(tiny_batch())
-    for mine, theirs in zip(*(e.critics["fool/domain"].module.parameters() for e in (fools, judges)), strict=True):
+    for mine, theirs in zip(*(e.modules["fool/domain"].module.parameters() for e in (fools, judges)), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)  # a weight of 1e9 in `loss` did not reach it
     assert all(p.grad is None for p in judges.model.parameters())
-    assert not any(p.requires_grad for p in fools.critics["fool/domain"].module.parameters())
+    assert not any(p.requires_grad for p in fools.modules["fool/domain"].module.parameters())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_grouped_and_joint_backward_give_the_same_gradients(precision):
     class Undeclared(Entropy):
-        forwards = None
+        outputs = None
 
     grouped = engine([Supervised(), Entropy(name="e", weight=0.3)], precision=precision)
     joint = engine([Supervised(), Undeclared(name="e", weight=0.3)], precision=precision)
@@ -222,9 +217,9 @@ def test_fp16_critic_takes_the_same_steps_as_in_fp32():
     for precision in ("fp32", "fp16"):
         mine = engine([Supervised(), Fool()], precision=precision)
         mine.precision.scaler._init_scale = 256.0
-        before = mine.critics["fool/domain"].module.weight.detach().clone()
+        before = mine.modules["fool/domain"].module.weight.detach().clone()
         mine.step(tiny_batch())
-        weights.append(mine.critics["fool/domain"].module.weight.detach() - before)
+        weights.append(mine.modules["fool/domain"].module.weight.detach() - before)
     torch.testing.assert_close(weights[0], weights[1], rtol=0.02, atol=1e-4)
 
 
@@ -235,9 +230,9 @@ def test_an_optimiser_without_gradient_is_not_stepped():
             self.critic = ctx.critic("idle", nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=0.5))
 
     mine = engine([Supervised(), Idle()])
-    before = mine.critics["idle/idle"].module.weight.clone()
+    before = mine.modules["idle/idle"].module.weight.clone()
     mine.step(tiny_batch())
-    assert torch.equal(before, mine.critics["idle/idle"].module.weight)
+    assert torch.equal(before, mine.modules["idle/idle"].module.weight)
 
 
 def test_what_is_logged_a_micro_batch_is_averaged_and_what_is_logged_a_step_stays():
@@ -289,7 +284,7 @@ def test_the_models_gradient_is_clipped_after_unscaling_and_no_critics(precision
 
     mine = engine([Supervised(weight=50.0), Judges()], clip=0.01, optimizer=plain, schedule=None, precision=precision)
     mine.precision.scaler._init_scale = 64.0  # low enough that nothing overflows
-    trained = [mine.model, mine.critics["judges/domain"].module]
+    trained = [mine.model, mine.modules["judges/domain"].module]
     before = [[p.detach().clone() for p in module.parameters()] for module in trained]
     mine.step(tiny_batch())
     of_model, of_critic = (
@@ -302,13 +297,13 @@ def test_the_models_gradient_is_clipped_after_unscaling_and_no_critics(precision
 
 def test_reading_an_undeclared_forward_is_refused():
     class Sly(Strategy):
-        forwards = frozenset({"source"})
+        outputs = frozenset({"source.logits"})
 
         @hookimpl
         def loss(self, step):
             return {"x": step.logits("target").mean()}
 
-    with pytest.raises(DalibError, match="'sly' reads student outputs of 'target' but declares forwards"):
+    with pytest.raises(DalibError, match=r"'sly' reads target\.logits in loss but declares outputs"):
         engine([Sly()]).step(tiny_batch())
 
 
@@ -445,7 +440,7 @@ def test_resuming_equals_not_stopping(tmp_path):
     second.load(tmp_path / "c.pt")
     second.fit(**data, steps=6)
     assert_same(parameters_of(whole), parameters_of(second))
-    states = [e.critics["fool/domain"].module.state_dict() for e in (whole, second)]
+    states = [e.modules["fool/domain"].module.state_dict() for e in (whole, second)]
     assert_same(*map(dict, states))
 
 

@@ -27,7 +27,7 @@ OPTIMIZERS = {
 class Teaches(Strategy):
     """Learns from the teacher, whose BatchNorm sees every target image."""
 
-    forwards = frozenset({"target"})
+    outputs = frozenset({"target.logits"})
 
     @hookimpl
     def setup(self, ctx):
@@ -49,7 +49,7 @@ class Bad(Strategy):
     at: tuple[int, ...] = (BAD_STEP,)
     micro: int = 0
     critic: str = "adam"
-    forwards = frozenset({"target"})
+    outputs = frozenset({"target.logits"})
 
     @hookimpl
     def setup(self, ctx):
@@ -130,7 +130,7 @@ def batch_of(step, kind="none"):
 
 def state_of(engine):
     state = copy.deepcopy(engine._state())
-    return {key: state[key] for key in ("model", "optimizer", "teacher", "critics", "scaler")}
+    return {key: state[key] for key in ("model", "optimizer", "teacher", "modules", "scaler")}
 
 
 def assert_same(mine, theirs, path=""):
@@ -166,7 +166,7 @@ FAULTS = {
     "constant": "term 'entropy' of strategy 'bad' is not finite",
     "gradient": "the gradient of the model is not finite",
     "critic term": "term 'judge' of strategy 'bad' is not finite",
-    "critic gradient": "the gradient of critic 'bad/domain' is not finite",
+    "critic gradient": "the gradient of module 'bad/domain' is not finite",
     "image": "term 'agree' of strategy 'teaches' is not finite, term 'entropy' of strategy 'bad' is not finite, "
     "term 'judge' of strategy 'bad' is not finite",
     "auxiliary": "term 'loss' of strategy 'supervised' is not finite",
@@ -344,7 +344,7 @@ class Overflows(Strategy):
     """A gradient that no fp16 holds while the scale is above ``at_most``."""
 
     at_most: float = 1024.0
-    forwards = frozenset({"source"})
+    outputs = frozenset({"source.logits"})
 
     @hookimpl
     def loss(self, step):
@@ -371,7 +371,7 @@ def test_an_error_in_a_hook_leaves_the_state_of_the_last_whole_step(hook, route)
             raise ValueError("oops")
         return {}
 
-    breaks = type("Breaks", (Strategy,), {hook: hookimpl(breaks), "forwards": frozenset({"target"})})()
+    breaks = type("Breaks", (Strategy,), {hook: hookimpl(breaks), "outputs": frozenset({"target.logits"})})()
     engine = make()
     engine = Engine(engine.model, [*engine.stack.strategies, Entropy(), breaks], device="cpu")
     engine.step(tiny_batch(0))
@@ -423,7 +423,7 @@ def test_an_ordinary_step_on_the_device_reads_nothing(monkeypatch):
 @pytest.mark.parametrize("policy", ["raise", "stop"])
 def test_what_strategies_count_is_of_the_last_whole_step_too(policy):
     class Counts(Strategy):
-        forwards = frozenset({"target"})
+        outputs = frozenset({"target.logits"})
 
         @hookimpl
         def setup(self, ctx):
@@ -464,7 +464,7 @@ def test_a_buffer_that_a_forward_puts_in_place_of_another_goes_back_and_one_with
     model.forward = counting
 
     class Bad(Strategy):
-        forwards = frozenset({"target"})
+        outputs = frozenset({"target.logits"})
 
         @hookimpl
         def loss(self, step):

@@ -36,8 +36,8 @@ class Writer(Strategy):
     def same_size(self):
         return frozenset(self.matching)
 
-    def resized(self, stream, size):
-        return self.crop if self.crop and f"{stream}.image" in self.changes else size
+    def sizes(self, before):
+        return {field.split(".")[0]: self.crop for field in self.changes} if self.crop else {}
 
     @hookimpl
     def pre_batch(self, step):
@@ -94,9 +94,10 @@ MISTAKES = [
         "strategy 'dacs' needs streams of one size; it would get source 4x4, target 8x16 (H x W).",
     ),
     (
-        [type("Reads", (Supervised,), {"forwards": frozenset({"mixed"}), "requires": frozenset()})()],
+        [type("Reads", (Supervised,), {"outputs": frozenset({"mixed.logits"}), "requires": frozenset()})()],
         BOTH,
-        "strategy 'reads' reads the student on stream 'mixed', which nothing provides; there are source, target.",
+        "strategy 'reads' reads the output mixed.logits, but nothing provides the stream 'mixed'; there are source, "
+        "target.",
     ),
 ]
 
@@ -146,7 +147,7 @@ def test_every_stale_read_is_told_and_what_a_strategy_says_of_sizes():
 def refused(reads, fields=None):
     """Return what is said of a strategy that requires ``reads``, of streams whose fields may be known."""
     with pytest.raises(StackError) as caught:
-        make_plan(Stack([Writer(name="reads", reads=(reads,))]), {**BOTH, "few": (8, 16)}, fields)
+        make_plan(Stack([Writer(name="reads", reads=(reads,))]), {**BOTH, "few": (8, 16)}, fields=fields)
     return str(caught.value)
 
 
@@ -160,7 +161,7 @@ def test_the_data_give_images_labels_and_positions_and_the_target_no_labels():
 def test_of_data_that_were_seen_a_plan_knows_labels_and_further_maps():
     seen = {"source": ("image", "label", "depth"), "few": ("image",)}
     reads = ("source.depth", "source.extra", "few.extra", "target.depth")
-    make_plan(Stack([Writer(name="reads", reads=reads)]), {**BOTH, "few": (8, 16)}, seen)
+    make_plan(Stack([Writer(name="reads", reads=reads)]), {**BOTH, "few": (8, 16)}, fields=seen)
     assert refused("source.flow", seen) == (
         "strategy 'reads' needs source.flow. Nothing provides it; the stack has few.image, source.depth, source.image, "
         "source.label, target.image, target.index."
@@ -182,7 +183,7 @@ def test_a_plan_follows_sizes_hooks_and_groups():
     plan = make_plan(Stack([crop, dacs, Supervised()]), {"source": (9, 9), "target": None})
     assert [row.hooks for row in plan.rows] == [("pre_batch",), ("pre_batch",), ("loss",)]
     assert [row.group for row in plan.rows] == [None, None, 0]
-    assert plan.rows[1].sizes == {"source": (4, 4), "target": None, "mixed": (4, 4)}
+    assert plan.rows[1].sizes == {"source": (4, 4), "target": (4, 4), "mixed": (4, 4)}
 
 
 def test_the_engine_plans_for_the_streams_that_really_come_and_warns_once():

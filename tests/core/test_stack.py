@@ -115,7 +115,7 @@ MISTAKES = [
         "strategies 'a' and 'b' want different teachers: batch_norm 'eval' and 'train'. An engine has one teacher; "
         "give both one value, or leave one unset.",
     ),
-    ([TwoCritics()], "strategy 'twocritics' makes two critics named 'd'; give each its own name."),
+    ([TwoCritics()], "strategy 'twocritics' makes two modules named 'd'; give each its own name."),
 ]
 
 AT_THE_FIRST_STEP = [
@@ -123,7 +123,7 @@ AT_THE_FIRST_STEP = [
     (
         ReadsOutput(),
         "strategy 'readsoutput' needs the model's output 'boundary', which this model does not give; in training it "
-        "gives logits, features, aux.1.",
+        "gives logits, features, aux.1. The output of any layer is read through ctx.tap.",
     ),
     (Returns(what=3.0), "loss of strategy 'returns': term 'x' must be a scalar, got 3.0."),
     (
@@ -274,7 +274,7 @@ def test_each_strategy_gets_its_own_state_back_and_an_error_says_whose_it_was():
 
 def test_strategies_that_share_a_stream_share_a_graph_even_through_a_third():
     class Both(Strategy):
-        forwards = frozenset({"source", "target"})
+        outputs = frozenset({"source.logits", "target.logits"})
         loss = Supervised.loss
 
     source, target, both = Supervised(), Entropy(), Both()
@@ -285,7 +285,7 @@ def test_strategies_that_share_a_stream_share_a_graph_even_through_a_third():
 
 def test_a_loss_without_a_forward_makes_no_backward_pass_of_its_own():
     class Decay(Strategy):
-        forwards = frozenset()
+        outputs = frozenset()
         loss = Supervised.loss
 
     decay, source, target = Decay(), Supervised(), Entropy()

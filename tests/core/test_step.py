@@ -1,5 +1,6 @@
 """What a hook may read of a step, and what it gets."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from dalib import Batch, Engine, Strategy, Stream, hookimpl
 from dalib.errors import StackError
+from tests.equal import assert_same
 from tests.tiny import tiny_batch, tiny_model
 
 HOOKS = ("pre_batch", "loss", "critic_loss", "post_step")
@@ -162,7 +164,7 @@ def test_a_stream_is_written_in_pre_batch_alone():
         def loss(self, step):
             step.batch.write("target", image=step.batch["target"].image)
 
-    with pytest.raises(StackError, match=r"strategy 'writesinloss' changed target\.image without declaring it"):
+    with pytest.raises(StackError, match=r"changed target\.image in its hook 'loss'; streams change in `pre_batch`"):
         Engine(tiny_model(), [WritesInLoss()], device="cpu").step(tiny_batch())
 
 
@@ -193,3 +195,120 @@ def test_draws_depend_on_seed_step_micro_batch_hook_and_name_and_on_nothing_else
     before, beside = drawn("b", "a")
     assert beside == alone and not set(before) & set(alone)
     assert not set(drawn("a", seed=1)[0]) & set(alone)
+
+
+class Student(Strategy):
+    """Calls the student on images of its own, twice."""
+
+    images: torch.Tensor | None = None
+    hook: str = "loss"
+
+    @hookimpl
+    def setup(self, ctx):
+        ctx.teacher()
+
+    @hookimpl
+    def pre_batch(self, step):
+        self.call("pre_batch", step)
+
+    @hookimpl
+    def loss(self, step):
+        self.call("loss", step)
+        return {"x": step.logits("source").mean() * 0}
+
+    @hookimpl
+    def post_step(self, step):
+        self.call("post_step", step)
+
+    def call(self, hook, step):
+        if hook == self.hook:
+            self.first, self.second = step.student(self.images), step.student(self.images)
+
+
+def test_the_student_on_images_of_ones_own_uses_their_statistics_and_moves_none():
+    images = torch.rand(3, 3, 8, 8, requires_grad=True)
+    strategy, model = Student(images=images), tiny_model()
+    twin, plain = copy.deepcopy(model).train(), copy.deepcopy(model).train()
+    engine = Engine(model, [strategy], optimizer=partial(torch.optim.SGD, lr=0.0), device="cpu")
+    engine.step(tiny_batch())
+    torch.testing.assert_close(strategy.first, twin(images))
+    plain(tiny_batch()["source"].image)  # the only forward whose statistics count
+    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()), 1e-6)
+    (gradient,) = torch.autograd.grad(twin(images).pow(2).sum(), images)
+    assert gradient.abs().sum() > 0
+
+
+def test_gradients_flow_to_the_images_that_the_student_sees():
+    class Virtual(Student):
+        @hookimpl
+        def loss(self, step):
+            images = step.batch["target"].image.requires_grad_()
+            (self.gradient,) = torch.autograd.grad(step.student(images).pow(2).sum(), images)
+            return {"x": step.student(images + self.gradient.sign()).pow(2).mean()}
+
+    strategy = Virtual()
+    engine = Engine(tiny_model(), [strategy], device="cpu")
+    engine.step(tiny_batch())
+    assert strategy.gradient.abs().sum() > 0
+    assert engine.model.head.weight.grad.abs().sum() > 0
+
+
+def test_dropout_draws_anew_in_each_call_of_the_student_and_alike_in_each_run():
+    runs = [Student(images=torch.ones(2, 3, 8, 8)) for _ in range(2)]
+    for strategy in runs:
+        Engine(tiny_model(dropout=0.5), [strategy], device="cpu").step(tiny_batch())
+    assert not torch.equal(runs[0].first, runs[0].second)
+    assert torch.equal(runs[0].first, runs[1].first) and torch.equal(runs[0].second, runs[1].second)
+
+
+def test_the_student_runs_in_the_runs_precision_without_a_graph_in_pre_batch_and_not_in_post_step():
+    strategy = Student(images=torch.ones(2, 3, 8, 8), hook="pre_batch")
+    Engine(tiny_model(), [strategy], device="cpu", precision="bf16").step(tiny_batch())
+    assert strategy.first.dtype == torch.bfloat16 and not strategy.first.requires_grad
+    strategy = Student(images=torch.ones(2, 3, 8, 8), hook="post_step")
+    with pytest.raises(StackError, match="'student' calls the student in post_step; do it in `loss`"):
+        Engine(tiny_model(), [strategy], device="cpu").step(tiny_batch())
+
+
+class TeacherFeatures(Strategy):
+    """Reads an output of the teacher beside its logits."""
+
+    hook: str = "loss"
+    outputs = frozenset({"target.features"})
+
+    @hookimpl
+    def setup(self, ctx):
+        ctx.teacher()
+
+    @hookimpl
+    def pre_batch(self, step):
+        if self.hook == "pre_batch":
+            self.features = step.output("target", "features", teacher=True)
+            self.logits = step.teacher_logits("target")
+
+    @hookimpl
+    def loss(self, step):
+        if self.hook == "loss":
+            self.features = step.output("target", "features", teacher=True)
+        self.kept = [set(outputs) for (_, teacher), (_, outputs) in step._outputs.items() if teacher]
+        return {}
+
+
+@pytest.mark.parametrize("hook", ["pre_batch", "loss"])
+def test_any_output_of_the_teacher_is_read_from_one_forward_and_the_others_are_not_kept(hook):
+    strategy = TeacherFeatures(hook=hook)
+    engine = Engine(tiny_model(), [strategy], device="cpu")
+    teacher, calls = copy.deepcopy(engine.teacher.module), []
+    engine.teacher.module.body.register_forward_hook(lambda *_: calls.append(1))
+    engine.step(tiny_batch())
+    assert torch.equal(strategy.features, teacher(tiny_batch()["target"].image, outputs=True)["features"])
+    assert len(calls) == 1
+    assert strategy.kept == [{"logits", "features"}]
+
+
+def test_reading_a_teachers_output_that_is_not_declared_is_refused():
+    class Undeclared(TeacherFeatures):
+        outputs = frozenset({"target.logits"})
+
+    with pytest.raises(StackError, match=r"'undeclared' reads target\.features in loss but declares outputs"):
+        Engine(tiny_model(), [Undeclared()], device="cpu").step(tiny_batch())

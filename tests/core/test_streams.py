@@ -32,10 +32,16 @@ def trained(*strategies, steps=1, source=None, target=None, bad_items=None, **op
 
 
 def loss_on(stream, *fields):
-    """Return a strategy with the segmentation loss on a stream."""
-    return type("On", (Supervised,), {"requires": frozenset({f"{stream}.image", *fields}), "forwards": None})(
-        name=stream
-    )
+    """Return a strategy with the segmentation loss on a stream, which requires these ``fields``, too."""
+
+    class On(Strategy):
+        requires = frozenset({f"{stream}.image", *fields})
+
+        @hookimpl
+        def loss(self, step):
+            return {"loss": step.segmentation_loss(stream)}
+
+    return On(name=stream)
 
 
 def test_a_stream_of_ones_own_is_loaded_with_its_labels_in_an_order_of_its_own():

@@ -99,7 +99,7 @@ def test_steps_equal_a_hand_written_loop(seen, see):
     model = tiny_model()
     loop_model = copy.deepcopy(model)
     engine = make_engine([Supervised(auxiliary=0.0), Adversarial(weight=0.5, input=seen)], model)
-    critic = engine.critics["adversarial/logits"].module
+    critic = engine.modules["adversarial/logits"].module
     loop = Loop(loop_model, critic, 0.5, see)
     for index in range(3):
         batch = tiny_batch(index, SIZE)
@@ -115,7 +115,7 @@ def test_every_level_has_its_own_discriminator_and_factor():
     strategy = Adversarial(levels={"logits": 1.0, "aux.1": 0.25})
     engine = make_engine([strategy])
     terms = engine.step(tiny_batch(0, SIZE))
-    assert set(engine.critics) == {"adversarial/logits", "adversarial/aux.1"}
+    assert set(engine.modules) == {"adversarial/logits", "adversarial/aux.1"}
     assert terms["adversarial/adversarial.aux.1"].item() == pytest.approx(0.25 * np.log(2), rel=0.1)
     assert terms["adversarial/adversarial"].item() == pytest.approx(np.log(2), rel=0.1)
 
@@ -131,7 +131,7 @@ class Coarse(TinyModel):
 def test_each_level_is_judged_by_its_own_discriminator():
     """Terms of the first step are those of the discriminator that carries the level's name."""
     engine = make_engine([Adversarial(levels={"logits": 1.0, "aux.1": 1.0})])
-    critics = {level: copy.deepcopy(engine.critics[f"adversarial/{level}"].module) for level in ("logits", "aux.1")}
+    critics = {level: copy.deepcopy(engine.modules[f"adversarial/{level}"].module) for level in ("logits", "aux.1")}
     outputs = tiny_model().train()(tiny_batch(0, SIZE)["target"].image, outputs=True)
     terms = engine.step(tiny_batch(0, SIZE))
     expected = {level: domain_loss(c(outputs[level].softmax(1)), 0.0, "bce").item() for level, c in critics.items()}
@@ -147,7 +147,7 @@ def test_predictions_are_judged_at_the_size_of_their_image(size):
     engine = make_engine([Adversarial(levels={"logits": 1.0, "aux.16": 1.0})], Coarse())
     seen = {"logits": set(), "aux.16": set()}
     for level, shapes in seen.items():
-        module = engine.critics[f"adversarial/{level}"].module
+        module = engine.modules[f"adversarial/{level}"].module
         module.register_forward_pre_hook(lambda _, inputs, shapes=shapes: shapes.add(tuple(inputs[0].shape)))
     batch = tiny_batch(0, size)
     batch.write("source", image=torch.rand(2, 3, 48, 56), label=torch.zeros(2, 48, 56, dtype=torch.int64))
@@ -159,7 +159,7 @@ def test_an_output_smaller_than_the_image_is_resized_bilinearly():
     torch.manual_seed(0)
     model = Coarse()
     engine = make_engine([Adversarial(levels={"aux.16": 1.0})], copy.deepcopy(model))
-    critic = copy.deepcopy(engine.critics["adversarial/aux.16"].module)
+    critic = copy.deepcopy(engine.modules["adversarial/aux.16"].module)
     batch = tiny_batch(0, SIZE)
     coarse = model.train()(batch["target"].image, outputs=True)["aux.16"]
     resized = F.interpolate(coarse, SIZE, mode="bilinear", align_corners=False)
@@ -168,11 +168,12 @@ def test_an_output_smaller_than_the_image_is_resized_bilinearly():
 
 
 def test_an_output_that_the_model_lacks_is_named():
-    with pytest.raises(StackError, match=r"'adversarial' needs the model's output 'aux\.32'"):
+    expected = r"'adversarial' reads the output source\.aux\.32, which this model does not give"
+    with pytest.raises(StackError, match=expected):
         make_engine([Adversarial(levels={"aux.32": 1.0})]).step(tiny_batch(0, SIZE))
 
 
 def test_the_critics_rate_follows_the_runs_schedule():
     engine = make_engine([Adversarial(lr=2e-4)], schedule=lambda index: 0.5)
     engine.step(tiny_batch(0, SIZE))
-    assert engine.critics["adversarial/logits"].optimizer.param_groups[0]["lr"] == 1e-4
+    assert engine.modules["adversarial/logits"].optimizer.param_groups[0]["lr"] == 1e-4

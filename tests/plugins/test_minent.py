@@ -95,7 +95,7 @@ def test_auxiliary_logits_are_an_output_like_any():
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("low_res", "'minent' needs the model's output 'low_res', which this model does not give"),
+        ("low_res", "'minent' reads the output target.low_res, which this model does not give"),
         ("features", "'minent': output 'features' has 8 channels, and logits have 5, one per class; take `logits`"),
     ],
 )

@@ -58,7 +58,7 @@ def test_a_plan_sets_all_of_them_up_on_the_meta_device():
     options = {**OPTIONS, "augment": {**OPTIONS["augment"], "kornia": [{"use": "RandomRotation", "degrees": 10.0}]}}
     with torch.device("meta"):
         engine = Engine(TinyModel(), [make(name, values) for name, values in options.items()], device="meta")
-    assert engine.teacher is not None and len(engine.critics) == 2
+    assert engine.teacher is not None and len(engine.modules) == 2
 
 
 @pytest.mark.parametrize(

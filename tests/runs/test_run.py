@@ -315,7 +315,7 @@ class Depths(TinyData):
 
 class Uses(Strategy):
     requires = frozenset({"source.depth", "few.label", "few.image"})
-    forwards = frozenset({"few"})
+    outputs = frozenset({"few.logits"})
 
     @hookimpl
     def loss(self, step):

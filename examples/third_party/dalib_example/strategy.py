@@ -22,7 +22,7 @@ class FlipConsistency(Strategy):
 
     requires = frozenset({"target.image"})
     provides = frozenset({"mirrored.image", "mirrored.label"})
-    forwards = frozenset({"mirrored"})
+    outputs = frozenset({"mirrored.logits"})
     same_size = frozenset({"target"})  # gives the new stream its size in plans
 
     @hookimpl

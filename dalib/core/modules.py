@@ -1,0 +1,118 @@
+"""Modules that strategies bring: trained with the model, trained against it, or frozen."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dalib.core.precision import Precision
+from dalib.errors import CheckpointError, StackError
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Trains = Literal["loss", "critic_loss"] | None
+
+
+class OwnedModule:
+    """A strategy's module, which the engine moves, trains and saves; it is called like the module.
+
+    Its parameters receive gradients in the hook that trains it; elsewhere gradients pass through it to its inputs.
+
+    Attributes:
+        owner: the strategy's name. name: with the strategy's, such as ``"adversarial/logits"``.
+        trains: the hook whose terms train it; None: none, it is a frozen reference in eval mode.
+        optimizer: its own; None: it is frozen, or the model's optimiser trains it.
+        parameters: those that are trained.
+        averaged: its teacher's copy, an EMA like the teacher; None without one.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        name: str,
+        module: nn.Module | None,
+        precision: Precision,
+        trains: Trains,
+        make_optimizer: MakeOptimizer | None,
+        averaged: bool,
+    ) -> None:
+        self.owner = owner
+        self.name = name
+        self.trains = trains
+        self._module, self._precision = module, precision
+        if trains is None and module is not None:
+            module.requires_grad_(False).eval()
+        self.parameters = [p for p in module.parameters() if p.requires_grad] if module is not None else []
+        self.averaged = copy.deepcopy(module).requires_grad_(False) if averaged and module is not None else None
+        self.optimizer = make_optimizer(self.parameters) if make_optimizer else None
+        self._print: str | None = None
+        self.learn(trains == "loss")
+
+    @property
+    def module(self) -> nn.Module:
+        """The module; StackError for a frozen reference outside training, which is not made there."""
+        if self._module is None:
+            raise StackError(f"the frozen module {self.name!r} exists in training alone (ctx.purpose == 'train').")
+        return self._module
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Apply the module under the run's precision."""
+        with self._precision.autocast():
+            return self.module(*inputs)
+
+    def teacher(self, *inputs: Any) -> Any:
+        """Apply the teacher's copy under the run's precision, without gradients."""
+        if self.averaged is None:
+            raise StackError(f"module {self.name!r} has no teacher's copy; make it with ctx.module(averaged=True).")
+        with torch.no_grad(), self._precision.autocast():
+            return self.averaged(*inputs)
+
+    def learn(self, learns: bool) -> None:
+        """Let gradients into its parameters, or keep them out."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(learns)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of module, optimiser and teacher's copy; a fingerprint alone for a frozen reference."""
+        if self.trains is None:
+            return {"fingerprint": self._fingerprint()}
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "teacher": self.averaged.state_dict() if self.averaged is not None else None,
+        }
+
+    def load_weights(self, state: Mapping[str, Any]) -> None:
+        """Restore module and teacher's copy, not the optimiser.
+
+        Raises:
+            CheckpointError: a frozen reference is not the one that the run began with.
+        """
+        if self.trains is not None:
+            self.module.load_state_dict(state["module"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["teacher"])
+        elif self._module is not None and state["fingerprint"] != self._fingerprint():
+            raise CheckpointError(
+                f"the frozen module {self.name!r} has other weights than when the run began; give it the same file."
+            )
+
+    def _fingerprint(self) -> str | None:
+        """Return a hash of the weights, computed once; None where the module was not made."""
+        if self._print is None and self._module is not None:
+            digest = hashlib.blake2b(digest_size=16)
+            for key, tensor in self._module.state_dict().items():
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(_bytes(tensor))
+            self._print = digest.hexdigest()
+        return self._print
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+Critic = OwnedModule
+"""A module that is trained against the model, in ``critic_loss``."""

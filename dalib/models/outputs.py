@@ -1,0 +1,88 @@
+"""What a model gives in training, found by a forward without memory: the names of its outputs, layers to tap."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dalib.errors import DalibError, StackError, suggest
+from dalib.models.wrapper import SegmentationModel, network_of, unwrap
+from dalib.randomness import seeded
+
+TRIAL_SIZE = (128, 128)  # (H, W), for networks that halve an image up to six times
+
+
+def training_outputs(model: nn.Module, size: tuple[int, int] = TRIAL_SIZE) -> dict[str, Tensor]:
+    """Return the outputs of a training forward on two images of ``size``, as tensors on the meta device.
+
+    Neither weights nor running statistics are touched. A network that cannot run on the meta device runs on its own,
+    with copies of its buffers.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        device = next(iter(tensors.values())).device
+        with torch.no_grad(), seeded(device, "trial"):
+            try:
+                on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+                return _forward(model, on_meta, torch.zeros(2, 3, *size, device="meta"))
+            except DalibError:
+                raise
+            except Exception:
+                buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+                outputs = _forward(model, buffers, torch.zeros(2, 3, *size, device=device))
+                return {name: tensor.to("meta") for name, tensor in outputs.items()}
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def tap(model: nn.Module, path: str) -> int:
+    """Return the channels of a layer's output in a training forward; ``path``: its name in the network.
+
+    Raises:
+        StackError: the output cannot be read through ``model(x, outputs=[path])``.
+    """
+    layers = dict(network_of(model).named_modules())
+    if not isinstance(unwrap(model), SegmentationModel):
+        raise StackError(f"layer {path!r}: only a model of create_model or wrap_model can be tapped.")
+    if path not in layers or not path:
+        raise StackError(f"the network has no layer {path!r}.{suggest(path, layers)}")
+    calls: list[tuple[Any, int]] = []  # outputs, and how often each had been changed in place by then
+
+    def hold(module: nn.Module, inputs: Any, output: Any) -> None:
+        calls.append((output, output._version if isinstance(output, Tensor) else 0))
+
+    handles = (
+        model.register_forward_pre_hook(lambda *forward: calls.clear()),  # a failed trial may have come before
+        layers[path].register_forward_hook(hold),
+    )
+    try:
+        outputs = training_outputs(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if fault := _fault(path, calls, outputs):
+        raise StackError(f"layer {path!r} cannot be tapped: {fault}")
+    channels: int = calls[-1][0].shape[1]
+    return channels
+
+
+def _fault(path: str, calls: list[tuple[Any, int]], outputs: dict[str, Tensor]) -> str:
+    if path in outputs:
+        return "the model has an output of that name; read that one, without a tap."
+    if len(calls) != 1:
+        return f"a forward calls it {len(calls)} times; name a layer that is called once."
+    (output, version), *_ = calls
+    if not isinstance(output, Tensor) or output.dim() < 2:
+        return f"it gives {type(output).__name__}, not a tensor with channels; name a layer inside it."
+    if output._version != version:
+        return "the layers after it change its output in place (such as nn.ReLU(inplace=True)); name the last of them."
+    return ""
+
+
+def _forward(model: nn.Module, tensors: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    outputs: dict[str, Tensor] = functional_call(model, tensors, (images, True))
+    return outputs
