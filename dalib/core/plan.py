@@ -76,8 +76,8 @@ def _check_required(
 ) -> None:
     strategy = strategies[position]
     # A field to write, such as a weight, need not exist yet, nor any one map of `extra`; its stream must.
-    free = strategy.writes | {field for field in strategy.requires if field.endswith(".extra")}
-    needed = (strategy.requires - free) | {f"{field.split('.')[0]}.image" for field in free}
+    maps = frozenset(field for field in strategy.requires if field.endswith(".extra"))
+    needed = (strategy.requires - maps) | {f"{field.split('.')[0]}.image" for field in strategy.writes | maps}
     for field in sorted(field for field in needed if not covers(provided, field)):
         stream = field.split(".")[0]
         later = [other.name for other in strategies[position + 1 :] if field in other.provides]

@@ -169,6 +169,12 @@ def test_of_data_that_were_seen_a_plan_knows_labels_and_further_maps():
     assert refused("few.label", seen) == "strategy 'reads' needs few.label. No image of the few data has a label."
 
 
+def test_a_field_that_is_read_and_written_has_to_be_there():
+    with pytest.raises(StackError, match=r"strategy 'both' needs source.weight. Nothing provides it"):
+        make_plan(Stack([Writer(name="both", reads=("source.weight",), changes=("source.weight",))]), BOTH)
+    make_plan(Stack([Writer(name="writes", changes=("source.weight",))]), BOTH)
+
+
 def test_a_map_that_is_read_before_all_maps_change_is_a_warning():
     early, late = Writer(name="early", reads=("source.depth",)), Writer(name="late", changes=("source.extra",))
     assert "'early' reads source.depth before 'late'" in make_plan(Stack([early, late]), BOTH).warnings[0]
