@@ -18,9 +18,9 @@ from dalib.core.create import dataset_from
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
-from dalib.data.dataset import classes_of, same_classes
+from dalib.data.dataset import classes_of, read_item, same_classes
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
-from dalib.data.doctor import compare, counted, examine_new
+from dalib.data.doctor import compare, compare_sizes, counted, examine_new
 from dalib.data.faults import Fault
 from dalib.data.files import find_images
 from dalib.deploy.bench import VARIANTS
@@ -34,7 +34,7 @@ from dalib.evaluation.evaluate import evaluate as score_model
 from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
-from dalib.runs.build import build_dataset, build_engine, build_model, dataset_options, forget_files
+from dalib.runs.build import build_dataset, build_engine, build_model, forget_files
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
 from dalib.runs.recipe import Recipe, apply_override, load_recipe, make_recipe
@@ -115,8 +115,7 @@ def plan(options: Namespace) -> None:
     classes = tuple(map(str, range(19)))
     with meta:
         engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
-    streams = {name: getattr(recipe.data, name) for name in ("source", "target")}
-    sizes = {name: _size(data) for name, data in streams.items() if data is not None}
+    sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
     for number, row in enumerate(made.rows, start=1):
@@ -153,13 +152,14 @@ def doctor(options: Namespace) -> int:
     _check_json(options)
     console, found = Console(), []
     faults: dict[Fault, None] = {}
-    for name in ("source", "target", "eval"):
-        chosen = dataset_options(recipe, name)
-        if chosen is not None:
-            create = partial(dataset_from, chosen, f"data.{name}")
-            one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
-            found.append(examine_new(create, name=f"data.{name}", limit=options.sample, one_size=one_size))
+    for name in (*recipe.data.names(), "eval"):
+        one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
+        for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
+            create = partial(dataset_from, chosen, path)
+            found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size))
             compare(found[0], found[-1])
+            if one_size and number:
+                compare_sizes(found[-1 - number], found[-1])
             console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
             faults |= dict.fromkeys(found[-1].faults)
     console.print(counted(len(faults), "fault") if faults else "no faults", style="bold")
@@ -194,7 +194,7 @@ def bench(options: Namespace) -> None:
 def export(options: Namespace) -> None:
     """Write a run's model for other runtimes."""
     loaded = load_run(options.run, device="cpu")
-    trained = _size(dataset_options(loaded.recipe, "eval") or {})
+    trained = _size(loaded.recipe, "eval")
     size = tuple(options.size) if options.size else trained or (512, 1024)
     image = None if options.image is None else read_image(Path(options.image)).float() / 255
     if around := [strategy.name for strategy in loaded.engine.stack.implementing("predictor")]:
@@ -232,7 +232,7 @@ def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> l
         dataset = build_dataset(recipe if source is None else load_recipe(source), "target")
         if dataset is None:
             raise DalibError("the recipe has no data.target to calibrate int8 on; name a folder with --calibrate.")
-        pictures = [dataset[i][0] for i in _spread(len(dataset))]
+        pictures = [read_item(dataset, i).image for i in _spread(len(dataset))]
     return [resize(picture[None].float() / 255, size, mode="bilinear", antialias=True)[0] for picture in pictures]
 
 
@@ -250,14 +250,16 @@ def _check_json(options: Namespace) -> None:
 
 def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
     value = parse_yaml(recipe.to_yaml())
-    value["data"]["eval"] = dataset_options(recipe, "eval")
+    value["data"]["eval"] = recipe.data.of("eval")
     for override in overrides:
         apply_override(value, override)
     return make_recipe(value)
 
 
-def _size(data: dict[str, object]) -> tuple[int, int] | None:
-    size = data.get("size")
+def _size(recipe: Recipe, name: str) -> tuple[int, int] | None:
+    """Return the (H, W) that all data sets of a stream or ``eval`` are given; None where it is not known."""
+    sizes = [options.get("size") for options in recipe.data.entries(name).values()]
+    size = sizes[0] if all(size == sizes[0] for size in sizes) else None
     return (size[0], size[1]) if isinstance(size, list) else None
 
 

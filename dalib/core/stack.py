@@ -12,6 +12,7 @@ from torch import Tensor
 from dalib.core.hookspecs import HOOKS, StrategySpecs
 from dalib.core.step import Step
 from dalib.core.strategy import DECLARATIONS, Strategy, declared_streams
+from dalib.data.draws import in_range
 from dalib.errors import DalibError, StackError, StrategyError, add_to, suggest
 from dalib.hooks import PROJECT, Predict
 
@@ -97,6 +98,7 @@ class Stack:
                         f"strategies {owners[stream]!r} and {strategy.name!r} both sample the stream {stream!r}; "
                         "a stream has one sampler: drop one of them."
                     )
+                draw = in_range(draw, stream, len(dataset))
                 draws[stream], owners[stream] = calling(strategy, "sampler")(draw), strategy.name
         return draws
 

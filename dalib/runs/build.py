@@ -1,5 +1,6 @@
 """Building of the data sets, the model and the engine that a checked recipe names."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -9,6 +10,8 @@ from dalib.core.create import dataset_from, model_from, strategy_from
 from dalib.core.engine import Engine
 from dalib.core.optim import OPTIMIZERS, SCHEDULES
 from dalib.data.dataset import classes_of, same_classes
+from dalib.data.joined import Joined
+from dalib.data.loader import place_of
 from dalib.errors import RecipeError, RegistryError
 from dalib.losses import SegmentationLoss
 from dalib.randomness import seeded
@@ -20,23 +23,14 @@ if TYPE_CHECKING:
     from dalib.data.dataset import SegmentationDataset
 
 
-def dataset_options(recipe: Recipe, name: str) -> Options | None:
-    """Return the options of ``source``, ``target`` or ``eval``; None where the recipe has no such data.
-
-    ``eval`` defaults to the target with ``split: val``, and to the source's where there is no target.
-    """
-    options: Options | None = getattr(recipe.data, name)
-    if name == "eval" and options is None:
-        return {**(recipe.data.target or recipe.data.source), "split": "val"}
-    return options
-
-
 def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
-    """Return the data set ``source``, ``target`` or ``eval``; None where the recipe has none."""
-    options = dataset_options(recipe, name)
-    if options is None:
+    """Return the data set of a stream or ``eval``, those of a list joined; None where the recipe has none."""
+    datasets = {path: dataset_from(options, path) for path, options in recipe.data.entries(name).items()}
+    if not datasets:
         return None
-    dataset = dataset_from(options, f"data.{name}")
+    dataset: SegmentationDataset = next(iter(datasets.values()))
+    if isinstance(recipe.data.of(name), list):
+        dataset = Joined(datasets, None if name == "eval" else recipe.data.shares(name))
     scored = getattr(dataset, "for_evaluation", None) if name == "eval" else None
     return scored() if scored else dataset
 
@@ -91,9 +85,9 @@ def build_engine(
     return engine
 
 
-def check_classes(**datasets: "SegmentationDataset | None") -> tuple[str, ...]:
-    """Return the names of the classes of all data sets; DataError where two sets differ."""
-    present = {f"data.{name}": classes_of(dataset) for name, dataset in datasets.items() if dataset is not None}
+def check_classes(datasets: "Mapping[str, SegmentationDataset]") -> tuple[str, ...]:
+    """Return the names of the classes of all data sets, by stream or ``eval``; DataError where two sets differ."""
+    present = {place_of(name): classes_of(dataset) for name, dataset in datasets.items()}
     same_classes(present)
     return next(iter(present.values()))
 

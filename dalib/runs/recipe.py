@@ -13,6 +13,7 @@ from dalib.core.create import check_use
 from dalib.core.guard import NonFinitePolicy
 from dalib.core.optim import OPTIMIZERS, SCHEDULES
 from dalib.core.precision import PrecisionName
+from dalib.data.loader import place_of
 from dalib.discovery import default_registry, load_module
 from dalib.errors import DalibError, RecipeError, add_to
 from dalib.evaluation.protocols import PROTOCOLS
@@ -22,6 +23,7 @@ from dalib.runs.folder import RunFolder
 from dalib.yaml import dump_yaml, parse_yaml, read_yaml
 
 Options = dict[str, Any]
+DataSets = Options | list[Options]
 
 _DEFAULTS: dict[str, Options] = {"optimizer": {"use": "sgd", "lr": 2.5e-4}, "schedule": {"use": "poly"}}
 
@@ -40,20 +42,81 @@ def _protocol(name: str) -> str:
     return name
 
 
+def _streams(streams: dict[str, DataSets]) -> dict[str, DataSets]:
+    for name in streams:
+        if not name.isidentifier() or name in ("source", "target", "eval"):
+            raise ValueError("names of further streams, such as few, other than source, target and eval")
+    return streams
+
+
 class DataOptions(OptionGroup):
-    """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images per domain and step.
+    """``data:``. Each of ``source``, ``target`` and ``eval`` is a data set or a list of them, which are joined.
+
+    ``streams``: further streams by name, with their labels, such as a few labelled images of the target. Of a list,
+    images are drawn in proportion to the data sets' sizes, or to the number ``share`` in each entry.
+    ``eval`` defaults to the target with ``split: val``; batch_size counts images per domain and step.
 
     A training image that cannot be read stops the run; ``on_bad_item: skip`` loads the data set's next one instead, and
     stops after ``max_bad_items`` different ones. Evaluation never skips, since that would change the score.
     """
 
-    source: Options
-    target: Options | None = None
-    eval: Options | None = None
+    source: DataSets | None = None
+    target: DataSets | None = None
+    streams: Annotated[dict[str, DataSets], AfterValidator(_streams)] = field(default_factory=dict)
+    eval: DataSets | None = None
     batch_size: Count = 4
     workers: Whole = 0
     on_bad_item: Literal["stop", "skip"] = "stop"
     max_bad_items: Count = 10
+
+    def names(self) -> list[str]:
+        """Return the names of the streams that have data: source, target and further ones."""
+        return [name for name in ("source", "target", *self.streams) if self.of(name) is not None]
+
+    def of(self, name: str) -> DataSets | None:
+        """Return the data of a stream or ``eval`` as the recipe has it; None where there is none.
+
+        ``eval`` defaults to the target with ``split: val``, and to the source's where there is no target.
+        """
+        if name == "eval" and self.eval is None:
+            held_out = self.target or self.source
+            if isinstance(held_out, list):
+                return [{**_without_share(options), "split": "val"} for options in held_out]
+            return held_out and {**held_out, "split": "val"}
+        chosen: DataSets | None = self.streams[name] if name in self.streams else getattr(self, name)
+        return chosen
+
+    def entries(self, name: str) -> dict[str, Options]:
+        """Return the options of each data set of a stream or ``eval``, without its ``share``, by path in the recipe."""
+        path, chosen = place_of(name), self.of(name)
+        if isinstance(chosen, list):
+            kept = chosen if name == "eval" else [_without_share(options) for options in chosen]
+            return {f"{path}[{number}]": options for number, options in enumerate(kept)}
+        return {} if chosen is None else {path: chosen}
+
+    def shares(self, name: str) -> list[float] | None:
+        """Return the share of each data set of a list; None where they are drawn in proportion to their sizes.
+
+        Raises:
+            RecipeError: some entries have a share and some have none, or it is no number above 0.
+        """
+        chosen = self.of(name)
+        if not isinstance(chosen, list) or not any("share" in options for options in chosen):
+            return None
+        if not all("share" in options for options in chosen):
+            raise RecipeError(f"{place_of(name)}: expected `share` in each entry or in none, found it in some.")
+        return [
+            check_options(_share, {"share": options["share"]}, f"{place_of(name)}[{number}]")["share"]
+            for number, options in enumerate(chosen)
+        ]
+
+
+def _share(share: Positive) -> None:
+    """The option of a list's entry that is not its data set's."""
+
+
+def _without_share(options: Options) -> Options:
+    return {key: value for key, value in options.items() if key != "share"}
 
 
 class TrainOptions(OptionGroup):
@@ -207,10 +270,7 @@ def _check_uses(recipe: Recipe) -> None:
     for module in recipe.plugins:
         load_module(default_registry(), module)
     check_use("model", recipe.model, "model")
-    for name in ("source", "target", "eval"):
-        options = getattr(recipe.data, name)
-        if options is not None:
-            check_use("dataset", options, f"data.{name}")
+    _check_data(recipe.data)
     for index, options in enumerate(recipe.strategies):
         check_use("strategy", options, f"strategies[{index}]")
     if recipe.loss is not None:
@@ -218,6 +278,22 @@ def _check_uses(recipe: Recipe) -> None:
     _check_choice(OPTIMIZERS, recipe.optimizer, "optimizer")
     if recipe.schedule is not None:
         _check_choice(SCHEDULES, {"steps": recipe.train.steps, **recipe.schedule}, "schedule")
+
+
+def _check_data(data: DataOptions) -> None:
+    if not data.names():
+        raise RecipeError("data: expected at least one of source, target and streams, found none.")
+    if data.of("eval") is None:
+        raise RecipeError("data.eval: this option is required where there is neither source nor target.")
+    given = [*data.names(), *(["eval"] if data.eval is not None else [])]
+    for name in given:
+        entries = data.entries(name)
+        if not entries:
+            raise RecipeError(f"{place_of(name)}: expected at least one data set, got [].")
+        for path, options in entries.items():
+            check_use("dataset", options, path)
+    for name in data.names():
+        data.shares(name)
 
 
 def _check_choice(choices: Mapping[str, Callable[..., object]], options: Options, path: str) -> None:

@@ -120,7 +120,7 @@ def test_recipes_of_the_docs_are_sound(with_example_plugin):
 
 def test_data_of_ones_own_goes_from_plan_to_predictions_as_the_quick_start_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    label_map, recipe = blocks("quickstart", "yaml")
+    label_map, recipe, _ = blocks("quickstart", "yaml")
     Path("game").mkdir()
     Path("game/labels.yaml").write_text(label_map)
     Path("mine.yaml").write_text(recipe)

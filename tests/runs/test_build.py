@@ -108,6 +108,32 @@ def test_each_data_set_is_the_one_that_the_recipe_names(name):
     assert len(sets[name]) == 3
 
 
+TWO = "[{use: tiny, length: 3, share: 3}, {use: tiny, length: 5, share: 1}]"
+
+
+@pytest.mark.parametrize("name", ["source", "target", "streams.few"])
+def test_data_sets_of_a_list_are_joined_with_their_shares(name):
+    recipe = changed(f"data.{name}={TWO}")
+    joined = build_dataset(recipe, name.removeprefix("streams."))
+    assert (len(joined), joined.lengths, joined.shares) == (8, [3, 5], [3, 1])
+    assert joined.names == (f"data.{name}[0]", f"data.{name}[1]")
+    assert (
+        build_dataset(changed(f"data.{name}=[{{use: tiny, length: 3}}]"), name.removeprefix("streams.")).shares is None
+    )
+
+
+def test_a_recipe_without_data_of_a_name_has_none():
+    recipe = changed("data.source=null", "data.streams.few={use: tiny}")
+    assert build_dataset(recipe, "source") is None and recipe.data.names() == ["target", "few"]
+
+
+def test_evaluation_is_by_default_on_the_held_out_images_of_every_target():
+    recipe = changed("data.target=[{use: diorama, share: 1}, {use: diorama, split: test, share: 2}]", "data.eval=null")
+    assert [part.split for part in build_dataset(recipe, "eval").datasets] == ["val", "val"]
+    alone = changed("data.target=null", "data.source.split=train", "data.eval=null")
+    assert build_dataset(alone, "eval").split == "val"
+
+
 def test_data_train_and_evaluate_reach_the_run(tmp_path, monkeypatch):
     seen = {}
 

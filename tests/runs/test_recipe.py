@@ -35,6 +35,23 @@ MISTAKES: dict[str, str] = {
     "train={log_every: 1}": "train.steps: this option is required.",
     "data=3": "data: expected a mapping, got 3.",
     "data.sorce={use: diorama}": "data.sorce: unknown option. Did you mean 'source'?",
+    "data.source=7": "data.source: expected a mapping or a list, got 7.",
+    "data.source=[]": "data.source: expected at least one data set, got [].",
+    "data.source=[7]": "data.source[0]: expected a mapping, got 7.",
+    "data.target=[{use: diorama, lenght: 3}]": "data.target[0].lenght: unknown option. Did you mean 'length'?",
+    "data.source=[{use: diorama, share: 1}, {use: diorama}]": "data.source: expected `share` in each entry or in none, "
+    "found it in some.",
+    "data.source=[{use: diorama, share: 0}]": "data.source[0].share: expected more than 0, got 0.",
+    "data.source.share=1": "data.source.share: unknown option.",
+    "data.eval=[{use: diorama, share: 1}]": "data.eval[0].share: unknown option.",
+    "data.streams.few={use: dioramma}": "data.streams.few.use: there is no dataset 'dioramma'.",
+    "data.streams.few=[{use: diorama}, {use: diorama, size: 3}]": "data.streams.few[1].size: expected a list, got 3.",
+    "data.streams.target={use: diorama}": "data.streams: expected names of further streams, such as few, other than "
+    "source, target and eval, got",
+    "data.streams={a.b: {use: diorama}}": "data.streams: expected names of further streams, such as few, other than",
+    "data={streams: {few: {use: diorama}}}": "data.eval: this option is required where there is neither source nor "
+    "target.",
+    "data={eval: {use: diorama}}": "data: expected at least one of source, target and streams, found none.",
     "data.batch_size=0": "data.batch_size: expected at least 1, got 0.",
     "data.workers=-1": "data.workers: expected at least 0, got -1.",
     "data.on_bad_item=ignore": "data.on_bad_item: expected 'stop' or 'skip', got \"ignore\".",
