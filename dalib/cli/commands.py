@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -33,6 +34,7 @@ from dalib.evaluation.evaluate import evaluate as score_model
 from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
+from dalib.registry import Kind
 from dalib.runs.build import build_dataset, build_engine, build_model, dataset_options, forget_files
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
@@ -138,7 +140,7 @@ def plugins(options: Namespace) -> None:
     for name, error in registry.broken.items():
         found.add_row(name, "", f"[red]broken[/]: {escape(error)}")
     names = Table("kind", "name", "plugin", title="registered names")
-    for kind in ("strategy", "model", "dataset"):
+    for kind in get_args(Kind):
         for name in registry.names(kind):
             names.add_row(kind, name, registry.owner(kind, name))
     console = Console()

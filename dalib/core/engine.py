@@ -35,7 +35,7 @@ from dalib.evaluation.result import Result
 from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
-from dalib.models.wrapper import network_of
+from dalib.models.wrapper import network_of, own_loss
 from dalib.randomness import seeded
 
 Schedule = Callable[[int], float]
@@ -87,7 +87,7 @@ class Engine:
         self.seed = seed
         self.index = 0
         self.clock = Clock(self.device)
-        self.segmentation_loss = loss or getattr(network_of(model), "segmentation_loss", None) or SegmentationLoss()
+        self.segmentation_loss = loss or own_loss(network_of(model)) or SegmentationLoss()
         self.critics: dict[str, Critic] = {}
         self._planned: dict[str, tuple[int, int]] = {}
         self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)))

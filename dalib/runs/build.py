@@ -1,15 +1,15 @@
 """Building of the data sets, the model and the engine that a checked recipe names."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dalib.core.create import dataset_from, model_from, strategy_from
+from dalib.core.create import dataset_from, loss_from, model_from, optimizer_from, schedule_from, strategy_from
 from dalib.core.engine import Engine
-from dalib.core.optim import OPTIMIZERS, SCHEDULES
 from dalib.data.dataset import classes_of, same_classes
 from dalib.errors import RecipeError, RegistryError
-from dalib.losses import SegmentationLoss
+from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.models.wrapper import network_of
 from dalib.randomness import seeded
 from dalib.runs.recipe import Options, Recipe
 
@@ -58,15 +58,12 @@ def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device"
 def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], device: "torch.device") -> Engine:
     """Return the engine with the recipe's stack, optimiser and schedule."""
     strategies = [strategy_from(options, f"strategies[{i}]") for i, options in enumerate(recipe.strategies)]
-    optimizer, optimizer_options = _used(recipe.optimizer)
-    schedule = None
-    if recipe.schedule is not None:
-        used, rest = _used(recipe.schedule)
-        schedule = SCHEDULES[used](**{"steps": recipe.train.steps, **rest})
+    make, groups = optimizer_from(recipe.optimizer, "optimizer")
+    schedule = None if recipe.schedule is None else schedule_from(recipe.schedule, recipe.train.steps, "schedule")
     engine = Engine(
         model,
         strategies,
-        optimizer=OPTIMIZERS[optimizer](**optimizer_options),
+        optimizer=lambda parameters: make(groups.split(parameters, network_of(model))),
         schedule=schedule,
         clip=recipe.train.clip,
         device=device,
@@ -89,15 +86,9 @@ def check_classes(**datasets: "SegmentationDataset | None") -> tuple[str, ...]:
     return next(iter(present.values()))
 
 
-def _loss(options: Options | None, num_classes: int) -> SegmentationLoss | None:
-    if options is None:
-        return None
-    weights = options.get("class_weights")
+def _loss(options: Options | None, num_classes: int) -> SegmentationLossFunction | None:
+    loss = None if options is None else loss_from(options, "loss")
+    weights = loss.class_weights if isinstance(loss, SegmentationLoss) else None
     if weights is not None and len(weights) != num_classes:
         raise RecipeError(f"loss.class_weights: expected {num_classes} values, one per class, got {len(weights)}.")
-    return SegmentationLoss(**options)
-
-
-def _used(options: Options) -> tuple[str, dict[str, Any]]:
-    rest = dict(options)
-    return rest.pop("use"), rest
+    return loss

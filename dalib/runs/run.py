@@ -177,11 +177,16 @@ class Run:
         return {
             **{name: value for name, value in zip(terms, values, strict=True) if math.isfinite(value)},
             **({"skipped": guard.skipped} if guard.skipped else {}),
-            "lr": self.engine.optimizer.param_groups[0]["lr"],
+            "lr": self._rate(),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(rate, 3),
             **({"bad_items": len(self.bad_items.messages)} if self.bad_items.messages else {}),
         }
+
+    def _rate(self) -> float:
+        """Return the last step's learning rate, without the factors of parameter groups."""
+        schedule, rate = self.engine.schedule, self.engine.optimizer.param_groups[0]["initial_lr"]
+        return float(rate * (schedule(self.engine.index - 1) if schedule else 1.0))
 
     def _score_on_the_way(self) -> float:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
