@@ -1,6 +1,6 @@
 """Building of the data sets, the model and the engine that a checked recipe names."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -41,9 +41,23 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
 
 
 def forget_files(recipe: Recipe) -> None:
-    """Drop weight files and downloads from the model's options, for one that is restored or never runs."""
+    """Drop weight files and downloads from the options of models, for a run that is restored or never trains.
+
+    A model is what ``use`` names within the options of another or of a strategy. What a strategy itself reads it leaves
+    out by ``ctx.purpose``.
+    """
+    recipe.model = _forgetful(recipe.model)
+    recipe.strategies = [{key: _forgetful(value) for key, value in options.items()} for options in recipe.strategies]
+
+
+def _forgetful(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_forgetful(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
     replaced = {"weights": None, "backbone_weights": None, "pretrained": False}
-    recipe.model.update({key: value for key, value in replaced.items() if recipe.model.get(key)})
+    forgotten = {key: other for key, other in replaced.items() if "use" in value and value.get(key)}
+    return {key: _forgetful(entry) for key, entry in value.items()} | forgotten
 
 
 def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device") -> nn.Module:
