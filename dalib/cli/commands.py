@@ -29,18 +29,26 @@ from dalib.deploy.bench_table import bench_table
 from dalib.deploy.export import export as export_model
 from dalib.deploy.runtimes import ExportedFile
 from dalib.discovery import default_registry
-from dalib.errors import DalibError
+from dalib.errors import DalibError, DataError
 from dalib.evaluation.evaluate import evaluate as score_model
 from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
+from dalib.labels import CITYSCAPES_CLASSES
 from dalib.registry import Kind
-from dalib.runs.build import build_dataset, build_engine, build_model, dataset_options, forget_files
+from dalib.runs.build import (
+    build_dataset,
+    build_engine,
+    build_model,
+    check_classes,
+    dataset_options,
+    forget_files,
+    overridden,
+)
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
-from dalib.runs.recipe import Recipe, apply_override, load_recipe, make_recipe
+from dalib.runs.recipe import Recipe, load_recipe
 from dalib.runs.run import run as run_recipe
-from dalib.yaml import parse_yaml
 
 logger = logging.getLogger("dalib")
 
@@ -58,15 +66,19 @@ def evaluate(options: Namespace) -> None:
     """Evaluate a run, or an exported file on a recipe's data."""
     score: Callable[..., Result]
     recipe = None if options.recipe is None else load_recipe(options.recipe)
+    stack = [override for override in options.overrides if override.startswith(("strategies", "plugins"))]
+    others = [override for override in options.overrides if override not in stack]
     if Path(options.run).suffix == ".onnx":
         if recipe is None:
             raise DalibError(f"{options.run}: name what it is scored on with --recipe, such as its run's recipe.yaml.")
-        recipe = _overridden(recipe, options.overrides)
+        if stack:
+            raise DalibError(f"override {stack[0]!r}: an exported file has no strategies around it; evaluate the run.")
+        recipe = overridden(recipe, others)
         file = ExportedFile(options.run)
         classes, score = file.classes, partial(score_model, file)
     else:
-        loaded = load_run(options.run)
-        recipe = _overridden(recipe or loaded.recipe, options.overrides)
+        loaded = load_run(options.run, overrides=options.overrides if recipe is None else stack)
+        recipe = loaded.recipe if recipe is None else overridden(recipe, others)
         classes = loaded.classes
         score = partial(loaded.engine.evaluate, teacher=recipe.evaluate.model == "teacher")
     dataset = build_dataset(recipe, "eval")
@@ -113,7 +125,7 @@ def plan(options: Namespace) -> None:
     meta = torch.device("meta")
     forget_files(recipe)
     recipe.train.precision = "fp32"
-    classes = tuple(map(str, range(19)))
+    classes = _planned_classes(recipe)
     with meta:
         engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta)
     streams = {name: getattr(recipe.data, name) for name in ("source", "target")}
@@ -249,12 +261,18 @@ def _check_json(options: Namespace) -> None:
         check_writable(Path(options.json))
 
 
-def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
-    value = parse_yaml(recipe.to_yaml())
-    value["data"]["eval"] = dataset_options(recipe, "eval")
-    for override in overrides:
-        apply_override(value, override)
-    return make_recipe(value)
+def _planned_classes(recipe: Recipe) -> tuple[str, ...]:
+    """Return the classes of the data sets that are here, or Cityscapes' 19 where none is."""
+    found, absent = {}, []
+    for name in ("source", "target", "eval"):
+        try:
+            found[name] = build_dataset(recipe, name)
+        except (DataError, OSError) as error:
+            absent.append(error)
+    if any(found.values()):
+        return check_classes(**found)
+    logger.warning("%s The stack is checked with Cityscapes' 19 classes.", absent[0])
+    return CITYSCAPES_CLASSES
 
 
 def _size(data: dict[str, object]) -> tuple[int, int] | None:

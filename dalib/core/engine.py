@@ -215,7 +215,7 @@ class Engine:
             bad_items: counts unreadable images and limits their number; default: the first ends the run.
         """
         datasets = self.stack.read({"source": source} | ({"target": target} if target is not None else {}))
-        draws = self.stack.draws(datasets)
+        draws = self.stack.draws(datasets, self.seed)
         loader = StreamLoader(datasets, draws, batch_size, self.accumulate, self.seed, workers, bad_items)
         with loader.batches(self.index, steps, self.device) as batches:
             while self.index < steps:
@@ -242,7 +242,7 @@ class Engine:
     def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
         model = self.network(teacher)
-        with self.clock.section("evaluation"):
+        with self.clock.section("evaluation"), inference(self.model):  # a predictor may have kept it
             return evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
 
     def network(self, teacher: bool) -> nn.Module:
@@ -268,7 +268,7 @@ class Engine:
                 logits: Tensor = model(images)
             return logits.float()
 
-        return self.stack.predictor(model, predict)
+        return self.stack.predictor(model, predict, self.device, self.seed)
 
     # --------------------------------------------------------------------------------------------------- state
 

@@ -1,5 +1,6 @@
 """Building of the data sets, the model and the engine that a checked recipe names."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,12 +12,16 @@ from dalib.errors import RecipeError, RegistryError
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.wrapper import network_of
 from dalib.randomness import seeded
-from dalib.runs.recipe import Options, Recipe
+from dalib.runs.recipe import Options, Recipe, apply_override, make_recipe
+from dalib.yaml import parse_yaml
 
 if TYPE_CHECKING:
     import torch
 
     from dalib.data.dataset import SegmentationDataset
+
+
+EVALUATED = ("data", "evaluate", "strategies", "plugins")  # sections that an evaluation may change
 
 
 def dataset_options(recipe: Recipe, name: str) -> Options | None:
@@ -38,6 +43,26 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
     dataset = dataset_from(options, f"data.{name}")
     scored = getattr(dataset, "for_evaluation", None) if name == "eval" else None
     return scored() if scored else dataset
+
+
+def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return a trained recipe with ``dotted.key=value`` changes of what an evaluation may change.
+
+    Raises:
+        RecipeError: a change of another section, which says what was trained.
+    """
+    for override in overrides:
+        section = override.partition("=")[0].partition(".")[0]
+        if section not in EVALUATED:
+            raise RecipeError(
+                f"override {override!r}: an evaluation may change {', '.join(EVALUATED)}; {section} says how the run "
+                "was trained. Train a new run with it, or drop it."
+            )
+    value = parse_yaml(recipe.to_yaml())
+    value["data"]["eval"] = dataset_options(recipe, "eval")
+    for override in overrides:
+        apply_override(value, override)
+    return make_recipe(value)
 
 
 def forget_files(recipe: Recipe) -> None:
