@@ -106,10 +106,8 @@ def test_plan_reads_the_classes_of_the_data_sets(folders, capsys):
     weights = "strategies=[{use: supervised, class_weights: [1, 2]}]"
     assert run_dalib("plan", folders, weights) == 0
     assert not capsys.readouterr().err
-    assert refusal(capsys, "plan", folders, "strategies=[{use: supervised, class_weights: [1, 2, 3]}]") == (
-        "strategy 'supervised': class_weights has 3 values for 2 classes; give one per class. It was raised by strategy "
-        "'supervised' in its hook 'setup'."
-    )
+    said = refusal(capsys, "plan", folders, "strategies=[{use: supervised, class_weights: [1, 2, 3]}]")
+    assert said.startswith("strategy 'supervised': class_weights has 3 values for 2 classes; give one per class.")
     other = "data.target={use: diorama, domain: target, size: [32, 64]}"
     assert "data.source has 2 classes and data.target has 19" in refusal(capsys, "plan", folders, other)
 
