@@ -1,14 +1,14 @@
 """Building of the data sets, the model and the engine that a checked recipe names."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from dalib.core.create import dataset_from, loss_from, model_from, optimizer_from, schedule_from, strategy_from
 from dalib.core.engine import Engine
 from dalib.data.dataset import classes_of, same_classes
-from dalib.errors import RecipeError, RegistryError
+from dalib.errors import DalibError, RecipeError, RegistryError
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.wrapper import network_of
 from dalib.randomness import seeded
@@ -92,6 +92,20 @@ def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device"
             return model_from(recipe.model, len(classes), "model")
         except RegistryError as error:  # an unknown backbone, found only when it is created
             raise RegistryError(f"model: {error}") from None
+
+
+def compiled(model: nn.Module, device: "torch.device") -> nn.Module:
+    """Return the model compiled by ``torch.compile``; DalibError where it does not work on this machine."""
+    import torch
+
+    try:
+        torch.compile(torch.square)(torch.ones(8, device=device))  # in a second, instead of within a step
+    except Exception as error:  # a missing compiler and a broken one raise different kinds
+        raise DalibError(
+            "train.compile needs what torch.compile needs, on a CPU a C++ compiler, and that failed: "
+            f"{str(error).strip().partition(chr(10))[0]} Install one (Debian's package is g++), or leave it out."
+        ) from error
+    return cast(nn.Module, torch.compile(model))
 
 
 def build_engine(recipe: Recipe, model: nn.Module, classes: tuple[str, ...], device: "torch.device") -> Engine:

@@ -58,11 +58,13 @@ class TrainOptions(OptionGroup):
     """``train:``. Every ``*_every`` is in steps; ``eval_every: null`` evaluates only at the end.
 
     ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
+    ``compile``: train through ``torch.compile``; what a run writes is the same model, without it.
     ``keep_every``: permanent checkpoints (``step_000200.pt``) beside the last, the one before it and the best.
     """
 
     steps: Count
     precision: PrecisionName = "fp32"
+    compile: bool = False
     accumulate: Count = 1
     clip: Positive | None = None
     seed: Whole = 0

@@ -21,7 +21,7 @@ from dalib.device import choose_device
 from dalib.errors import CheckpointError, DalibError
 from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
-from dalib.runs.build import build_dataset, build_engine, build_model, check_classes
+from dalib.runs.build import build_dataset, build_engine, build_model, check_classes, compiled
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import Earlier
@@ -71,7 +71,9 @@ class Run:
         self.classes = check_classes(source=self.source, target=self.target, eval=self.eval)
         class_ids(recipe.evaluate.classes, self.classes)
         device = choose_device(recipe.train.device)
-        self.engine = build_engine(recipe, build_model(recipe, self.classes, device), self.classes, device)
+        model = build_model(recipe, self.classes, device)
+        model = compiled(model, device) if recipe.train.compile else model
+        self.engine = build_engine(recipe, model, self.classes, device)
         streams = {"source": self.source} | ({} if self.target is None else {"target": self.target})
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
