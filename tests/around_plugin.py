@@ -1,10 +1,11 @@
 """Methods around predictions, as a plugin that a recipe names: ``plugins: [tests.around_plugin]``."""
 
 import copy
+from typing import Any
 
 import torch
 
-from dalib import Registry, Strategy, hookimpl
+from dalib import Registry, Strategy, create_model, hookimpl
 
 
 class Noisy(Strategy):
@@ -51,9 +52,46 @@ class Keeps(Strategy):
         return lambda images: self._model(images)
 
 
+class Ensemble(Strategy):
+    """Predict the mean with another model, ``other: {use: name, **options}``."""
+
+    other: dict[str, Any]
+
+    @hookimpl
+    def setup(self, ctx):
+        options = dict(self.other)
+        self._other = create_model(options.pop("use"), ctx.num_classes, **options).eval().to(ctx.device)
+
+    @hookimpl
+    def predictor(self, model, predict):
+        return lambda images: (predict(images) + self._other(images)) / 2
+
+
+class Distil(Strategy):
+    """Train towards another model, ``other: {use: name, **options}``."""
+
+    other: dict[str, Any]
+
+    requires = frozenset({"target.image"})
+    forwards = frozenset({"target"})
+
+    @hookimpl
+    def setup(self, ctx):
+        options = dict(self.other)
+        self._other = create_model(options.pop("use"), ctx.num_classes, **options).eval().to(ctx.device)
+
+    @hookimpl
+    def loss(self, step):
+        with torch.no_grad():
+            wanted = self._other(step.batch["target"].image)
+        return {"distance": (step.logits("target") - wanted).square().mean()}
+
+
 @hookimpl
 def dalib_register(registry: Registry) -> None:
     """Register them."""
+    registry.strategy("distil", Distil)
+    registry.strategy("ensemble", Ensemble)
     registry.strategy("noisy", Noisy)
     registry.strategy("constant", Constant)
     registry.strategy("keeps", Keeps)

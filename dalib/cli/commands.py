@@ -123,7 +123,7 @@ def plan(options: Namespace) -> None:
         sys.stdout.write(recipe.to_yaml())
         return
     meta = torch.device("meta")
-    forget_files(recipe)
+    forget_files(recipe, scored=False)
     recipe.train.precision = "fp32"
     classes = _planned_classes(recipe)
     with meta:

@@ -8,6 +8,7 @@ from torch import nn
 from dalib.core.create import dataset_from, loss_from, model_from, optimizer_from, schedule_from, strategy_from
 from dalib.core.engine import Engine
 from dalib.data.dataset import classes_of, same_classes
+from dalib.discovery import default_registry
 from dalib.errors import DalibError, RecipeError, RegistryError
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.wrapper import network_of
@@ -65,14 +66,16 @@ def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return make_recipe(value)
 
 
-def forget_files(recipe: Recipe) -> None:
+def forget_files(recipe: Recipe, *, scored: bool) -> None:
     """Drop weight files and downloads from the options of models, for a run that is restored or never trains.
 
-    A model is what ``use`` names within the options of another or of a strategy. What a strategy itself reads it leaves
-    out by ``ctx.purpose``.
+    Models within the options of another model or of a strategy, ``{use: name, ...}``, forget theirs, too. But where a
+    run is ``scored``, those of strategies around predictions stay: what these use need not be in the checkpoint.
     """
     recipe.model = _forgetful(recipe.model)
-    recipe.strategies = [{key: _forgetful(value) for key, value in options.items()} for options in recipe.strategies]
+    for options in recipe.strategies:
+        if not (scored and hasattr(default_registry().get("strategy", options["use"]), "predictor")):
+            options |= {key: _forgetful(value) for key, value in options.items()}
 
 
 def _forgetful(value: Any) -> Any:

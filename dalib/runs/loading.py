@@ -63,7 +63,7 @@ def load_run(path: str | Path, device: str | None = None, overrides: Sequence[st
         )
     recipe = make_recipe(_mapping(state["recipe"], f"the recipe in {file}"))
     recipe = overridden(recipe, overrides) if overrides else recipe
-    forget_files(recipe)  # the checkpoint has the weights
+    forget_files(recipe, scored=True)  # the checkpoint has the weights
     chosen = choose_device(device)
     with checkpoint.taken_from(file):
         classes = tuple(map(str, state["classes"]))

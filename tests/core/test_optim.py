@@ -404,3 +404,35 @@ def test_a_group_with_dampening_does_not_keep_the_others_from_their_fused_form()
     optimizer = SGD(groups, lr=0.1, momentum=0.9)
     fuse(optimizer)
     assert [group["fused"] for group in optimizer.param_groups] == [None, True]
+
+
+def of_groups(**options):
+    """Return an engine whose optimiser has groups of a recipe's options, after two steps."""
+    torch.manual_seed(0)
+    network = TinyModel()
+    groups = ParameterGroups(**options)
+    make = adamw(lr=0.01, weight_decay=0.1)
+    engine = Engine(network, [Supervised()], device="cpu", optimizer=lambda p: make(groups.split(p, network)))
+    for index in range(2):
+        engine.step(tiny_batch(index))
+    return engine
+
+
+def test_a_run_with_groups_resumes_and_other_groups_are_refused():
+    options = {"groups": {"body": 0.1}, "no_decay": ["norm", "bias"]}
+    first, second = of_groups(**options), of_groups(**options)
+    state = copy.deepcopy(first.state_dict())
+    second.step(tiny_batch(5))
+    second.load_state_dict(state)
+    for engine in (first, second):
+        engine.step(tiny_batch(2))
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    with pytest.raises(CheckpointError, match="the optimiser of the model is another one"):
+        of_groups(groups={"body": 0.1}).load_state_dict(state)
+
+
+def test_groups_act_on_rates_and_on_decay():
+    engine = of_groups(groups={"body": 0.1}, no_decay=["bias"])
+    rates = {(round(group["lr"], 6), group["weight_decay"]) for group in engine.optimizer.param_groups}
+    assert rates == {(0.001, 0.1), (0.001, 0.0), (0.01, 0.1), (0.01, 0.0)}

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dalib import make_recipe, run
+from dalib import create_model, make_recipe, run
 from dalib.core import checkpoint
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
@@ -122,3 +122,29 @@ def test_scoring_the_teacher_leaves_the_students_statistics_alone(tmp_path):
     engine.evaluate(TinyData(num_classes=19), teacher=True)
     assert engine.model.training
     assert all(torch.equal(v, stored[k]) for k, v in engine.model.network.state_dict().items())
+
+
+@pytest.fixture
+def of_another(tmp_path):
+    """A file of weights of another model, and a function that trains a run with a strategy that reads it."""
+    file = tmp_path / "other.pt"
+    torch.save(create_model("tiny", 19).network.state_dict(), file)
+    options = f"other: {{use: tiny, weights: {file}}}"
+    return file, lambda use: trained(tmp_path / use, f"strategies: [{{use: supervised}}, {{use: {use}, {options}}}]")
+
+
+def test_files_of_models_that_a_strategy_trains_with_are_not_wanted_again(of_another, tmp_path):
+    file, train = of_another
+    path = train("distil")
+    file.unlink()
+    assert scores(path)[0] == json.loads((path / "results.json").read_text())["miou"]
+    assert load_run(path).recipe.strategies[1]["other"] == {"use": "tiny", "weights": None}
+
+
+def test_a_model_that_predicts_is_read_again_rather_than_scored_at_random(of_another, tmp_path, capsys):
+    file, train = of_another
+    path = train("ensemble")
+    assert scores(path)[0] == json.loads((path / "results.json").read_text())["miou"]
+    file.unlink()
+    assert refusal(capsys, "evaluate", path).startswith(f"{file} is not a file; give the path of a file of weights")
+    assert run_dalib("plan", path / "recipe.yaml") == 0

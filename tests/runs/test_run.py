@@ -338,3 +338,12 @@ def test_a_run_over_its_bound_of_bad_items_goes_on_with_a_larger_one(tmp_path, m
     run(with_data(on_bad_item="skip", max_bad_items=4), tmp_path / "run", resume=True)
     run(with_data(on_bad_item="skip"), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_the_logged_rate_is_the_schedules_without_the_factors_of_groups(tmp_path):
+    grouped = recipe(steps=2)
+    grouped.optimizer["groups"] = {"body": 0.1}
+    run(grouped, tmp_path / "grouped")
+    run(recipe(steps=2), tmp_path / "plain")
+    rates = [[line["lr"] for line in metrics(tmp_path / name)] for name in ("grouped", "plain")]
+    assert rates[0] == rates[1] and rates[0][0] > rates[0][1]
