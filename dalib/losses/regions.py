@@ -16,7 +16,8 @@ from dalib.resizing import resize
 def regions(logits: Tensor, label: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return probabilities (K, N), the truth, 0 or 1, (K, N), and weights (N,) of all N pixels, in float32.
 
-    Ignored pixels stay, with probability, truth and weight 0: taking them out would wait for the device.
+    Ignored pixels stay, with probability and truth 0, so that they add nothing: taking them out would wait for the
+    device.
 
     Args:
         logits: (B, K, h, w) of any float type; resized bilinearly where the label's size differs.
@@ -27,8 +28,8 @@ def regions(logits: Tensor, label: Tensor, weight: Tensor | None) -> tuple[Tenso
     probability = probability.masked_fill(~valid[:, None], 0.0)
     classes = torch.arange(logits.shape[1], device=label.device)
     truth = (label[None] == classes.view(-1, 1, 1, 1)).float()
-    weights = torch.ones_like(label, dtype=torch.float32) if weight is None else weight.float()
-    return probability.transpose(0, 1).flatten(1), truth.flatten(1), weights.masked_fill(~valid, 0.0).flatten()
+    weights = torch.ones_like(probability[:, 0]) if weight is None else weight.float()
+    return probability.transpose(0, 1).flatten(1), truth.flatten(1), weights.flatten()
 
 
 def mean_of_present(losses: Tensor, amount: Tensor, weights: Tensor, label: Tensor, across: Local) -> Tensor:

@@ -141,14 +141,28 @@ def test_dice_sums_over_the_whole_batch():
     torch.testing.assert_close(dice(logits[:1], label[:1], across=Summed()), dice(logits, label))
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_single_class_is_its_own_mean(loss):
+    logits, label = sample()
+    label = torch.where(label == 3, 3, 255)
+    torch.testing.assert_close(loss(logits, label).double(), reference(loss, logits, label).double())
+
+
 @pytest.mark.parametrize(("kind", "function"), [(DiceLoss, dice), (LovaszLoss, lovasz_softmax)])
-def test_auxiliary_heads_count_by_their_weight(kind, function):
+def test_auxiliary_heads_count_by_their_weight_and_pixels_by_theirs(kind, function):
     logits, label = sample()
     outputs = {"logits": logits, "aux.1": logits.flip(1), "features": logits}
-    main, auxiliary = function(logits, label), function(logits.flip(1), label)
-    torch.testing.assert_close(kind()(outputs, label), main + auxiliary)
-    torch.testing.assert_close(kind(auxiliary=0.5)(outputs, label), main + 0.5 * auxiliary)
-    assert torch.equal(kind(auxiliary=0)(outputs, label), main)
+    weight = torch.rand(label.shape)
+    main, auxiliary = function(logits, label, weight), function(logits.flip(1), label, weight)
+    torch.testing.assert_close(kind()(outputs, label, weight), main + auxiliary)
+    torch.testing.assert_close(kind(auxiliary=0.5)(outputs, label, weight), main + 0.5 * auxiliary)
+    assert torch.equal(kind(auxiliary=0)(outputs, label, weight), main)
+
+    class Doubled(Local):
+        def mean(self, values, valid, weight=None):
+            return 2 * super().mean(values, valid, weight)
+
+    torch.testing.assert_close(kind(auxiliary=0)(outputs, label, weight, across=Doubled()), 2 * main)
 
 
 @pytest.mark.parametrize("kind", [DiceLoss, LovaszLoss])
@@ -164,7 +178,8 @@ def test_a_run_trains_with_it(kind, precision):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_nothing_waits_for_the_device(loss):
     """The meta device has no values to wait for."""
-    with torch.device("meta"):
-        logits, label = torch.zeros(1, 3, 4, 4, requires_grad=True), torch.zeros(1, 4, 4, dtype=torch.int64)
-        loss(logits, label, torch.ones(1, 4, 4)).backward()
+    logits = torch.zeros(1, 3, 4, 4, requires_grad=True, device="meta")
+    label = torch.zeros(1, 4, 4, dtype=torch.int64, device="meta")
+    loss(logits, label, torch.ones(1, 4, 4, device="meta")).backward()
+    assert loss(logits, label).device.type == "meta"
     assert logits.grad.device.type == "meta"
