@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -29,17 +30,25 @@ from dalib.deploy.bench_table import bench_table
 from dalib.deploy.export import export as export_model
 from dalib.deploy.runtimes import ExportedFile
 from dalib.discovery import default_registry
-from dalib.errors import DalibError
+from dalib.errors import DalibError, DataError
 from dalib.evaluation.evaluate import evaluate as score_model
 from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
-from dalib.runs.build import build_dataset, build_engine, build_model, forget_files
+from dalib.labels import CITYSCAPES_CLASSES
+from dalib.registry import Kind
+from dalib.runs.build import (
+    build_dataset,
+    build_engine,
+    build_model,
+    check_classes,
+    forget_files,
+    overridden,
+)
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
-from dalib.runs.recipe import Recipe, apply_override, load_recipe, make_recipe
+from dalib.runs.recipe import Recipe, load_recipe
 from dalib.runs.run import run as run_recipe
-from dalib.yaml import parse_yaml
 
 logger = logging.getLogger("dalib")
 
@@ -57,15 +66,19 @@ def evaluate(options: Namespace) -> None:
     """Evaluate a run, or an exported file on a recipe's data."""
     score: Callable[..., Result]
     recipe = None if options.recipe is None else load_recipe(options.recipe)
+    stack = [override for override in options.overrides if override.startswith(("strategies", "plugins"))]
+    others = [override for override in options.overrides if override not in stack]
     if Path(options.run).suffix == ".onnx":
         if recipe is None:
             raise DalibError(f"{options.run}: name what it is scored on with --recipe, such as its run's recipe.yaml.")
-        recipe = _overridden(recipe, options.overrides)
+        if stack:
+            raise DalibError(f"override {stack[0]!r}: an exported file has no strategies around it; evaluate the run.")
+        recipe = overridden(recipe, others)
         file = ExportedFile(options.run)
         classes, score = file.classes, partial(score_model, file)
     else:
-        loaded = load_run(options.run)
-        recipe = _overridden(recipe or loaded.recipe, options.overrides)
+        loaded = load_run(options.run, overrides=options.overrides if recipe is None else stack)
+        recipe = loaded.recipe if recipe is None else overridden(recipe, others)
         classes = loaded.classes
         score = partial(loaded.engine.evaluate, teacher=recipe.evaluate.model == "teacher")
     dataset = build_dataset(recipe, "eval")
@@ -110,9 +123,9 @@ def plan(options: Namespace) -> None:
         sys.stdout.write(recipe.to_yaml())
         return
     meta = torch.device("meta")
-    forget_files(recipe)
+    forget_files(recipe, scored=False)
     recipe.train.precision = "fp32"
-    classes = tuple(map(str, range(19)))
+    classes = _planned_classes(recipe)
     with meta:
         engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
@@ -138,7 +151,7 @@ def plugins(options: Namespace) -> None:
     for name, error in registry.broken.items():
         found.add_row(name, "", f"[red]broken[/]: {escape(error)}")
     names = Table("kind", "name", "plugin", title="registered names")
-    for kind in ("strategy", "model", "dataset"):
+    for kind in get_args(Kind):
         for name in registry.names(kind):
             names.add_row(kind, name, registry.owner(kind, name))
     console = Console()
@@ -248,12 +261,19 @@ def _check_json(options: Namespace) -> None:
         check_writable(Path(options.json))
 
 
-def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
-    value = parse_yaml(recipe.to_yaml())
-    value["data"]["eval"] = recipe.data.of("eval")
-    for override in overrides:
-        apply_override(value, override)
-    return make_recipe(value)
+def _planned_classes(recipe: Recipe) -> tuple[str, ...]:
+    """Return the classes of the data sets that are here, or Cityscapes' 19 where none is."""
+    found, absent = {}, []
+    for name in (*recipe.data.names(), "eval"):
+        try:
+            found[name] = build_dataset(recipe, name)
+        except (DataError, OSError) as error:
+            absent.append(error)
+    present = {name: dataset for name, dataset in found.items() if dataset is not None}
+    if present:
+        return check_classes(present)
+    logger.warning("%s The stack is checked with Cityscapes' 19 classes.", absent[0])
+    return CITYSCAPES_CLASSES
 
 
 def _size(recipe: Recipe, name: str) -> tuple[int, int] | None:

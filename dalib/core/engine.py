@@ -38,7 +38,7 @@ from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.outputs import training_outputs
-from dalib.models.wrapper import network_of
+from dalib.models.wrapper import network_of, own_loss
 from dalib.randomness import seeded
 
 
@@ -92,7 +92,7 @@ class Engine:
         self.seed = seed
         self.index = 0
         self.clock = Clock(self.device)
-        self.segmentation_loss = loss or getattr(network_of(model), "segmentation_loss", None) or SegmentationLoss()
+        self.segmentation_loss = loss or own_loss(network_of(model)) or SegmentationLoss()
         self.modules: dict[str, OwnedModule] = {}  # by strategy and name, "adversarial/logits"
         self._taps: dict[str, int] = {}
         self._planned: dict[str, tuple[int, int]] = {}
@@ -276,7 +276,8 @@ class Engine:
         given = {"source": source, "target": target, **(streams or {})}
         datasets = self.stack.read({name: dataset for name, dataset in given.items() if dataset is not None})
         bad_items = bad_items or BadItems()
-        draws = self.stack.draws({name: Sampled(dataset, name, bad_items) for name, dataset in datasets.items()})
+        sampled = {name: Sampled(dataset, name, bad_items) for name, dataset in datasets.items()}
+        draws = self.stack.draws(sampled, self.seed)
         loader = StreamLoader(datasets, draws, batch_size, self.accumulate, self.seed, workers, bad_items)
         with loader.batches(self.index, steps, self.device) as batches:
             while self.index < steps:
@@ -304,7 +305,7 @@ class Engine:
     def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
         model = self.network(teacher)
-        with self.clock.section("evaluation"):
+        with self.clock.section("evaluation"), inference(self.model):  # a predictor may have kept it
             return evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
 
     def network(self, teacher: bool) -> nn.Module:
@@ -330,7 +331,7 @@ class Engine:
                 logits: Tensor = model(images)
             return logits.float()
 
-        return self.stack.predictor(model, predict)
+        return self.stack.predictor(model, predict, self.device, self.seed)
 
     # --------------------------------------------------------------------------------------------------- state
 

@@ -1,6 +1,6 @@
 """The recipe: what to train, on what, with which strategies, checked as a whole before any work."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, field
 from functools import reduce
 from pathlib import Path
@@ -9,15 +9,13 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import AfterValidator
 
-from dalib.core.create import check_use
+from dalib.core.create import check_use, loss_from, optimizer_from, schedule_from
 from dalib.core.guard import NonFinitePolicy
-from dalib.core.optim import OPTIMIZERS, SCHEDULES
 from dalib.core.precision import PrecisionName
 from dalib.data.loader import place_of
 from dalib.discovery import default_registry, load_module
 from dalib.errors import DalibError, RecipeError, add_to
 from dalib.evaluation.protocols import PROTOCOLS
-from dalib.losses import SegmentationLoss
 from dalib.options import Count, OptionGroup, Positive, Whole, check_options
 from dalib.runs.folder import RunFolder
 from dalib.yaml import dump_yaml, parse_yaml, read_yaml
@@ -123,11 +121,13 @@ class TrainOptions(OptionGroup):
     """``train:``. Every ``*_every`` is in steps; ``eval_every: null`` evaluates only at the end.
 
     ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
+    ``compile``: train through ``torch.compile``; what a run writes is the same model, without it.
     ``keep_every``: permanent checkpoints (``step_000200.pt``) beside the last, the one before it and the best.
     """
 
     steps: Count
     precision: PrecisionName = "fp32"
+    compile: bool = False
     accumulate: Count = 1
     clip: Positive | None = None
     seed: Whole = 0
@@ -266,7 +266,7 @@ def _entry(value: Any, key: str, override: str, path: str) -> Any:
 
 
 def _check_uses(recipe: Recipe) -> None:
-    """Check everything that names a plugin, an optimiser or a schedule, with its options."""
+    """Check everything that names what a plugin may register, with its options."""
     for module in recipe.plugins:
         load_module(default_registry(), module)
     check_use("model", recipe.model, "model")
@@ -274,10 +274,12 @@ def _check_uses(recipe: Recipe) -> None:
     for index, options in enumerate(recipe.strategies):
         check_use("strategy", options, f"strategies[{index}]")
     if recipe.loss is not None:
-        check_options(SegmentationLoss, recipe.loss, "loss")
-    _check_choice(OPTIMIZERS, recipe.optimizer, "optimizer")
+        loss_from(recipe.loss, "loss")
+    _check_whole("optimizer", recipe.optimizer)
+    optimizer_from(recipe.optimizer, "optimizer")
     if recipe.schedule is not None:
-        _check_choice(SCHEDULES, {"steps": recipe.train.steps, **recipe.schedule}, "schedule")
+        _check_whole("schedule", recipe.schedule)
+        schedule_from(recipe.schedule, recipe.train.steps, "schedule")
 
 
 def _check_data(data: DataOptions) -> None:
@@ -296,17 +298,11 @@ def _check_data(data: DataOptions) -> None:
         data.shares(name)
 
 
-def _check_choice(choices: Mapping[str, Callable[..., object]], options: Options, path: str) -> None:
-    """Check ``{use: name, ...}`` against the choices and their options."""
-    name = options.get("use")
-    if not isinstance(name, str) or name not in choices:
-        raise RecipeError(f"{path}.use: expected one of {', '.join(choices)}, got {name!r}.{_default(path, options)}")
-    choices[name](**check_options(choices[name], {k: v for k, v in options.items() if k != "use"}, path))
-
-
-def _default(path: str, options: Options) -> str:
-    """Return a hint for a section that lacks ``use``, as the override ``optimizer.lr=0.1`` makes one."""
-    if "use" in options:
-        return ""
-    default, whole = (dump_yaml(o, inline=True).strip() for o in (_DEFAULTS[path], _DEFAULTS[path] | options))
-    return f" Without this section a run uses {default}; write it whole, such as {path}={whole}."
+def _check_whole(path: str, options: Options) -> None:
+    """Refuse a section that lacks ``use``, as the override ``optimizer.lr=0.1`` makes one, with what to write."""
+    if "use" not in options:
+        default, whole = (dump_yaml(o, inline=True).strip() for o in (_DEFAULTS[path], _DEFAULTS[path] | options))
+        raise RecipeError(
+            f"{path}.use: expected the name of one, got none. Without this section a run uses {default}; write it "
+            f"whole, such as {path}={whole}."
+        )

@@ -20,7 +20,7 @@ from dalib.device import choose_device
 from dalib.errors import CheckpointError, DalibError
 from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
-from dalib.runs.build import build_dataset, build_engine, build_model, check_classes
+from dalib.runs.build import build_dataset, build_engine, build_model, check_classes, compiled
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import Earlier
@@ -71,7 +71,9 @@ class Run:
         self.palette = palette_of(self.eval)
         class_ids(recipe.evaluate.classes, self.classes)
         device = choose_device(recipe.train.device)
-        self.engine = build_engine(recipe, build_model(recipe, self.classes, device), self.classes, device)
+        model = build_model(recipe, self.classes, device)
+        model = compiled(model, device) if recipe.train.compile else model
+        self.engine = build_engine(recipe, model, self.classes, device)
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
@@ -176,11 +178,16 @@ class Run:
         return {
             **{name: value for name, value in zip(terms, values, strict=True) if math.isfinite(value)},
             **({"skipped": guard.skipped} if guard.skipped else {}),
-            "lr": self.engine.optimizer.param_groups[0]["lr"],
+            "lr": self._rate(),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(rate, 3),
             **({"bad_items": len(self.bad_items.messages)} if self.bad_items.messages else {}),
         }
+
+    def _rate(self) -> float:
+        """Return the last step's learning rate, without the factors of parameter groups."""
+        schedule, rate = self.engine.schedule, self.engine.optimizer.param_groups[0]["initial_lr"]
+        return float(rate * (schedule(self.engine.index - 1) if schedule else 1.0))
 
     def _score_on_the_way(self) -> float:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""

@@ -7,8 +7,10 @@ import torch
 
 from dalib import Engine, make_recipe, run
 from dalib.errors import DalibError
+from dalib.losses import LOCAL
 from dalib.models.wrapper import network_of
 from dalib.runs.build import build_dataset, build_engine, build_model
+from dalib.runs.loading import load_run
 from dalib.runs.recipe import apply_override
 from dalib.yaml import parse_yaml
 from tests.command import TINY
@@ -78,6 +80,14 @@ ENGINE = [
     ("schedule={use: poly, power: 2}", rate(1), 0.25),
     ("schedule={use: poly, steps: 4}", rate(1), round(0.75**0.9, 6)),
     ("train.steps=10", rate(1), round(0.9**0.9, 6)),
+    ("schedule={use: cosine}", rate(1), 0.5),
+    ("schedule={use: step, milestones: [1]}", rate(1), 0.1),
+    ("optimizer.groups={body: 0.1}", lambda e: [g.get("lr_scale") for g in e.optimizer.param_groups], [0.1, 1.0]),
+    ("optimizer.no_decay=[norm]", lambda e: e.optimizer.param_groups[-1]["weight_decay"], 0.0),
+    ("loss={use: dice}", lambda e: kind(e.segmentation_loss), "DiceLoss"),
+    ("loss={use: lovasz}", lambda e: kind(e.segmentation_loss), "LovaszLoss"),
+    ("loss={use: cross_entropy, ohem: 0.7}", loss("ohem"), 0.7),
+    ("loss={use: dice, auxiliary: 0.5}", loss("auxiliary"), 0.5),
     ("loss.auxiliary=0.5", loss("auxiliary"), 0.5),
     ("loss.ohem=0.7", loss("ohem"), 0.7),
     ("loss.class_weights=[1, 2, 3, 4, 5]", lambda e: list(loss("class_weights")(e) or ()), [1, 2, 3, 4, 5]),
@@ -91,6 +101,24 @@ ENGINE = [
 @pytest.mark.parametrize(("override", "seen", "expected"), ENGINE, ids=[override for override, *_ in ENGINE])
 def test_a_key_reaches_the_engine(override, seen, expected):
     assert seen(built(override)) == expected != seen(built())
+
+
+def test_a_plugins_loss_optimiser_and_schedule_train_a_run(tmp_path):
+    theirs = (
+        "plugins=[tests.tiny_plugin, tests.training_plugin]",
+        "loss={use: brier, scale: 0.5}",
+        "optimizer={use: adagrad, lr: 0.1, eps: 1e-8, groups: {body: 0.5}, no_decay: [norm]}",
+        "schedule={use: linear, end: 0.5}",
+    )
+    engine = built(*theirs)
+    assert kind(engine.optimizer) == "Adagrad" and engine.schedule(1) == 0.75
+    assert {(g["eps"], g["lr_scale"]) for g in engine.optimizer.param_groups} == {(1e-8, 0.5), (1e-8, 1.0)}
+    logits, label = torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64)
+    assert engine.segmentation_loss({"logits": logits}, label, across=LOCAL) == 0.25
+    run(changed(*theirs), tmp_path / "run")
+    assert load_run(tmp_path / "run").engine.index == 2
+    with pytest.raises(DalibError, match=r"loss\.scal: unknown option. Did you mean 'scale'"):
+        changed(*theirs, "loss={use: brier, scal: 1}")
 
 
 def test_the_seed_draws_the_models_weights():

@@ -225,6 +225,45 @@ def test_a_loaded_run_predicts_what_the_run_scored(whole):
     assert loaded.engine.index == 4 and len(loaded.classes) == 19
 
 
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    """torch.compile without generated code, which takes a C++ compiler minutes; it lists what it compiled."""
+    compiled, original = [], torch.compile
+
+    def traced(model, **options):
+        compiled.append(model)
+        return original(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    return compiled
+
+
+def test_a_compiled_run_trains_and_writes_the_same_model(quick_compiler, tmp_path):
+    result = run(recipe(compile=True), tmp_path / "compiled")
+    assert [type(model).__name__ for model in quick_compiler] == ["builtin_function_or_method", "SegmentationModel"]
+    assert torch.equal(result.confusion, run(recipe(), tmp_path / "plain").confusion)
+    assert_same_run(tmp_path / "compiled", tmp_path / "plain")
+    assert final_state(tmp_path / "compiled").keys() == final_state(tmp_path / "plain").keys()
+    loaded = load_run(tmp_path / "compiled")
+    assert len(quick_compiler) == 2 and loaded.engine.teacher  # what is loaded is not compiled
+
+
+def test_a_compiled_run_resumes(quick_compiler, tmp_path):
+    for steps, name, resume in ((2, "run", False), (4, "run", True), (4, "whole", False)):
+        run(replace(recipe(compile=True, steps=steps), schedule=None), tmp_path / name, resume=resume)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_compiler_that_does_not_work_is_one_message_before_the_training(monkeypatch, tmp_path):
+    def broken(function, **_):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(DalibError, match=r"train\.compile needs .* failed: no compiler Install one \(Debian's"):
+        run(recipe(compile=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_run_that_came_before_is_pictured_and_reported(whole, tmp_path):
     run(recipe(steps=1), tmp_path / "run", before=whole[0])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -386,3 +425,12 @@ def test_a_stack_that_reads_no_source_runs_without_one(tmp_path):
     }
     run(make_recipe(text), tmp_path / "run")
     assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_the_logged_rate_is_the_schedules_without_the_factors_of_groups(tmp_path):
+    grouped = recipe(steps=2)
+    grouped.optimizer["groups"] = {"body": 0.1}
+    run(grouped, tmp_path / "grouped")
+    run(recipe(steps=2), tmp_path / "plain")
+    rates = [[line["lr"] for line in metrics(tmp_path / name)] for name in ("grouped", "plain")]
+    assert rates[0] == rates[1] and rates[0][0] > rates[0][1]
