@@ -121,7 +121,8 @@ class ParameterGroups(OptionGroup):
         return list(split.values())
 
     def _factor(self, name: str) -> float:
-        return self.groups[max(of, key=len)] if (of := [p for p in self.groups if _begins(name, p)]) else 1.0
+        fitting = [prefix for prefix in self.groups if _begins(name, prefix)]
+        return self.groups[max(fitting)] if fitting else 1.0  # of prefixes of one name the longest is the greatest
 
 
 def _begins(name: str, prefix: str) -> bool:

@@ -67,6 +67,7 @@ def test_cosine_begins_where_its_warmup_ends():
     assert [factor(t) for t in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert [factor(4 + t) for t in range(11)] == [plain(t) for t in range(11)]
     assert cosine(steps=2, warmup=5)(1) == pytest.approx(1 / 3)
+    assert cosine(steps=5, warmup=4)(5) == pytest.approx(0)
 
 
 def test_step_falls_after_each_milestone():
@@ -139,7 +140,11 @@ def test_a_factor_multiplies_a_networks_own_and_what_is_not_of_it_stays():
 
 @pytest.mark.parametrize(
     ("prefix", "advice"),
-    [("bakbone", "Did you mean 'backbone'?"), ("zzz", "Known: back, backbone."), ("back.7.x", "Did you mean")],
+    [
+        ("bakbone", "Did you mean 'backbone'?"),
+        ("zzz", "Known: back, backbone."),
+        ("z.q", "Known: back.0, back.1, backbone.bias, backbone.weight."),
+    ],
 )
 def test_a_prefix_that_no_parameter_has_is_refused(prefix, advice):
     with pytest.raises(RecipeError, match="begins with") as caught:
