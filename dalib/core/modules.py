@@ -57,17 +57,17 @@ class OwnedModule:
             raise StackError(f"the frozen module {self.name!r} exists in training alone (ctx.purpose == 'train').")
         return self._module
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Apply the module under the run's precision."""
         with self._precision.autocast():
-            return self.module(*inputs)
+            return self.module(*inputs, **options)
 
-    def teacher(self, *inputs: Any) -> Any:
+    def teacher(self, *inputs: Any, **options: Any) -> Any:
         """Apply the teacher's copy under the run's precision, without gradients."""
         if self.averaged is None:
             raise StackError(f"module {self.name!r} has no teacher's copy; make it with ctx.module(averaged=True).")
         with torch.no_grad(), self._precision.autocast():
-            return self.averaged(*inputs)
+            return self.averaged(*inputs, **options)
 
     def learn(self, learns: bool) -> None:
         """Let gradients into its parameters, or keep them out."""
