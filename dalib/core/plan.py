@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dalib.core.hookspecs import HOOKS
-from dalib.core.stack import Stack
+from dalib.core.stack import Stack, calling
 from dalib.core.strategy import Strategy
 from dalib.errors import StackError
 
@@ -51,7 +51,7 @@ def make_plan(stack: Stack, streams: Mapping[str, Size], outputs: Collection[str
             warnings += [_stale(reader, field, strategy) for reader, field in read if field in strategy.writes]
             warnings += strategy.check_sizes(_known(sizes))
             read += [(strategy, field) for field in sorted(strategy.requires - strategy.writes)]
-            sizes |= strategy.sizes(_known(sizes))
+            sizes |= _sizes_after(strategy, sizes)
         _provide(strategy, provided, sizes)
         rows.append(PlannedStrategy(strategy, _hooks(stack, strategy), _group(stack, strategy), dict(sizes)))
     _check_outputs(stack, sizes, outputs)
@@ -62,6 +62,16 @@ def make_plan(stack: Stack, streams: Mapping[str, Size], outputs: Collection[str
 
 def _known(sizes: Mapping[str, Size]) -> dict[str, tuple[int, int]]:
     return {name: size for name, size in sizes.items() if size}
+
+
+def _sizes_after(strategy: Strategy, sizes: Mapping[str, Size]) -> Mapping[str, Size]:
+    with calling(strategy, "sizes"):
+        try:
+            return strategy.sizes(_known(sizes))
+        except KeyError as error:
+            if error.args[0] in sizes:  # it is not known yet, as that of a data set that is not resized
+                return {}
+            raise
 
 
 def _check_required(
