@@ -29,12 +29,20 @@ from dalib.deploy.bench_table import bench_table
 from dalib.deploy.export import export as export_model
 from dalib.deploy.runtimes import ExportedFile
 from dalib.discovery import default_registry
-from dalib.errors import DalibError
+from dalib.errors import DalibError, DataError
 from dalib.evaluation.evaluate import evaluate as score_model
 from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
-from dalib.runs.build import build_dataset, build_engine, build_model, dataset_options, forget_files
+from dalib.labels import CITYSCAPES_CLASSES
+from dalib.runs.build import (
+    build_dataset,
+    build_engine,
+    build_model,
+    check_classes,
+    dataset_options,
+    forget_files,
+)
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
 from dalib.runs.recipe import Recipe, apply_override, load_recipe, make_recipe
@@ -112,7 +120,7 @@ def plan(options: Namespace) -> None:
     meta = torch.device("meta")
     forget_files(recipe)
     recipe.train.precision = "fp32"
-    classes = tuple(map(str, range(19)))
+    classes = _planned_classes(recipe)
     with meta:
         engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
     streams = {name: getattr(recipe.data, name) for name in ("source", "target")}
@@ -124,10 +132,11 @@ def plan(options: Namespace) -> None:
     console.print(
         f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}",
         highlight=False,
+        soft_wrap=True,
     )
-    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False)
+    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False, soft_wrap=True)
     for warning in made.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
+        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def plugins(options: Namespace) -> None:
@@ -254,6 +263,20 @@ def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
     for override in overrides:
         apply_override(value, override)
     return make_recipe(value)
+
+
+def _planned_classes(recipe: Recipe) -> tuple[str, ...]:
+    """Return the classes of the data sets that are here, or Cityscapes' 19 where none is."""
+    found, absent = {}, []
+    for name in ("source", "target", "eval"):
+        try:
+            found[name] = build_dataset(recipe, name)
+        except (DataError, OSError) as error:
+            absent.append(error)
+    if any(found.values()):
+        return check_classes(**found)
+    logger.warning("%s The stack is checked with Cityscapes' 19 classes.", absent[0])
+    return CITYSCAPES_CLASSES
 
 
 def _size(data: dict[str, object]) -> tuple[int, int] | None:
