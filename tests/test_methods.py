@@ -35,10 +35,9 @@ from dalib import (
     wrap_model,
 )
 from dalib.discovery import default_registry, load_module
-from dalib.runs.loading import load_run
 from tests.command import run_dalib
 from tests.equal import assert_equal
-from tests.methods_plugin.cycada import Generator, looks
+from tests.methods_plugin.cycada import looks
 from tests.methods_plugin.masked import block_mask
 from tests.methods_plugin.prototypes import class_sums, contrast
 from tests.plugins.probe import Probe, prepared
@@ -166,6 +165,7 @@ def test_prototypes_are_moving_averages_of_the_teachers_features_also_at_weight_
     head = engine.modules["field_prototypes/head"]
     expected = torch.zeros(5, 4)
     for index in range(3):
+        nn.init.normal_(head.module[0].weight)  # as if it had been trained, so that its average differs
         source = tiny_batch(index, num_classes=4)["source"]
         features = copy.deepcopy(engine.teacher.module)(source.image, ["body"])["body"]
         sums, counts = class_sums(F.normalize(head.teacher(features), dim=1), source.label, 5)
@@ -230,15 +230,15 @@ def test_the_perturbation_of_a_linear_model_lies_along_the_difference_of_its_cla
 # ------------------------------------------------------------------------------------------------------- CyCADA
 
 
-def test_translated_images_keep_their_labels_and_generators_that_undo_one_another_cost_nothing(monkeypatch):
-    monkeypatch.setattr(Generator, "forward", lambda self, x: 1 - x + 0 * sum(p.sum() for p in self.parameters()))
-    batch, strategy = tiny_batch(), create_strategy("field_cycada", channels=4, blocks=1)
-    probe = Probe()
-    terms = engine_of(strategy, probe).step(batch)
-    translated = probe.batch["translated"]
-    assert torch.equal(translated.image, 1 - batch["source"].image)
-    assert torch.equal(translated.label, batch["source"].label)
-    assert terms["field_cycada/cycle"].item() == pytest.approx(0, abs=1e-6)
+def test_translated_images_keep_their_labels_and_generators_that_undo_one_another_cost_nothing():
+    batch, probe = tiny_batch(), Probe()
+    engine = engine_of(create_strategy("field_cycada", channels=4, blocks=1), probe)
+    for domain, factor in (("target", 0.5), ("source", 2.0)):
+        engine.modules[f"field_cycada/to_{domain}"].module.forward = partial(torch.mul, factor)
+    terms = engine.step(batch)
+    assert torch.equal(probe.batch["translated"].image, 0.5 * batch["source"].image)
+    assert torch.equal(probe.batch["translated"].label, batch["source"].label)
+    assert terms["field_cycada/cycle"] == 0
 
 
 def test_its_critics_learn_to_tell_the_domains_and_its_generators_to_deceive_them():
@@ -263,14 +263,15 @@ def test_a_critics_output_is_judged_by_least_squares():
 @pytest.mark.parametrize("inner", ["bisenet", "pidnet_s"])
 def test_attention_decides_between_the_two_scales_around_any_network(inner):
     options = {"backbone": BACKBONE} if inner == "bisenet" else {}
-    model = create_model("field_two_scales", 5, inner={"use": inner, **options}).eval()
+    model = create_model("field_two_scales", 5, inner={"use": inner, **options})
+    assert all(module.training for module in model.modules())
+    model.eval()
     x = torch.rand(1, 3, 64, 96)
     attention, network = model.network.attention, model.network.inner
     nn.init.zeros_(attention.weight)
     for bias, expected in ((50, network(x)), (-50, resize(network(resize(x, (32, 48))), (64, 96)))):
         nn.init.constant_(attention.bias, bias)
         torch.testing.assert_close(model(x), expected)
-    assert network.training is False and create_model("field_two_scales", 5, inner={"use": inner, **options}).training
 
 
 def test_the_inner_networks_loss_is_the_runs():
@@ -384,12 +385,6 @@ def test_a_trained_run_is_evaluated_without_the_references_file(whole, gone, tmp
     assert json.loads((tmp_path / "again.json").read_text())["miou"] == result.miou
 
 
-@pytest.mark.slow
 def test_a_trained_run_is_exported_without_the_references_file(whole, gone, tmp_path):
-    folder, _ = whole
-    assert run_dalib("export", folder, "--teacher", "--out", tmp_path / "net.pt2") == 0
-    exported = torch.export.load(tmp_path / "net.pt2").module()
-    images = torch.rand(1, 3, 64, 96)
-    network = load_run(folder).engine.network(teacher=True).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(exported(images), network(images), rtol=1e-3, atol=1e-3)
+    assert run_dalib("export", whole[0], "--teacher", "--out", tmp_path / "net.pt2") == 0  # it compares file and model
+    assert (tmp_path / "net.pt2").is_file()
