@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 Options = Mapping[str, Any]
 
 
-def create_model(name: str, num_classes: int = 19, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
+def create_model(use: str, num_classes: int = 19, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
     """Create a model that maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W) of the input's size.
 
     Args:
-        name: a registered model, see ``list_models``.
+        use: a registered model, see ``list_models``. ``create_model(**options)`` takes what a recipe says.
         weights: a file of weights, a checkpoint or a run folder to start from.
         options: those of the model's factory.
 
@@ -34,7 +34,7 @@ def create_model(name: str, num_classes: int = 19, *, weights: str | Path | None
         RecipeError: an option is unknown or has a wrong value.
         WeightsError: the file of weights does not fit.
     """
-    return model_from({"use": name, "weights": weights, **options}, num_classes, name)
+    return model_from({"use": use, "weights": weights, **options}, num_classes, use)
 
 
 def create_dataset(name: str, **options: Any) -> "SegmentationDataset":

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dalib.core.hookspecs import HOOKS
-from dalib.core.stack import Stack
+from dalib.core.stack import Stack, calling
 from dalib.core.strategy import Strategy
 from dalib.data.batch import covers
 from dalib.errors import StackError
@@ -58,7 +58,7 @@ def make_plan(
             warnings += [_stale(reader, field, strategy) for reader, field in read if covers(strategy.writes, field)]
             warnings += strategy.check_sizes(_known(sizes))
             read += [(strategy, field) for field in sorted(strategy.requires - strategy.writes)]
-            sizes |= strategy.sizes(_known(sizes))
+            sizes |= _sizes_after(strategy, sizes)
         _provide(strategy, provided, sizes)
         rows.append(PlannedStrategy(strategy, _hooks(stack, strategy), _group(stack, strategy), dict(sizes)))
     _check_outputs(stack, sizes, outputs)
@@ -69,6 +69,16 @@ def make_plan(
 
 def _known(sizes: Mapping[str, Size]) -> dict[str, tuple[int, int]]:
     return {name: size for name, size in sizes.items() if size}
+
+
+def _sizes_after(strategy: Strategy, sizes: Mapping[str, Size]) -> Mapping[str, Size]:
+    with calling(strategy, "sizes"):
+        try:
+            return strategy.sizes(_known(sizes))
+        except KeyError as error:
+            if error.args[0] in sizes:  # it is not known yet, as that of a data set that is not resized
+                return {}
+            raise
 
 
 def _check_required(

@@ -34,8 +34,9 @@ class Strategy:
 
     Declarations: class attributes without annotation, or properties where options decide; sets of ``"stream.field"``.
         requires: fields it reads. provides: fields it adds. writes: fields it replaces in ``pre_batch``.
-        outputs: what ``loss`` reads of student or teacher, such as ``"target.logits"``; None = any, which joins all
-            losses into one graph. critic_outputs: likewise for ``critic_loss``.
+        outputs: what ``loss`` reads of student or teacher, and ``pre_batch`` of the teacher beside its logits, such as
+            ``"target.logits"``; None = any, which joins all losses into one graph. critic_outputs: likewise for
+            ``critic_loss``.
         same_size: streams, by name alone, that must have the same (H, W) when its ``pre_batch`` runs.
     """
 

@@ -9,7 +9,7 @@ import torch
 
 from dalib import Engine, StackError, Strategy, Stream, create_strategy, hookimpl
 from dalib.core.stack import Stack
-from dalib.errors import RecipeError
+from dalib.errors import RecipeError, StrategyError
 from dalib.registry import Registry
 from tests.tiny import Supervised, tiny_batch, tiny_model
 
@@ -261,6 +261,20 @@ class Adds(Strategy):
 def test_a_plan_knows_the_size_of_a_provided_stream():
     plan = engine_of(Adds()).plan({"source": (64, 128), "target": (64, 128)})
     assert plan.rows[0].sizes["small"] == (32, 64)
+
+
+def test_a_provided_streams_size_is_unknown_where_it_follows_from_an_unknown_one():
+    plan = engine_of(Adds()).plan({"source": (64, 128), "target": None})
+    assert plan.rows[0].sizes == {"source": (64, 128), "target": None, "small": None}
+
+
+def test_a_stream_that_is_not_there_is_an_error_of_sizes():
+    class Asks(Adds):
+        def sizes(self, before):
+            return {"small": before["sauce"]}
+
+    with pytest.raises(StrategyError, match="strategy 'asks' in its hook 'sizes' raised KeyError: 'sauce'"):
+        engine_of(Asks()).plan({"source": None, "target": None})
 
 
 @pytest.mark.parametrize("declaration", ["outputs", "critic_outputs"])

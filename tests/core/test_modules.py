@@ -200,6 +200,22 @@ def test_an_averaged_module_has_a_teachers_copy_with_the_teachers_decay():
     assert not head.averaged.weight.requires_grad
 
 
+def test_a_module_and_its_teachers_copy_are_called_like_the_module_with_keywords_too():
+    class Shifts(nn.Linear):
+        def forward(self, x, *, by=0.0):
+            return super().forward(x) + by
+
+    class Asks(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.module = ctx.module("module", partial(Shifts, 2, 2), averaged=True)
+
+    asks, x = Asks(), torch.ones(1, 2)
+    engine_of(asks)
+    for call in (asks.module, asks.module.teacher):
+        torch.testing.assert_close(call(x, by=1.0), call(x) + 1)
+
+
 def test_modules_resume_bit_for_bit(tmp_path):
     def make():
         return engine_of(Supervised(), Head(averaged=True), Head(name="own", own_optimizer=True), Critic(), Distill())
