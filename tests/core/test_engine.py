@@ -133,6 +133,12 @@ def test_adversarial_equals_a_plain_loop():
     assert_same(dict(mine.critics["fool/domain"].module.state_dict()), dict(critic.state_dict()), 1e-6)
 
 
+def test_critics_compute_in_channels_last_like_the_model():
+    mine = engine([Fool()])
+    for weight in (mine.critics["fool/domain"].module.weight, mine.model.body[0].weight):
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_the_critic_gets_no_gradient_from_loss_and_the_model_none_from_critic_loss():
     class OnlyJudges(Fool):
         @hookimpl
