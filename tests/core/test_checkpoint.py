@@ -136,7 +136,9 @@ def test_an_error_without_a_text_is_told_by_its_name(tmp_path, monkeypatch):
 
 
 def test_an_error_in_what_a_checkpoint_holds_names_file_and_cause():
-    with pytest.raises(CheckpointError, match=r"^c\.pt holds what no run writes \(KeyError: 'seed'\); it cannot be used"):
+    with pytest.raises(
+        CheckpointError, match=r"^c\.pt holds what no run writes \(KeyError: 'seed'\); it cannot be used"
+    ):
         with checkpoint.taken_from(Path("c.pt")):
             raise KeyError("seed")
 
@@ -165,8 +167,14 @@ class Payload:
         (lambda path: path.write_bytes(b""), "checkpoint {path} cannot be read: "),
         (lambda path: torch.save([1, 2], path), "{path} is not a checkpoint of a run; expected the keys 'model' and"),
         (lambda path: torch.save({"a": 1}, path), "{path} is not a checkpoint of a run; expected the keys 'model' and"),
-        (lambda path: torch.save({"model": {}}, path), "{path} is not a checkpoint of a run; expected the keys 'model'"),
-        (lambda path: torch.save({"step": 1}, path), "{path} is not a checkpoint of a run; expected the keys 'model' and"),
+        (
+            lambda path: torch.save({"model": {}}, path),
+            "{path} is not a checkpoint of a run; expected the keys 'model'",
+        ),
+        (
+            lambda path: torch.save({"step": 1}, path),
+            "{path} is not a checkpoint of a run; expected the keys 'model' and",
+        ),
         (
             lambda path: torch.save({"model": {}, "step": 1}, path),
             "the checkpoint is not one of a training run: it lacks",

@@ -30,7 +30,9 @@ def test_published_images_windows_and_means():
     classic = {"adaptsegnet", "advent", "fda", "dacs"}
     assert {name for name, p in PROTOCOLS.items() if p.resample == "bicubic"} == classic
     assert {name for name, p in PROTOCOLS.items() if p.antialias} == {"full", *classic, "mldl2024"}
-    assert {p.name: (p.window, p.stride) for p in PROTOCOLS.values() if p.window} == {"hrda": ((1024, 1024), (512, 512))}
+    assert {p.name: (p.window, p.stride) for p in PROTOCOLS.values() if p.window} == {
+        "hrda": ((1024, 1024), (512, 512))
+    }
     assert {p.name: p.epsilon for p in PROTOCOLS.values() if p.epsilon} == {"mldl2024": 1e-5}
 
 
