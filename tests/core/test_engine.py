@@ -234,6 +234,55 @@ def test_fp16_critic_takes_the_same_steps_as_in_fp32():
     torch.testing.assert_close(weights[0], weights[1], rtol=0.02, atol=1e-4)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_a_critic_takes_the_sum_of_its_terms_whatever_the_strategys_weight(weight):
+    class Judges(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.critic = ctx.critic("c", nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=1.0))
+
+        @hookimpl
+        def critic_loss(self, step):
+            verdict = self.critic(torch.full((1, 1), 3.0)).sum()
+            return {"one": verdict, "two": 2 * verdict}
+
+    mine = engine([Judges(weight=weight)], schedule=None)
+    critic = mine.critics["judges/c"].module
+    before = critic.weight.item(), critic.bias.item()
+    mine.step(tiny_batch())
+    assert (critic.weight.item(), critic.bias.item()) == pytest.approx((before[0] - 9.0, before[1] - 3.0), abs=1e-5)
+
+
+def test_unless_told_otherwise_an_engine_has_seed_0_the_published_rate_and_the_classes_of_cityscapes():
+    class Draws(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.classes, self.drawn = ctx.classes, torch.rand(1).item()
+
+    (of_default, of_0, of_1) = stacks = [Draws(), Draws(), Draws()]
+    engines = [
+        Engine(tiny_model(num_classes=19), [strategy], device="cpu", **options)
+        for strategy, options in zip(stacks, ({}, {"seed": 0}, {"seed": 1}), strict=True)
+    ]
+    assert of_default.drawn == of_0.drawn != of_1.drawn
+    assert [group["lr"] for group in engines[0].optimizer.param_groups] == [2.5e-4]
+    assert of_default.classes[0] == "road" and len(of_default.classes) == 19
+    Engine(tiny_model(), [strategy := Draws()], device="cpu", classes=["a", "b", "c", "d", "e"])
+    assert strategy.classes == ("a", "b", "c", "d", "e")
+
+
+def test_a_network_brings_its_own_loss_and_the_one_that_is_given_goes_before():
+    class Brings(TinyModel):
+        def segmentation_loss(self, outputs, label, weight=None, *, across):
+            return outputs["logits"].mean() * 0 + 7
+
+    def other(outputs, label, weight=None, *, across):
+        return outputs["logits"].mean() * 0 + 8
+
+    assert engine([Supervised()], Brings()).step(tiny_batch())["supervised/loss"] == 7
+    assert engine([Supervised()], Brings(), loss=other).step(tiny_batch())["supervised/loss"] == 8
+
+
 def test_an_optimiser_without_gradient_is_not_stepped():
     class Idle(Strategy):
         @hookimpl
