@@ -48,10 +48,10 @@ def test_what_comes_from_outside_is_ignored_and_weighs_nothing(use, options):
     assert set(after.label.unique().tolist()) <= set(before.label.unique().tolist())  # never class 0, never a blend
 
 
-@pytest.mark.parametrize("use", ["RandomInvert", "RandomGrayscale"])
-def test_colours_leave_label_and_weight_alone(use):
+@pytest.mark.parametrize(("use", "options"), [("RandomInvert", {}), ("ColorJiggle", {"hue": (0.3, 0.3)})])
+def test_colours_leave_label_and_weight_alone(use, options):
     before = dataclasses.replace(stream(), image=torch.rand(4, 3, 20, 24), weight=torch.rand(4, 20, 24))
-    after = apply(make_warp("augment", use, p=1.0), before)
+    after = apply(make_warp("augment", use, p=1.0, **options), before)
     assert torch.equal(after.label, before.label)
     assert torch.equal(after.weight, before.weight)
     assert not torch.equal(after.image, before.image)
