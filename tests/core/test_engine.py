@@ -285,14 +285,23 @@ def test_a_network_brings_its_own_loss_and_the_one_that_is_given_goes_before():
 
 def test_an_optimiser_without_gradient_is_not_stepped():
     class Idle(Strategy):
+        works: tuple[bool, ...] = ()
+
         @hookimpl
         def setup(self, ctx):
             self.critic = ctx.critic("idle", nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=0.5))
 
-    mine = engine([Supervised(), Idle()])
-    before = mine.critics["idle/idle"].module.weight.clone()
-    mine.step(tiny_batch())
-    assert torch.equal(before, mine.critics["idle/idle"].module.weight)
+        @hookimpl
+        def critic_loss(self, step):
+            return {"x": self.critic(torch.ones(1, 1)).sum()} if self.works[step.index] else {}
+
+    mine = engine([Supervised(), Idle(works=(False, True, False))])
+    weight, moved = mine.critics["idle/idle"].module.weight, []
+    for index in range(3):
+        before = weight.clone()
+        mine.step(tiny_batch(index))
+        moved.append(not torch.equal(before, weight))
+    assert moved == [False, True, False]
 
 
 def test_what_is_logged_a_micro_batch_is_averaged_and_what_is_logged_a_step_stays():
@@ -480,6 +489,18 @@ def test_fit_trains_up_to_the_step_and_evaluates():
     result = mine.fit(TinyData(), TinyData(seed=1), steps=3, batch_size=4, eval=FiveClasses())
     assert mine.index == 3
     assert 0 <= result.miou <= 1
+
+
+def test_each_part_of_a_step_has_its_time():
+    class Asks(Supervised):
+        @hookimpl
+        def setup(self, ctx):
+            ctx.teacher()
+
+    mine = engine([Asks(name="asks")])
+    mine.fit(TinyData(), steps=1, batch_size=2, eval=FiveClasses())
+    parts = {"data", "asks", "forward (student)", "backward", "optimizer", "teacher", "evaluation", "other"}
+    assert mine.clock.totals().keys() == parts
 
 
 class FiveClasses(TinyData):

@@ -304,6 +304,17 @@ def test_one_bad_micro_batch_spoils_its_whole_step(micro, route):
     assert engine.guard.skipped == 1
 
 
+def test_a_step_without_a_term_is_none_that_went_bad(route):
+    class Silent(Strategy):
+        @hookimpl
+        def post_step(self, step):
+            assert step.finite
+
+    engine = Engine(tiny_model(), [Silent()], device="cpu")
+    engine.step(tiny_batch())
+    assert engine.state_dict()["step"] == 1
+
+
 def test_post_step_learns_whether_the_update_was_made(route):
     seen = []
 
@@ -427,11 +438,11 @@ def test_what_strategies_count_is_of_the_last_whole_step_too(policy):
 
         @hookimpl
         def setup(self, ctx):
-            self.count = 0
+            self.count = torch.zeros(())
 
         @hookimpl
         def loss(self, step):
-            self.count += 1
+            self.count += 1  # in place, so that a shallow copy would grow with it
             if step.index == 1 and policy == "raise":
                 raise ValueError("oops")
             return {"x": step.logits("target").mean() * (torch.nan if step.index == 1 else 1.0)}
@@ -448,7 +459,7 @@ def test_what_strategies_count_is_of_the_last_whole_step_too(policy):
     with pytest.raises((StrategyError, NonFiniteError)):
         engine.step(tiny_batch())
     state = engine.state_dict()
-    assert state["step"] == 1 and state["strategies"]["counts"] == {"count": 1} and counts.count == 1
+    assert state["step"] == 1 and state["strategies"]["counts"] == {"count": 1.0} and counts.count == 1
 
 
 def test_a_buffer_that_a_forward_puts_in_place_of_another_goes_back_and_one_with_a_gradient_does_no_harm():
