@@ -135,6 +135,13 @@ def test_an_error_without_a_text_is_told_by_its_name(tmp_path, monkeypatch):
         checkpoint.read(tmp_path / "c.pt")
 
 
+def test_a_checkpoint_with_something_foreign_under_a_right_key_is_named(tmp_path):
+    small().save(path := tmp_path / "c.pt")
+    torch.save(checkpoint.read(path) | {"skipped": {}}, path)
+    with pytest.raises(CheckpointError, match=rf"^{path} holds what no run writes \(KeyError: 'in_a_row'\)"):
+        small().load(path)
+
+
 def test_an_error_in_what_a_checkpoint_holds_names_file_and_cause():
     with pytest.raises(
         CheckpointError, match=r"^c\.pt holds what no run writes \(KeyError: 'seed'\); it cannot be used"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dalib import Batch, DalibError, Engine, Strategy, Stream, hookimpl
-from dalib.data.bad_items import ItemError
+from dalib.data.bad_items import BadItems, ItemError
 from dalib.errors import DataError, StackError, StrategyError
 from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
 
@@ -265,6 +265,8 @@ def test_unless_told_otherwise_an_engine_has_seed_0_the_published_rate_and_the_c
         for strategy, options in zip(stacks, ({}, {"seed": 0}, {"seed": 1}), strict=True)
     ]
     assert of_default.drawn == of_0.drawn != of_1.drawn
+    Engine(tiny_model(num_classes=19), [other := Draws(name="other")], device="cpu")
+    assert other.drawn != of_0.drawn
     assert [group["lr"] for group in engines[0].optimizer.param_groups] == [2.5e-4]
     assert of_default.classes[0] == "road" and len(of_default.classes) == 19
     Engine(tiny_model(), [strategy := Draws()], device="cpu", classes=["a", "b", "c", "d", "e"])
@@ -489,6 +491,63 @@ def test_fit_trains_up_to_the_step_and_evaluates():
     result = mine.fit(TinyData(), TinyData(seed=1), steps=3, batch_size=4, eval=FiveClasses())
     assert mine.index == 3
     assert 0 <= result.miou <= 1
+
+
+def test_data_are_read_in_this_process_unless_workers_are_asked_for():
+    class Seen(TinyData):
+        here = 0
+
+        def __getitem__(self, index):
+            Seen.here += 1
+            return super().__getitem__(index)
+
+    read = []
+    for options in ({}, {"workers": 0}, {"workers": 1}):
+        Seen.here = 0
+        engine([Supervised()]).fit(Seen(), steps=1, batch_size=2, **options)
+        read.append(Seen.here)
+    Seen.here = 0
+    list(engine([Supervised()]).iterate(Seen(), steps=1, batch_size=2))
+    assert min(*read[:2], Seen.here) >= 2 and read[2] == 0
+
+
+def test_items_that_cannot_be_read_are_left_out_where_that_is_asked():
+    class Broken(TinyData):
+        def __getitem__(self, index):
+            if index == 3:
+                raise DataError("3 is broken.")
+            return super().__getitem__(index)
+
+    told = []
+    for _ in engine([Supervised()]).iterate(
+        Broken(), steps=5, batch_size=2, bad_items=BadItems(1, lambda *what: told.append(what))
+    ):
+        pass
+    assert len(told) == 1 and "3 is broken." in str(told[0])
+
+
+def test_a_target_that_is_read_and_not_given_is_named():
+    with pytest.raises(StackError, match=r"'entropy' needs target\.image\. There is no target data"):
+        engine([Supervised(), Entropy()]).fit(TinyData(), steps=1, batch_size=2)
+
+
+def test_evaluating_takes_the_options_of_dalib_evaluate():
+    assert engine([Supervised()]).evaluate(FiveClasses(4), limit=1).confusion.sum() == 12 * 16
+
+
+def test_predicting_takes_bytes_to_the_networks_range_and_gives_train_ids_as_bytes():
+    class Looks(Strategy):
+        @hookimpl
+        def predictor(self, model, predict):
+            return lambda images: (self.seen.append(images), predict(images))[1]
+
+    looks = Looks()
+    looks.seen = []
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(1, 3, 8, 4)
+    mine = engine([looks])
+    ids = mine.predict(images)
+    torch.testing.assert_close(looks.seen[0], images / 255, rtol=0, atol=1e-7)
+    assert ids.dtype == torch.uint8 and torch.equal(ids, mine.model.eval()(images / 255).argmax(1).to(torch.uint8))
 
 
 def test_each_part_of_a_step_has_its_time():

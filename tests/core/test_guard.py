@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from dalib import Batch, Engine, Strategy, Stream, hookimpl
 from dalib.core.guard import SKIPPED_IN_A_ROW, SKIPPED_IN_ALL, Guard, NonFiniteError, Verdict
 from dalib.errors import CheckpointError, StrategyError
-from tests.tiny import Entropy, Supervised, TinyModel, tiny_batch, tiny_model
+from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
 
 BAD_STEP = 2
 
@@ -247,6 +247,28 @@ def test_a_run_stops_with_the_state_before_the_bad_step(kind, teacher, route):
     else:  # counters have gone on
         with pytest.raises(CheckpointError, match=f"step {BAD_STEP + 1} went bad.* Go on from the last checkpoint"):
             engine.state_dict()
+
+
+def test_a_run_that_stopped_goes_on_from_a_checkpoint(route):
+    stopped, whole = make("term", at=(1,)), make()
+    for engine in (stopped, whole):
+        engine.step(tiny_batch(0))
+    state = copy.deepcopy(stopped.state_dict())
+    with pytest.raises(NonFiniteError, match="step 2 went bad"):
+        stopped.step(tiny_batch(1))
+    stopped.load_state_dict(state)
+    stopped.stack.strategies[-1].at = ()
+    for engine in (stopped, whole):
+        engine.step(tiny_batch(1))
+    assert_same(state_of(stopped), state_of(whole))
+
+
+def test_a_run_ends_when_its_last_verdict_has_come(monkeypatch):
+    monkeypatch.setattr(Guard, "reads_at_once", False)
+    monkeypatch.setattr(Verdict, "arrived", False)
+    engine = Engine(tiny_model(), [Bad(kind="term", at=(1,))], device="cpu")
+    with pytest.raises(NonFiniteError, match="step 2 went bad"):
+        engine.fit(TinyData(), TinyData(), steps=2, batch_size=2)
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
