@@ -143,11 +143,9 @@ def test_a_checkpoint_with_something_foreign_under_a_right_key_is_named(tmp_path
 
 
 def test_an_error_in_what_a_checkpoint_holds_names_file_and_cause():
-    with pytest.raises(
-        CheckpointError, match=r"^c\.pt holds what no run writes \(KeyError: 'seed'\); it cannot be used"
-    ):
-        with checkpoint.taken_from(Path("c.pt")):
-            raise KeyError("seed")
+    said = r"^c\.pt holds what no run writes \(KeyError: 'seed'\); it cannot be used"
+    with pytest.raises(CheckpointError, match=said), checkpoint.taken_from(Path("c.pt")):
+        raise KeyError("seed")
 
 
 def test_the_checkpoint_before_goes_where_it_is_asked_to(tmp_path):
