@@ -202,6 +202,18 @@ def test_two_micro_batches_equal_the_mean_of_their_losses():
     torch.testing.assert_close(terms["supervised/loss"], (sum(losses) / 2).detach())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_forwards_run_in_the_precision_asked_for(precision):
+    class Reads(Strategy):
+        @hookimpl
+        def loss(self, step):
+            self.dtype = step.logits("source").dtype
+            return {}
+
+    engine([reads := Reads()], precision=precision).step(tiny_batch())
+    assert reads.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def test_one_train_mode_forward_a_stream_and_step():
     calls = []
     model = tiny_model()
