@@ -433,6 +433,25 @@ def test_a_users_error_in_a_hook_stays_one():
     assert str(caught.value) == "give me colours. It was raised by strategy 'asks' in its hook 'pre_batch' at step 1."
 
 
+def test_a_users_error_below_other_predictors_is_said_to_come_from_one_strategy():
+    class Wraps(Strategy):
+        fails: bool = False
+
+        @hookimpl
+        def predictor(self, model, predict):
+            def wrapped(images):
+                if self.fails:
+                    raise DataError("give me colours.")
+                return predict(images)
+
+            return wrapped
+
+    mine = engine([Supervised(), Wraps(name="inner", fails=True), Wraps(name="outer")])
+    with pytest.raises(DataError) as caught:
+        mine.predict(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert str(caught.value) == "give me colours. It was raised by strategy 'inner' in its hook 'predictor'."
+
+
 def raising(hook):
     """Return a strategy whose hook (or what the hook returns) raises."""
 
