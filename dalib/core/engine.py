@@ -38,7 +38,7 @@ from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.outputs import training_outputs
-from dalib.models.wrapper import network_of, own_loss
+from dalib.models.wrapper import SegmentationModel, network_of, own_loss, unwrap
 from dalib.randomness import seeded
 
 
@@ -456,6 +456,9 @@ class Engine:
                     f"strategy {strategy.name!r} adds {hung[0]!r} to the model; a module of its own comes from "
                     "ctx.module(...), so that it is trained, saved and averaged."
                 )
+        model = unwrap(self.model)
+        for path in self._taps if purpose == "train" and isinstance(model, SegmentationModel) else ():
+            model.tap(path)
         if not settings.asked:
             return None
         averaged = [(m.module, m.averaged) for m in self.modules.values() if m.averaged is not None]

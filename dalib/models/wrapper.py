@@ -37,6 +37,11 @@ class SegmentationModel(nn.Module):
         self._taps: dict[str, _Tap] = {}
         guard_batch_norm(network)
 
+    def tap(self, path: str) -> None:
+        """Let ``forward`` give the output of a layer of the network; before ``torch.compile`` traces the first one."""
+        self._taps[path] = _Tap()
+        self.network.get_submodule(path).register_forward_hook(self._taps[path])
+
     @overload
     def forward(self, x: Tensor, outputs: Literal[False] = False) -> Tensor: ...
     @overload
@@ -52,8 +57,7 @@ class SegmentationModel(nn.Module):
         """
         for path in () if isinstance(outputs, bool) else outputs:
             if path not in self._taps:
-                self._taps[path] = _Tap()
-                self.network.get_submodule(path).register_forward_hook(self._taps[path])
+                self.tap(path)
         found = self.network((x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1))
         named = {"logits": found} if isinstance(found, Tensor) else _named(found)
         named |= {path: tap.take() for path, tap in self._taps.items()}

@@ -167,3 +167,22 @@ def test_the_table_of_outputs_in_the_docs_is_what_the_networks_give():
                 assert tap(model, path) > 0
             checked.append(name)
     assert checked == ["bisenet", "bisenet_v1", "deeplabv2", "pidnet_s", "pidnet_m", "pidnet_l"]
+
+
+def test_a_compiled_model_is_tapped_and_called_on_images_of_ones_own_alike():
+    class ReadsAndCalls(Reads):
+        @hookimpl
+        def loss(self, step):
+            own = step.student(step.batch["source"].image)
+            return super().loss(step) | {"own": own.pow(2).mean()}
+
+    def trained(compiled):
+        torch.manual_seed(0)
+        model = wrap_model(Net(), 5)
+        model = torch.compile(model, backend="eager") if compiled else model
+        engine, reads = Engine(model, [reads := ReadsAndCalls()], device="cpu"), reads
+        for index in range(2):
+            engine.step(tiny_batch(index))
+        return {"mine": reads.mine, "theirs": reads.theirs} | engine.state_dict()["model"]
+
+    assert_same(trained(True), trained(False))
