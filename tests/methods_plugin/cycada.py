@@ -25,7 +25,7 @@ class Generator(nn.Module):
         features = self.down(x)
         for block in self.blocks:
             features = features + block(features)
-        change = self.up(resize(features, x.shape[-2:])).float()
+        change: Tensor = self.up(resize(features, (x.shape[-2], x.shape[-1]))).float()
         return torch.sigmoid(torch.logit(x, eps=0.01) + change)
 
 

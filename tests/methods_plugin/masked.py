@@ -27,7 +27,8 @@ class MaskedConsistency(Strategy):
     """Add the stream ``masked``, target images without some blocks, and train on it by the teacher's labels of the
     whole images. An image's weight is its share of pixels that the teacher is sure of.
 
-    Published ``weight``: 1. The authors' code jitters the masked images, too; stack ``augment`` on ``masked``.
+    Published ``weight``: 1. Blocks become black, the authors' the mean colour. Their masked images are jittered, too:
+    stack ``augment`` on ``masked``.
 
     Options:
         block: side of a block in pixels. ratio: share of the blocks that are left out.
