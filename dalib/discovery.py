@@ -11,19 +11,20 @@ from dalib.registry import DuplicateNameError, Registry
 
 AUTOLOAD_OFF = "DALIB_DISABLE_PLUGIN_AUTOLOAD"
 SAFE = "DALIB_SAFE"
-BUNDLED = frozenset({"dalib.models", "dalib.data", "dalib_plugins"})
+OWN = ("dalib.models", "dalib.data", "dalib.losses", "dalib.core.optim")
+BUNDLED = frozenset({*OWN, "dalib_plugins"})
 
 
 @cache
 def default_registry() -> Registry:
-    """Return the process's registry: dalib's own models and data sets, and the installed plugins, loaded on first use.
+    """Return the process's registry: dalib's own names and those of the installed plugins, loaded on first use.
 
     ``DALIB_DISABLE_PLUGIN_AUTOLOAD=1`` leaves the installed plugins out; ``plugins: [module]`` in a recipe still works.
     ``DALIB_SAFE=1`` leaves out both, except for dalib's own.
     """
     registry = Registry()
-    load_module(registry, "dalib.models")
-    load_module(registry, "dalib.data")
+    for module in OWN:
+        load_module(registry, module)
     if not _is_set(AUTOLOAD_OFF):
         load_entry_points(registry)
     return registry

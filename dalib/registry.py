@@ -1,4 +1,4 @@
-"""The registry of strategies, models and data sets by name, with the plugin that registered each."""
+"""The registry of what a recipe can name, with the plugin that registered each name."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -8,7 +8,7 @@ import pluggy
 from dalib.errors import RegistryError, suggest
 from dalib.hooks import PROJECT, hookspec
 
-Kind = Literal["strategy", "model", "dataset"]
+Kind = Literal["strategy", "model", "dataset", "loss", "optimizer", "schedule"]
 Factory = Callable[..., Any]
 
 
@@ -17,7 +17,7 @@ class PluginSpecs:
 
     @hookspec
     def dalib_register(self, registry: "Registry") -> None:
-        """Register strategies, models and datasets: ``registry.strategy("name", cls)`` and so on."""
+        """Register strategies, models, data sets and so on: ``registry.strategy("name", cls)``."""
 
 
 class Registry:
@@ -43,6 +43,21 @@ class Registry:
     def dataset(self, name: str, factory: Factory) -> None:
         """Register ``factory(**options) -> data set``; ``split`` is one of the options."""
         self._add("dataset", name, factory)
+
+    def loss(self, name: str, factory: Factory) -> None:
+        """Register ``factory(**options) -> loss``, a ``dalib.losses.SegmentationLossFunction``."""
+        self._add("loss", name, factory)
+
+    def optimizer(self, name: str, factory: Factory) -> None:
+        """Register ``factory(**options) -> make``, where ``make(parameters)`` returns a ``torch.optim.Optimizer``."""
+        self._add("optimizer", name, factory)
+
+    def schedule(self, name: str, factory: Factory) -> None:
+        """Register ``factory(*, steps, **options) -> factor(step)``, which multiplies learning rates.
+
+        ``steps`` is ``train.steps``, and ``step`` counts from 0.
+        """
+        self._add("schedule", name, factory)
 
     def get(self, kind: Kind, name: str) -> Factory:
         """Return the factory of a name; RegistryError suggests a known name and lists plugins that failed to load."""

@@ -44,7 +44,7 @@ def main() -> None:
     # Everything is created and read before anything is written or trained, so that mistakes show at once.
     check_variant(options.variant)
     train, val = datasets(options)
-    classes = check_classes(train=train, val=val)
+    classes = check_classes({"train": train, "val": val})
     kept = {name: read_json(path) for name in options.networks if (path := result_path(name, options)).exists()}
     models = {name: make_model(name, len(classes), options) for name in options.networks if name not in kept}
     keep_settings(options)

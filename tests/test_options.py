@@ -97,7 +97,7 @@ KNOWN = "counts, kind, model, name, nested, network, outer, plain, rate, require
         ({"rate": True}, "rate: expected a number, got true."),
         ({"rate": float("nan")}, "rate: expected a finite number, got NaN."),
         ({"rate": 10**400}, "rate: expected a finite number, got 1000"),
-        ({"weight": -1}, "weight: expected at least 0, got -1."),
+        ({"weight": -1}, "weight: expected a number of at least 0, or a mapping, got -1."),
         ({"size": [1]}, "size[1]: expected a value, got [1]."),
         ({"size": [1, "x"]}, 'size[1]: expected a whole number, got "x".'),
         ({"kind": "c"}, "kind: expected 'a' or 'b', got \"c\"."),

@@ -6,7 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from dalib import Registry, Strategy, hookimpl
+from dalib import Registry, SegmentationLoss, Strategy, hookimpl
+from dalib.core.optim import poly, sgd
 from dalib.discovery import AUTOLOAD_OFF, default_registry, load_entry_points, load_module
 from dalib.errors import RegistryError
 from tests.tiny import TinyData, TinyModel
@@ -45,11 +46,16 @@ def test_what_a_plugin_registers_is_found_by_kind_and_name():
         registry.strategy("mine", Mine)
         registry.model("tiny", TinyModel)
         registry.dataset("tiny", TinyData)
+        registry.loss("tiny", SegmentationLoss)
+        registry.optimizer("tiny", sgd)
+        registry.schedule("tiny", poly)
 
     registry = Registry()
     registry.load("third", plugin("third", dalib_register))
     assert (registry.get("strategy", "mine"), registry.get("model", "tiny")) == (Mine, TinyModel)
     assert registry.get("dataset", "tiny") is TinyData
+    trains = [registry.get(kind, "tiny") for kind in ("loss", "optimizer", "schedule")]
+    assert trains == [SegmentationLoss, sgd, poly]
     assert registry.owner("model", "tiny") == "third"
     assert Mine().name == "mine"
 
@@ -140,3 +146,8 @@ def test_the_default_registry_has_the_bundled_plugins_unless_discovery_is_off(mo
     monkeypatch.setenv(AUTOLOAD_OFF, "1")
     off = default_registry.__wrapped__()
     assert off.names("strategy") == [] and "bisenet" in off.names("model") and "diorama" in off.names("dataset")
+    assert {kind: off.names(kind) for kind in ("loss", "optimizer", "schedule")} == {
+        "loss": ["cross_entropy", "dice", "lovasz"],
+        "optimizer": ["adam", "adamw", "sgd"],
+        "schedule": ["constant", "cosine", "poly", "step"],
+    }

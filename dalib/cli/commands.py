@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -18,9 +19,9 @@ from dalib.core.create import dataset_from
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
-from dalib.data.dataset import classes_of, same_classes
+from dalib.data.dataset import classes_of, read_item, same_classes
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
-from dalib.data.doctor import compare, counted, examine_new
+from dalib.data.doctor import compare, compare_sizes, counted, examine_new
 from dalib.data.faults import Fault
 from dalib.data.files import find_images
 from dalib.deploy.bench import VARIANTS
@@ -35,19 +36,19 @@ from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.labels import CITYSCAPES_CLASSES
+from dalib.registry import Kind
 from dalib.runs.build import (
     build_dataset,
     build_engine,
     build_model,
     check_classes,
-    dataset_options,
     forget_files,
+    overridden,
 )
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
-from dalib.runs.recipe import Recipe, apply_override, load_recipe, make_recipe
+from dalib.runs.recipe import Recipe, load_recipe
 from dalib.runs.run import run as run_recipe
-from dalib.yaml import parse_yaml
 
 logger = logging.getLogger("dalib")
 
@@ -65,15 +66,19 @@ def evaluate(options: Namespace) -> None:
     """Evaluate a run, or an exported file on a recipe's data."""
     score: Callable[..., Result]
     recipe = None if options.recipe is None else load_recipe(options.recipe)
+    stack = [override for override in options.overrides if override.startswith(("strategies", "plugins"))]
+    others = [override for override in options.overrides if override not in stack]
     if Path(options.run).suffix == ".onnx":
         if recipe is None:
             raise DalibError(f"{options.run}: name what it is scored on with --recipe, such as its run's recipe.yaml.")
-        recipe = _overridden(recipe, options.overrides)
+        if stack:
+            raise DalibError(f"override {stack[0]!r}: an exported file has no strategies around it; evaluate the run.")
+        recipe = overridden(recipe, others)
         file = ExportedFile(options.run)
         classes, score = file.classes, partial(score_model, file)
     else:
-        loaded = load_run(options.run)
-        recipe = _overridden(recipe or loaded.recipe, options.overrides)
+        loaded = load_run(options.run, overrides=options.overrides if recipe is None else stack)
+        recipe = loaded.recipe if recipe is None else overridden(recipe, others)
         classes = loaded.classes
         score = partial(loaded.engine.evaluate, teacher=recipe.evaluate.model == "teacher")
     dataset = build_dataset(recipe, "eval")
@@ -118,13 +123,12 @@ def plan(options: Namespace) -> None:
         sys.stdout.write(recipe.to_yaml())
         return
     meta = torch.device("meta")
-    forget_files(recipe)
+    forget_files(recipe, scored=False)
     recipe.train.precision = "fp32"
     classes = _planned_classes(recipe)
     with meta:
         engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
-    streams = {name: getattr(recipe.data, name) for name in ("source", "target")}
-    sizes = {name: _size(data) for name, data in streams.items() if data is not None}
+    sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
     for number, row in enumerate(made.rows, start=1):
@@ -132,11 +136,10 @@ def plan(options: Namespace) -> None:
     console.print(
         f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}",
         highlight=False,
-        soft_wrap=True,
     )
-    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False, soft_wrap=True)
+    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False)
     for warning in made.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
 
 
 def plugins(options: Namespace) -> None:
@@ -148,7 +151,7 @@ def plugins(options: Namespace) -> None:
     for name, error in registry.broken.items():
         found.add_row(name, "", f"[red]broken[/]: {escape(error)}")
     names = Table("kind", "name", "plugin", title="registered names")
-    for kind in ("strategy", "model", "dataset"):
+    for kind in get_args(Kind):
         for name in registry.names(kind):
             names.add_row(kind, name, registry.owner(kind, name))
     console = Console()
@@ -162,13 +165,14 @@ def doctor(options: Namespace) -> int:
     _check_json(options)
     console, found = Console(), []
     faults: dict[Fault, None] = {}
-    for name in ("source", "target", "eval"):
-        chosen = dataset_options(recipe, name)
-        if chosen is not None:
-            create = partial(dataset_from, chosen, f"data.{name}")
-            one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
-            found.append(examine_new(create, name=f"data.{name}", limit=options.sample, one_size=one_size))
+    for name in (*recipe.data.names(), "eval"):
+        one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
+        for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
+            create = partial(dataset_from, chosen, path)
+            found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size))
             compare(found[0], found[-1])
+            if one_size and number:
+                compare_sizes(found[-1 - number], found[-1])
             console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
             faults |= dict.fromkeys(found[-1].faults)
     console.print(counted(len(faults), "fault") if faults else "no faults", style="bold")
@@ -203,7 +207,7 @@ def bench(options: Namespace) -> None:
 def export(options: Namespace) -> None:
     """Write a run's model for other runtimes."""
     loaded = load_run(options.run, device="cpu")
-    trained = _size(dataset_options(loaded.recipe, "eval") or {})
+    trained = _size(loaded.recipe, "eval")
     size = tuple(options.size) if options.size else trained or (512, 1024)
     image = None if options.image is None else read_image(Path(options.image)).float() / 255
     if around := [strategy.name for strategy in loaded.engine.stack.implementing("predictor")]:
@@ -241,7 +245,7 @@ def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> l
         dataset = build_dataset(recipe if source is None else load_recipe(source), "target")
         if dataset is None:
             raise DalibError("the recipe has no data.target to calibrate int8 on; name a folder with --calibrate.")
-        pictures = [dataset[i][0] for i in _spread(len(dataset))]
+        pictures = [read_item(dataset, i).image for i in _spread(len(dataset))]
     return [resize(picture[None].float() / 255, size, mode="bilinear", antialias=True)[0] for picture in pictures]
 
 
@@ -257,30 +261,25 @@ def _check_json(options: Namespace) -> None:
         check_writable(Path(options.json))
 
 
-def _overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
-    value = parse_yaml(recipe.to_yaml())
-    value["data"]["eval"] = dataset_options(recipe, "eval")
-    for override in overrides:
-        apply_override(value, override)
-    return make_recipe(value)
-
-
 def _planned_classes(recipe: Recipe) -> tuple[str, ...]:
     """Return the classes of the data sets that are here, or Cityscapes' 19 where none is."""
     found, absent = {}, []
-    for name in ("source", "target", "eval"):
+    for name in (*recipe.data.names(), "eval"):
         try:
             found[name] = build_dataset(recipe, name)
         except (DataError, OSError) as error:
             absent.append(error)
-    if any(found.values()):
-        return check_classes(**found)
+    present = {name: dataset for name, dataset in found.items() if dataset is not None}
+    if present:
+        return check_classes(present)
     logger.warning("%s The stack is checked with Cityscapes' 19 classes.", absent[0])
     return CITYSCAPES_CLASSES
 
 
-def _size(data: dict[str, object]) -> tuple[int, int] | None:
-    size = data.get("size")
+def _size(recipe: Recipe, name: str) -> tuple[int, int] | None:
+    """Return the (H, W) that all data sets of a stream or ``eval`` are given; None where it is not known."""
+    sizes = [options.get("size") for options in recipe.data.entries(name).values()]
+    size = sizes[0] if all(size == sizes[0] for size in sizes) else None
     return (size[0], size[1]) if isinstance(size, list) else None
 
 

@@ -112,6 +112,20 @@ def _check_module(what: str, state: Mapping[str, Any], mine: Mapping[str, Any]) 
         _check_optimizer(what, state["optimizer"], mine["optimizer"])
 
 
+def for_stack(state: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state for a run with another stack: strategies in both keep theirs, new ones have that of ``mine``."""
+    kept = [name for name, kind in mine["stack"] if [name, kind] in state["stack"]]
+
+    def chosen(section: str) -> dict[str, Any]:
+        """Its keys are strategies' names, or begin with them."""
+        theirs = {key: value for key, value in state[section].items() for n in kept if f"{key}/".startswith(f"{n}/")}
+        return {key: theirs.get(key, own) for key, own in mine[section].items()}
+
+    teacher = None if mine["teacher"] is None else state["teacher"]
+    sections = {section: chosen(section) for section in ("modules", "strategies")}
+    return {**state, **sections, "stack": mine["stack"], "teacher": teacher}
+
+
 def _listed(stack: list[list[str]]) -> str:
     return ", ".join(name if name == kind else f"{name} ({kind})" for name, kind in stack) or "none"
 

@@ -1,4 +1,4 @@
-"""Creation of models, data sets and strategies by their registered names."""
+"""Creation of models, data sets, strategies and what trains them by their registered names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from dalib.core.modules import MakeOptimizer
+from dalib.core.optim import ParameterGroups, Schedule
 from dalib.core.strategy import Strategy
 from dalib.discovery import default_registry
 from dalib.errors import DalibError, RecipeError, RegistryError
+from dalib.losses import SegmentationLossFunction
 from dalib.options import check_options
 from dalib.registry import Factory, Kind
 
@@ -79,6 +82,31 @@ def strategy_from(options: Options, path: str) -> Strategy:
     return strategy
 
 
+def loss_from(options: Options, path: str) -> SegmentationLossFunction:
+    """Create the segmentation loss of ``{use: name, **options}``; without ``use`` it is ``cross_entropy``."""
+    loss: SegmentationLossFunction = _checked("loss", {"use": "cross_entropy", **options}, path)
+    return loss
+
+
+def optimizer_from(options: Options, path: str) -> tuple[MakeOptimizer, ParameterGroups]:
+    """Create the factory of optimisers of ``{use: name, **options}``, and the groups that it is to be given."""
+    of_groups = {name: options[name] for name in ParameterGroups.__annotations__ if name in options}
+    rest = {name: value for name, value in options.items() if name not in of_groups}
+    return _checked("optimizer", rest, path), ParameterGroups(**check_options(ParameterGroups, of_groups, path))
+
+
+def schedule_from(options: Options, steps: int, path: str) -> Schedule:
+    """Create the learning-rate schedule of ``{use: name, **options}`` over so many steps."""
+    schedule: Schedule = _checked("schedule", {"steps": steps, **options}, path)
+    return schedule
+
+
+def _checked(kind: Kind, options: Options, path: str) -> Any:
+    check_use(kind, options, path)
+    factory, rest = _factory(kind, options)
+    return factory(**check_options(factory, rest, path))
+
+
 def _factory(kind: Kind, options: Options) -> tuple[Factory, dict[str, Any]]:
     rest = dict(options)
     return default_registry().get(kind, rest.pop("use")), rest
@@ -88,7 +116,8 @@ def check_use(kind: Kind, options: Options, path: str) -> None:
     """Check ``{use: name, **options}`` of a recipe without creating anything."""
     name = options.get("use")
     if not isinstance(name, str):
-        raise RecipeError(f"{path}.use: expected the name of a {kind}, got {name!r}.")
+        article = "an" if kind == "optimizer" else "a"
+        raise RecipeError(f"{path}.use: expected the name of {article} {kind}, got {name!r}.")
     try:
         factory = default_registry().get(kind, name)
     except RegistryError as error:

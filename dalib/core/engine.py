@@ -29,6 +29,7 @@ from dalib.data.bad_items import BadItems
 from dalib.data.batch import Batch
 from dalib.data.dataset import SegmentationDataset
 from dalib.data.loader import StreamLoader
+from dalib.data.sampled import Sampled
 from dalib.device import choose_device
 from dalib.errors import CheckpointError, StackError
 from dalib.evaluation.evaluate import evaluate, inference
@@ -37,7 +38,7 @@ from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.outputs import training_outputs
-from dalib.models.wrapper import network_of
+from dalib.models.wrapper import network_of, own_loss
 from dalib.randomness import seeded
 
 
@@ -91,7 +92,7 @@ class Engine:
         self.seed = seed
         self.index = 0
         self.clock = Clock(self.device)
-        self.segmentation_loss = loss or getattr(network_of(model), "segmentation_loss", None) or SegmentationLoss()
+        self.segmentation_loss = loss or own_loss(network_of(model)) or SegmentationLoss()
         self.modules: dict[str, OwnedModule] = {}  # by strategy and name, "adversarial/logits"
         self._taps: dict[str, int] = {}
         self._planned: dict[str, tuple[int, int]] = {}
@@ -254,11 +255,12 @@ class Engine:
 
     def iterate(
         self,
-        source: SegmentationDataset,
+        source: SegmentationDataset | None = None,
         target: SegmentationDataset | None = None,
         *,
         steps: int,
         batch_size: int,
+        streams: Mapping[str, SegmentationDataset] | None = None,
         workers: int = 0,
         bad_items: BadItems | None = None,
     ) -> Generator[dict[str, Tensor], None, None]:
@@ -268,10 +270,14 @@ class Engine:
 
         Args:
             batch_size: images per domain and optimiser step, over all micro-batches.
+            streams: further data sets by the name of their stream, with their labels, such as a few target images.
             bad_items: counts unreadable images and limits their number; default: the first ends the run.
         """
-        datasets = self.stack.read({"source": source} | ({"target": target} if target is not None else {}))
-        draws = self.stack.draws(datasets)
+        given = {"source": source, "target": target, **(streams or {})}
+        datasets = self.stack.read({name: dataset for name, dataset in given.items() if dataset is not None})
+        bad_items = bad_items or BadItems()
+        sampled = {name: Sampled(dataset, name, bad_items) for name, dataset in datasets.items()}
+        draws = self.stack.draws(sampled, self.seed)
         loader = StreamLoader(datasets, draws, batch_size, self.accumulate, self.seed, workers, bad_items)
         with loader.batches(self.index, steps, self.device) as batches:
             while self.index < steps:
@@ -282,23 +288,24 @@ class Engine:
 
     def fit(
         self,
-        source: SegmentationDataset,
+        source: SegmentationDataset | None = None,
         target: SegmentationDataset | None = None,
         *,
         steps: int,
         batch_size: int,
+        streams: Mapping[str, SegmentationDataset] | None = None,
         workers: int = 0,
         eval: SegmentationDataset | None = None,
     ) -> Result | None:
         """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it."""
-        for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, workers=workers):
+        for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers):
             pass
         return None if eval is None else self.evaluate(eval)
 
     def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
         model = self.network(teacher)
-        with self.clock.section("evaluation"):
+        with self.clock.section("evaluation"), inference(self.model):  # a predictor may have kept it
             return evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
 
     def network(self, teacher: bool) -> nn.Module:
@@ -324,7 +331,7 @@ class Engine:
                 logits: Tensor = model(images)
             return logits.float()
 
-        return self.stack.predictor(model, predict)
+        return self.stack.predictor(model, predict, self.device, self.seed)
 
     # --------------------------------------------------------------------------------------------------- state
 
@@ -454,15 +461,15 @@ class Engine:
         averaged = [(m.module, m.averaged) for m in self.modules.values() if m.averaged is not None]
         return Teacher(self.model, settings.decay, settings.batch_norm, settings.start, averaged)
 
-    def plan(self, sizes: Mapping[str, Size]) -> Plan:
-        """Check the stack against the streams' (H, W), where known, and against what the model gives.
+    def plan(self, sizes: Mapping[str, Size], fields: Mapping[str, Collection[str]] | None = None) -> Plan:
+        """Check the stack against the streams' (H, W) and fields, where known, and against what the model gives.
 
         Raises:
             StackError: the strategies do not fit together.
         """
         declared = {entry for s in self.stack.strategies for of in (s.outputs, s.critic_outputs) for entry in of or ()}
         every_model = all(entry.endswith(".logits") for entry in declared)
-        return make_plan(self.stack, sizes, None if every_model else self._outputs_in_training())
+        return make_plan(self.stack, sizes, None if every_model else self._outputs_in_training(), fields)
 
     def _outputs_in_training(self) -> Collection[str] | None:
         """Return the names of what the model gives in training, tapped layers included; None where it is not known."""
@@ -480,6 +487,6 @@ class Engine:
                     "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
                     "returns is for inference."
                 )
-            for message in self.plan(sizes).warnings:
+            for message in self.plan(sizes, {name: stream.fields() for name, stream in batch.items()}).warnings:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes

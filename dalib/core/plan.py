@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from dalib.core.hookspecs import HOOKS
 from dalib.core.stack import Stack, calling
 from dalib.core.strategy import Strategy
+from dalib.data.batch import covers
 from dalib.errors import StackError
 
 Size = tuple[int, int] | None  # (H, W); None = not known yet
 
-# Target labels never reach training, so no strategy can require them.
-GIVEN = {"source": ("image", "label", "index"), "target": ("image", "index")}
+GIVEN = ("image", "label", "index", "extra")  # by a stream's data, unless it is known better
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,22 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def make_plan(stack: Stack, streams: Mapping[str, Size], outputs: Collection[str] | None = None) -> Plan:
+def make_plan(
+    stack: Stack,
+    streams: Mapping[str, Size],
+    outputs: Collection[str] | None = None,
+    fields: Mapping[str, Collection[str]] | None = None,
+) -> Plan:
     """Check a stack by following its streams; StackError at the first strategy that cannot work.
 
     Args:
-        streams: the loader's streams, ``source`` and ``target``, with their (H, W) where known.
+        streams: the loader's streams, such as ``source`` and ``target``, with their (H, W) where known.
         outputs: names of what the model gives in training, tapped layers included; None: not known.
+        fields: of each stream, where its data were seen; else images with labels and any further maps are expected.
     """
     sizes: dict[str, Size] = dict(streams)
-    provided = {f"{stream}.{field}": "the data" for stream in streams for field in GIVEN.get(stream, ("image",))}
+    provided = {f"{s}.{field}": "the data" for s in streams for field in (fields or {}).get(s, GIVEN)}
+    provided.pop("target.label", None)  # never reaches training, so no strategy can require it
     read: list[tuple[Strategy, str]] = []
     rows, warnings = [], []
     for position, strategy in enumerate(stack.strategies):
@@ -48,7 +55,7 @@ def make_plan(stack: Stack, streams: Mapping[str, Size], outputs: Collection[str
         _check_same_size(strategy, sizes)
         changes = strategy in stack.implementing("pre_batch")
         if changes:
-            warnings += [_stale(reader, field, strategy) for reader, field in read if field in strategy.writes]
+            warnings += [_stale(reader, field, strategy) for reader, field in read if covers(strategy.writes, field)]
             warnings += strategy.check_sizes(_known(sizes))
             read += [(strategy, field) for field in sorted(strategy.requires - strategy.writes)]
             sizes |= _sizes_after(strategy, sizes)
@@ -78,19 +85,23 @@ def _check_required(
     strategies: Sequence[Strategy], position: int, provided: Mapping[str, str], streams: Mapping[str, Size]
 ) -> None:
     strategy = strategies[position]
-    # A field to write, such as a weight, need not exist yet; its stream must.
-    written = {f"{field.split('.')[0]}.image" for field in strategy.writes}
-    for field in sorted((strategy.requires | written) - provided.keys()):
+    # A field to write, such as a weight, need not exist yet, nor any one map of `extra`; its stream must.
+    maps = frozenset(field for field in strategy.requires if field.endswith(".extra"))
+    needed = (strategy.requires - maps) | {f"{field.split('.')[0]}.image" for field in strategy.writes | maps}
+    for field in sorted(field for field in needed if not covers(provided, field)):
         stream = field.split(".")[0]
         later = [other.name for other in strategies[position + 1 :] if field in other.provides]
         if later:
             advice = f"{later[0]!r} provides it later in the list; move {strategy.name!r} after {later[0]!r}."
         elif field == "target.label":
             advice = "Labels of the target never reach training; use a teacher's pseudo-labels."
-        elif stream in GIVEN and stream not in streams:
+        elif field == f"{stream}.label" and stream in streams:
+            advice = f"No image of the {stream} data has a label."
+        elif stream in ("source", "target") and stream not in streams:
             advice = f"There is no {stream} data; name it under data.{stream} of the recipe (or pass it to fit)."
         else:
-            advice = f"Nothing provides it; the stack has {', '.join(sorted(provided))}."
+            known = sorted(name for name in provided if not name.endswith(".extra"))
+            advice = f"Nothing provides it; the stack has {', '.join(known)}."
         raise StackError(f"strategy {strategy.name!r} needs {field}. {advice}")
 
 

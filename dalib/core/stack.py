@@ -1,19 +1,23 @@
 """The ordered stack of strategies: pluggy checks the hooks, the user's list gives the order."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
+import torch
 from torch import Tensor
 
 from dalib.core.hookspecs import HOOKS, StrategySpecs
 from dalib.core.step import Step
 from dalib.core.strategy import DECLARATIONS, Strategy, declared_streams
+from dalib.data.draws import in_range
 from dalib.errors import DalibError, StackError, StrategyError, add_to, suggest
 from dalib.hooks import PROJECT, Predict
+from dalib.randomness import Key, seeded
 
 if TYPE_CHECKING:
     from dalib.data.dataset import Draw, SegmentationDataset
@@ -83,13 +87,19 @@ class Stack:
         read = self.streams()
         return {name: what for name, what in streams.items() if read is None or name in read}
 
-    def draws(self, datasets: Mapping[str, "SegmentationDataset"]) -> "dict[str, Draw]":
-        """Return the strategies' samplers by stream; StackError where two sample the same stream."""
+    def draws(self, datasets: Mapping[str, "SegmentationDataset"], seed: int) -> "dict[str, Draw]":
+        """Return the strategies' samplers by stream; StackError where two sample the same stream.
+
+        Each draw is seeded by the run's seed, the strategy, the stream and the position.
+        """
+        device = torch.device("cpu")
         draws: dict[str, Draw] = {}
         owners: dict[str, str] = {}
         for strategy in self.implementing("sampler"):
             for stream, dataset in datasets.items():
-                draw = self.call("sampler", strategy, stream=stream, dataset=dataset)
+                key = (seed, "sampler", strategy.name, stream)
+                with seeded(device, *key):
+                    draw = self.call("sampler", strategy, stream=stream, dataset=dataset)
                 if draw is None:
                     continue
                 if stream in owners:
@@ -97,14 +107,21 @@ class Stack:
                         f"strategies {owners[stream]!r} and {strategy.name!r} both sample the stream {stream!r}; "
                         "a stream has one sampler: drop one of them."
                     )
-                draws[stream], owners[stream] = calling(strategy, "sampler")(draw), strategy.name
+                draw = in_range(draw, stream, len(dataset))
+                draws[stream] = _returned(draw, strategy, "sampler", device, key)
+                owners[stream] = strategy.name
         return draws
 
-    def predictor(self, model: Any, predict: Predict) -> Predict:
-        """Return ``predict`` wrapped by every strategy's ``predictor``, the first in the list innermost."""
+    def predictor(self, model: Any, predict: Predict, device: torch.device, seed: int) -> Predict:
+        """Return ``predict`` wrapped by every strategy's ``predictor``, the first in the list innermost.
+
+        Each call is seeded by the run's seed, the strategy and the number of the call.
+        """
         for strategy in self.implementing("predictor"):
-            predict = self.call("predictor", strategy, model=model, predict=predict)
-            predict = calling(strategy, "predictor")(predict)
+            key = (seed, "predictor", strategy.name)
+            with seeded(device, *key):
+                predict = self.call("predictor", strategy, model=model, predict=predict)
+            predict = _returned(predict, strategy, "predictor", device, key)
         return predict
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
@@ -152,7 +169,7 @@ class Stack:
 
 @contextmanager
 def calling(strategy: Strategy, hook: str, step: Step | None = None) -> Iterator[None]:
-    """Run a hook in the body, or decorate a function that a hook returned: its errors name strategy, hook and step.
+    """Run a hook, or a function that it returned, in the body: its errors name strategy, hook and step.
 
     In a step the hook may read and write what its strategy declares, with its own seed and clock section. A
     ``DalibError`` stays one, as a message to the user; any other error becomes a ``StrategyError``.
@@ -185,6 +202,23 @@ def _check_state(strategy: str, value: Any, path: str = "state") -> None:
         if type(key) not in (str, int):
             raise StackError(f"state_dict of strategy {strategy!r} returned {path} with a key {key!r}; use text.")
         _check_state(strategy, entry, f"{path}[{key!r}]")
+
+
+def _returned(
+    function: Callable[[Any], T], strategy: Strategy, hook: str, device: torch.device, key: tuple[Key, ...]
+) -> Callable[[Any], T]:
+    """Return a function that a hook returned, its errors named and each call seeded.
+
+    A sampler's call is seeded by its position, a predictor's by the number of the calls before it.
+    """
+    calls = count()
+
+    def call(argument: Any) -> T:
+        at = argument if hook == "sampler" else next(calls)
+        with calling(strategy, hook), seeded(device, *key, at):
+            return function(argument)
+
+    return call
 
 
 def _check_names(strategies: Sequence[Strategy]) -> None:

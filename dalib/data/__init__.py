@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 from dalib.hooks import hookimpl
 
 if TYPE_CHECKING:
+    from dalib.data.counts import label_counts
     from dalib.data.dataset import Draw, SegmentationDataset
     from dalib.registry import Registry
 
-__all__ = ["Draw", "SegmentationDataset", "dalib_register"]
+__all__ = ["Draw", "SegmentationDataset", "dalib_register", "label_counts"]
 
 
 @hookimpl
@@ -30,8 +31,8 @@ def dalib_register(registry: "Registry") -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Draw", "SegmentationDataset"):
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dalib.data import dataset
+    from dalib.data import counts, dataset
 
-    return getattr(dataset, name)
+    return getattr(counts if name == "label_counts" else dataset, name)

@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from dalib.data.dataset import checked_item, item_name
+from dalib.data.dataset import Item, checked_item, item_name
 from dalib.errors import DalibError, DataError
 
 if TYPE_CHECKING:
@@ -22,11 +20,12 @@ class Loaded:
     """The item at an index, or the first readable one after it.
 
     Fields:
-        item: image, label and index; None where none could be read.
+        item: None where none could be read. index: its own, of those tried the last.
         faults: message of each skipped item, by stream and item name.
     """
 
-    item: tuple[Tensor, Tensor, int] | None
+    item: Item | None
+    index: int
     faults: Mapping[str, str]
 
 
@@ -42,13 +41,13 @@ def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) ->
     for candidate in range(index, index + 1 + spare):
         candidate %= len(dataset)
         try:
-            return Loaded((*checked_item(dataset, candidate), candidate), faults)
+            return Loaded(checked_item(dataset, candidate), candidate, faults)
         except DalibError as error:  # returned as a value, since torch puts a worker's traceback into the message
             faults[f"{stream} {item_name(dataset, candidate)}"] = str(error)
         except Exception as error:
             where = f"{item_name(dataset, candidate)} of the {stream} data"
             raise ItemError(f"{where} could not be loaded: {type(error).__name__}: {error}") from error
-    return Loaded(None, faults)
+    return Loaded(None, candidate, faults)
 
 
 @dataclass

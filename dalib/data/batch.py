@@ -1,7 +1,7 @@
 """Streams of images and the batch that holds them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,17 @@ class Stream:
         label: (B, H, W) int64 train ids, 255 = ignore.
         weight: (B, H, W) float >= 0, the weight of each pixel in the loss.
         index: (B,) position of each image in its dataset.
+        extra: further maps (B, H, W) by name, such as depth or a confidence, of any type.
+
+    In declarations and in ``Batch.write`` a map of ``extra`` is a field like the others, ``"source.depth"``;
+    ``"source.extra"`` stands for all of them, whatever their names.
     """
 
     image: Tensor
     label: Tensor | None = None
     weight: Tensor | None = None
     index: Tensor | None = None
+    extra: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -33,13 +38,29 @@ class Stream:
         return self.image.shape[-2], self.image.shape[-1]
 
     def fields(self) -> dict[str, Tensor]:
-        """Return the fields that are present, by name."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        """Return the fields that are present, by name, those of ``extra`` included."""
+        values = {name: getattr(self, name) for name in OWN_FIELDS}
+        return {name: value for name, value in values.items() if value is not None} | dict(self.extra)
+
+    def replace(self, **fields: Any) -> "Stream":
+        """Return the stream with other fields; a name that is none of its own is a map of ``extra``."""
+        fields |= fields.pop("extra", {})
+        own = {name: fields.pop(name) for name in OWN_FIELDS if name in fields}
+        return dataclasses.replace(self, **own, extra={**self.extra, **fields})
 
     def to(self, device: torch.device) -> "Stream":
         """Return the stream on a device."""
-        return Stream(**{name: value.to(device, non_blocking=True) for name, value in self.fields().items()})
+        return self.replace(**{name: value.to(device, non_blocking=True) for name, value in self.fields().items()})
+
+
+OWN_FIELDS = tuple(f.name for f in dataclasses.fields(Stream) if f.name != "extra")
+"""The fields of a stream beside its ``extra`` maps."""
+
+
+def covers(declared: Collection[str], entry: str) -> bool:
+    """Return whether a declaration such as ``{"source.image", "source.extra"}`` names the ``stream.field`` entry."""
+    stream, _, name = entry.partition(".")
+    return entry in declared or (name not in OWN_FIELDS and f"{stream}.extra" in declared)
 
 
 @dataclass(frozen=True)
@@ -98,7 +119,7 @@ class Batch(Mapping[str, Stream]):
     def write(self, name: str, **fields: Any) -> None:
         """Replace fields of a stream, e.g. ``batch.write("source", image=jittered)``; StackError if undeclared."""
         self._check(name, fields)
-        self._streams[name] = dataclasses.replace(self[name], **fields)
+        self._streams[name] = self[name].replace(**fields)
         self._versions[name] += 1
 
     def add(self, name: str, stream: Stream) -> None:
@@ -135,7 +156,7 @@ class Batch(Mapping[str, Stream]):
                     f"strategy {strategy!r} changed {name}.{field} in its hook {hook!r}; streams change in `pre_batch` "
                     "alone."
                 )
-            if f"{name}.{field}" not in writes:
+            if not covers(writes, f"{name}.{field}"):
                 raise StackError(
                     f"strategy {strategy!r} changed {name}.{field} without declaring it; "
                     f'add "{name}.{field}" to its `writes` (or `provides`, for a stream of its own).'

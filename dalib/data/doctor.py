@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from dalib.data.dataset import SegmentationDataset, checked_item, classes_of, item_name, same_classes
+from dalib.data.dataset import Item, SegmentationDataset, checked_item, classes_of, item_name, same_classes
 from dalib.data.faults import Fault, collecting
 from dalib.errors import DataError
 from dalib.labels import IGNORE
@@ -124,11 +124,11 @@ def examine(
     indices = _spread(len(dataset), limit)
     for done, index in enumerate(indices, 1):
         try:
-            image, label = checked_item(dataset, index)
+            item = checked_item(dataset, index)
         except Exception as error:  # a third-party dataset may raise anything
             findings.faults.append(_fault(dataset, index, error))
         else:
-            _count(findings, image, label, item_name(dataset, index))
+            _count(findings, item, item_name(dataset, index))
         findings.examined = done
         advance(done, len(indices))
     if not len(dataset):
@@ -156,6 +156,17 @@ def compare(first: Findings, other: Findings) -> None:
         same_classes({findings.name: findings.classes for findings in (first, other) if findings.classes})
     except DataError as error:
         other.faults.append(Fault("", str(error)))
+
+
+def compare_sizes(first: Findings, other: Findings) -> None:
+    """Add a fault to ``other``, of the same stream, where its images have another size than those of ``first``."""
+    if first.sizes and other.sizes and first.sizes.keys() != other.sizes.keys():
+        one, two = (findings.sizes.most_common(1)[0][0] for findings in (first, other))
+        reason = (
+            f"{first.name} has images of {one[0]} x {one[1]}, {other.name} of {two[0]} x {two[1]} (H x W); give both "
+            "the same `size: [H, W]` to make batches of them."
+        )
+        other.faults.append(Fault("", reason))
 
 
 def counted(number: int, what: str) -> str:
@@ -189,10 +200,10 @@ def _spread(length: int, limit: int | None) -> list[int]:
     return [i * length // count for i in range(count)]
 
 
-def _count(findings: Findings, image: Tensor, label: Tensor, item: str) -> None:
-    pixels = label.flatten().int().bincount(minlength=256)
+def _count(findings: Findings, item: Item, name: str) -> None:
+    image, pixels = item.image, item.filled_label.flatten().int().bincount(minlength=256)
     findings.pixels += pixels
     findings.images += pixels > 0
     findings.sizes[image.shape[-2], image.shape[-1]] += 1
     if (image == image[:, :1, :1]).all():
-        findings.single_color.append(item)
+        findings.single_color.append(name)

@@ -3,45 +3,45 @@
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dalib.data.bad_items import BadItems, Loaded, load
 from dalib.data.batch import Batch, Stream
-from dalib.data.dataset import item_name
+from dalib.data.dataset import Item, item_name, labelled
+from dalib.data.draws import in_shares, shuffled
+from dalib.data.joined import Joined
 from dalib.errors import DataError
-from dalib.randomness import seed_of
 
 if TYPE_CHECKING:
     from dalib.data.dataset import Draw, SegmentationDataset
 
 
-def shuffled(length: int, *key: str | int) -> "Draw":
-    """Return the draw that goes through all images in a new random order each epoch."""
+def first_look(dataset: "SegmentationDataset", stream: str, bad_items: BadItems) -> Stream:
+    """Return the stream of a data set's first image, of joined ones' first images; others have to be like them.
 
-    @lru_cache(maxsize=2)
-    def order(epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(seed_of(*key, epoch))
-        return torch.randperm(length, generator=generator).tolist()
+    It is uint8 and on the CPU; its size and fields are those of every batch.
 
-    def draw(position: int) -> int:
-        return order(position // length)[position % length]
-
-    return draw
-
-
-def first_size(dataset: "SegmentationDataset", stream: str, bad_items: BadItems) -> tuple[int, int]:
-    """Return the (H, W) of a data set's first image, which the others have to share to make a batch."""
+    Raises:
+        DataError: the data set is empty, or the images differ in size or in their further maps.
+    """
     check_not_empty(dataset, stream)
-    loaded = load(dataset, stream, 0, bad_items.limit)
-    bad_items.count(loaded.faults)
-    height, width = _present(loaded, stream)[0].shape[-2:]
-    return height, width
+    firsts = sorted(set(dataset.starts[:-1])) if isinstance(dataset, Joined) else [0]
+    loaded = [load(dataset, stream, index, bad_items.limit) for index in firsts if index < len(dataset)]
+    collated, faults = _Collate(stream, dataset, stream != "target" and labelled(dataset))(loaded)
+    bad_items.count(faults)
+    if isinstance(collated, DataError):
+        raise collated
+    return collated
+
+
+def _order(dataset: "SegmentationDataset", *key: str | int) -> "Draw":
+    if isinstance(dataset, Joined) and dataset.shares is not None:
+        return in_shares(dataset.lengths, dataset.shares, *key)
+    return shuffled(len(dataset), *key)
 
 
 def check_not_empty(dataset: "SegmentationDataset", stream: str) -> None:
@@ -49,7 +49,7 @@ def check_not_empty(dataset: "SegmentationDataset", stream: str) -> None:
         raise DataError(f"the {stream} data set is empty; check its root, split and lists.")
 
 
-def _present(loaded: Loaded, stream: str) -> tuple[Tensor, Tensor, int]:
+def _present(loaded: Loaded, stream: str) -> Item:
     """Return the item; DataError where no item could be read."""
     if loaded.item is None:
         raise DataError(f"none of the {len(loaded.faults)} images of the {stream} can be read; see `dalib doctor`.")
@@ -87,11 +87,12 @@ class StreamLoader:
         for stream, dataset in datasets.items():
             check_not_empty(dataset, stream)
         self._datasets = datasets
-        self._draws = {s: draws.get(s) or shuffled(len(d), seed, "order", s) for s, d in datasets.items()}
+        self._draws = {s: draws.get(s) or _order(d, seed, "order", s) for s, d in datasets.items()}
         self._micro_size = batch_size // accumulate
         self._accumulate = accumulate
         self._workers = workers
         self._bad_items = bad_items or BadItems()
+        self._labelled = {stream for stream, dataset in datasets.items() if stream != "target" and labelled(dataset)}
 
     @contextmanager
     def batches(self, start: int, stop: int, device: torch.device) -> Iterator[Iterator[list[Batch]]]:
@@ -127,7 +128,7 @@ class StreamLoader:
             raise stream
         arrived = stream.to(device)
         label = None if arrived.label is None else arrived.label.long()
-        return Stream(arrived.image.float() / 255, label, index=arrived.index)
+        return arrived.replace(image=arrived.image.float() / 255, label=label)
 
     def _loader(self, stream: str, start: int, stop: int) -> DataLoader[Loaded]:
         size, draw = self._micro_size, self._draws[stream]
@@ -139,7 +140,7 @@ class StreamLoader:
             _Items(self._datasets[stream], stream, self._bad_items.limit),
             num_workers=self._workers,
             batch_sampler=indices,
-            collate_fn=_Collate(stream, self._datasets[stream]),
+            collate_fn=_Collate(stream, self._datasets[stream], keeps_labels=stream in self._labelled),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else the loader draws from the global generator
         )
@@ -187,28 +188,59 @@ class _Items(Dataset[Loaded]):
 
 
 class _Collate:
-    """Stacks items into a stream of uint8; only ``source`` keeps labels, so that the target's never reach training."""
+    """Stacks items into a stream of uint8; the target's labels never reach training.
 
-    def __init__(self, stream: str, dataset: "SegmentationDataset") -> None:
+    Where other items of the stream have labels, one without is ignored everywhere.
+    """
+
+    def __init__(self, stream: str, dataset: "SegmentationDataset", keeps_labels: bool) -> None:
         self._stream = stream
         self._dataset = dataset
+        self._keeps_labels = keeps_labels
 
     def __call__(self, loaded: list[Loaded]) -> Collated:
         faults = {name: message for one in loaded for name, message in one.faults.items()}
         try:
-            return self._stack([_present(one, self._stream) for one in loaded]), faults
+            items = [_present(one, self._stream) for one in loaded]
+            self._check_alike(loaded, items)
+            return self._stack([one.index for one in loaded], items), faults
         except DataError as error:
             return error, faults
 
-    def _stack(self, items: list[tuple[Tensor, Tensor, int]]) -> Stream:
-        sizes = {tuple(image.shape[-2:]): index for image, _, index in items}
+    def _check_alike(self, loaded: list[Loaded], items: list[Item]) -> None:
+        """Raise DataError unless the images have one size, and further maps of the same names."""
+        sizes = {tuple(item.image.shape[-2:]): one.index for one, item in zip(loaded, items, strict=True)}
         if len(sizes) > 1:
             (one, i), (other, j) = list(sizes.items())[:2]
             raise DataError(
                 f"the {self._stream} images differ in size: {item_name(self._dataset, i)} is {one[0]}x{one[1]}, "
-                f"{item_name(self._dataset, j)} is "
-                f"{other[0]}x{other[1]} (H x W). Set data.{self._stream}.size: [H, W] to resize them."
+                f"{item_name(self._dataset, j)} is {other[0]}x{other[1]} (H x W). "
+                f"Set {place_of(self._stream)}.size: [H, W] to resize them."
             )
-        image = torch.stack([image for image, _, _ in items])
-        label = torch.stack([label for _, label, _ in items]) if self._stream == "source" else None
-        return Stream(image, label, index=torch.tensor([index for _, _, index in items]))
+        maps = {
+            tuple(sorted((n, str(v.dtype)) for n, v in item.extra.items())): one.index
+            for one, item in zip(loaded, items, strict=True)
+        }
+        if len(maps) > 1:
+            (first, i), (second, j) = list(maps.items())[:2]
+            raise DataError(
+                f"the {self._stream} images differ in their further maps: {item_name(self._dataset, i)} has "
+                f"{_listed(first)}, {item_name(self._dataset, j)} has {_listed(second)}. Give each image the same ones."
+            )
+
+    def _stack(self, indices: list[int], items: list[Item]) -> Stream:
+        return Stream(
+            torch.stack([item.image for item in items]),
+            torch.stack([item.filled_label for item in items]) if self._keeps_labels else None,
+            index=torch.tensor(indices),
+            extra={name: torch.stack([item.extra[name] for item in items]) for name in items[0].extra},
+        )
+
+
+def place_of(stream: str) -> str:
+    """Return where a recipe names a stream's data, or ``eval``."""
+    return f"data.{stream}" if stream in ("source", "target", "eval") else f"data.streams.{stream}"
+
+
+def _listed(maps: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{name} ({dtype})" for name, dtype in maps) or "none"

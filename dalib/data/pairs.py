@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dalib.data.decode import Size, read_image, read_label, resize_image, resize_label
-from dalib.data.encodings import LabelMap
+from dalib.data.encodings import ColorMap, IdMap, LabelMap
 from dalib.data.faults import Fault, report
 from dalib.errors import DataError
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
@@ -68,9 +68,27 @@ class PairedFiles:
                 item=label_file,
                 kind="labels of another size than their images",
             )
-        if self.resizes_labels:
-            stored = resize_label(stored, size)
-        return resize_image(image, size), self.label_map(stored, label_file)
+        return resize_image(image, size), self._mapped(stored, size, label_file)
+
+    def label(self, index: int) -> Tensor | None:
+        """The label alone, as an item's; None for images alone. It is not compared with its image."""
+        file = self.files[index][1]
+        if file is None:
+            return None
+        stored = read_label(file)
+        return self._mapped(stored, self.size or (stored.shape[-2], stored.shape[-1]), file)
+
+    def labels_depend_on(self) -> list[object] | None:
+        """What the labels are made from, so that counts of them can be kept; None where it cannot be told."""
+        if not isinstance(self.label_map, IdMap | ColorMap):
+            return None  # somebody's function, which may read anything
+        kind = type(self.label_map)
+        how = [kind.__qualname__, *((name, _plain(value)) for name, value in sorted(vars(self.label_map).items()))]
+        files = [[str(file.resolve()), *_state(file)] for _, file in self.files if file is not None]
+        return [how, self.size, self.classes, self.resizes_labels, files]
+
+    def _mapped(self, stored: Tensor, size: Size, file: Path) -> Tensor:
+        return self.label_map(resize_label(stored, size) if self.resizes_labels else stored, file)
 
     def for_evaluation(self) -> "PairedFiles":
         """Return the same images at ``size`` with labels at their own size, at which published scores are computed."""
@@ -99,6 +117,18 @@ def _checked(size: Size | None) -> Size | None:
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise DataError(f"size: expected (H, W) in pixels, both at least 1, found {size}.")
     return size and (size[0], size[1])
+
+
+def _plain(value: object) -> object:
+    return value.tolist() if isinstance(value, Tensor) else value
+
+
+def _state(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:  # it is told where the file is read
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _times(image: Tensor) -> str:

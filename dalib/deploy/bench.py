@@ -25,6 +25,7 @@ from dalib.deploy.runtimes import PACKAGES, Run, Size, Sizes, open_onnx, require
 from dalib.device import choose_device, hardware_name
 from dalib.errors import DalibError, suggest
 from dalib.models import SegmentationModel
+from dalib.models.wrapper import training_heads
 
 FORMS = ("fused", "bf16", "channels-last", "compiled")  # in the order of application
 VARIANTS = ("eager", "channels-last", "fused", "bf16", "compiled", "fused+bf16+channels-last+compiled")
@@ -234,7 +235,7 @@ def time_forward(
 
 def inference_parameters(model: SegmentationModel) -> int:
     """Count the parameters outside the training-only heads."""
-    heads = tuple(f"{head}." for head in getattr(model.network, "training_heads", ()))
+    heads = tuple(f"{head}." for head in training_heads(model.network))
     return sum(p.numel() for name, p in model.network.named_parameters() if not name.startswith(heads))
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dalib.models.wrapper import network_of
+from dalib.models.wrapper import network_of, training_heads
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -22,17 +22,18 @@ PROBE = (1, 3, 96, 96)  # traced to see which layer feeds which; Inception needs
 def fuse(model: Model) -> Model:
     """Return a copy of ``model`` for inference, with the same logits up to rounding; the original stays as it is.
 
-    Folds BatchNorms into the convolutions before them, drops training-only heads (``training_heads`` of the network),
-    and calls the network's ``reorder()``, if any, to put commuting operations into their cheaper order. The copy is in
-    eval mode, has no gradients, and is not for training.
+    Folds BatchNorms into the convolutions before them, drops training-only heads (``training_heads`` of the network
+    and of those in it), and calls the network's ``reorder()``, if any, to put commuting operations into their cheaper
+    order. The copy is in eval mode, has no gradients, and is not for training.
 
     Args:
         model: wrapped or bare; maps images (B, 3, H, W) to logits.
     """
     fused = deepcopy(model).eval()
     network = network_of(fused)
-    for head in getattr(network, "training_heads", ()):
-        setattr(network, head, None)
+    for path in training_heads(network):
+        parent, _, head = path.rpartition(".")
+        setattr(network.get_submodule(parent), head, None)
     fold_batch_norm(network)
     if callable(reorder := getattr(network, "reorder", None)) and not getattr(network, "is_fused", False):
         reorder()

@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from dalib.data.dataset import SegmentationDataset, classes_of
+from dalib.data.dataset import SegmentationDataset, classes_of, read_item
 from dalib.errors import DataError
 from dalib.evaluation.metrics import ConfusionMatrix
 from dalib.evaluation.protocols import Protocol, get_protocol
@@ -105,7 +105,8 @@ def _batches(dataset: SegmentationDataset, total: int, batch_size: int) -> Itera
     """Yield stacked images and labels in order; a batch ends early where the next item has another size."""
     held: list[tuple[Tensor, Tensor]] = []
     for i in range(total):
-        item = dataset[i]
+        read = read_item(dataset, i)
+        item = read.image, read.filled_label
         if held and (len(held) == batch_size or [t.shape for t in item] != [t.shape for t in held[0]]):
             yield _stack(held)
             held = []

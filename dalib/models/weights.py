@@ -15,7 +15,7 @@ from dalib.files import find_checkpoint, load_tensors
 from dalib.models.announce import announce
 from dalib.models.layouts import LAYOUTS
 from dalib.models.pairing import likeliest_layout, pair, same_but_ones
-from dalib.models.wrapper import network_of
+from dalib.models.wrapper import network_of, training_heads
 
 logger = logging.getLogger("dalib")
 
@@ -70,7 +70,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
     network = network_of(model)
     own = network.state_dict()
     found = _unwrap(read_weights(source), own)
-    inference = {key: tensor for key, tensor in own.items() if not key.startswith(_training_heads(network))}
+    inference = {key: tensor for key, tensor in own.items() if not key.startswith(_heads(network))}
     layout = likeliest_layout(inference, found) if layout == "auto" else layout
     if layout not in LAYOUTS:
         raise WeightsError(f"unknown layout {layout!r}.{suggest(layout, [*LAYOUTS, 'auto'])}")
@@ -101,14 +101,14 @@ def load_pairs(
     """
     own, used = module.state_dict(), set(pairs.values())
     absent = [key for key in own if key not in pairs and not key.endswith("num_batches_tracked")]
-    training_heads = _training_heads(module)
+    heads = _heads(module)
     report = LoadReport(
         origin=origin,
         layout=layout,
         matched=tuple(key for key in own if key in pairs),
-        missing=tuple(key for key in absent if not key.startswith(training_heads)),
+        missing=tuple(key for key in absent if not key.startswith(heads)),
         unexpected=tuple(key for key in found if key not in used),
-        heads=tuple(key for key in absent if key.startswith(training_heads)),
+        heads=tuple(key for key in absent if key.startswith(heads)),
     )
     _refuse_other_form(report, found, used, fused=getattr(module, "is_fused", False))
     _refuse_poor_match(report, own, found)
@@ -165,8 +165,8 @@ def _read_file(path: Path) -> Any:
         ) from error
 
 
-def _training_heads(network: nn.Module) -> tuple[str, ...]:
-    return tuple(f"{head}." for head in getattr(network, "training_heads", ()))
+def _heads(network: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{head}." for head in training_heads(network))
 
 
 def _unwrap(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dalib.errors import DalibError
+from dalib.losses import SegmentationLossFunction
 from dalib.models.batchnorm import guard_batch_norm
 from dalib.resizing import resize_logits
 
@@ -102,6 +103,37 @@ def network_of(model: nn.Module) -> nn.Module:
     """Return the network inside ``SegmentationModel`` and the wrappers that ``unwrap`` removes, else the model."""
     model = unwrap(model)
     return model.network if isinstance(model, SegmentationModel) else model
+
+
+def outermost(network: nn.Module, attribute: str) -> list[nn.Module]:
+    """Return the modules of a network that have an attribute, without those inside another that has it."""
+    if getattr(network, attribute, None) is not None:
+        return [network]
+    return [module for child in network.children() for module in outermost(child, attribute)]
+
+
+def own_loss(network: nn.Module) -> SegmentationLossFunction | None:
+    """Return a network's ``segmentation_loss``, or that of the one network inside it; None without any.
+
+    Raises:
+        DalibError: several networks inside it have one.
+    """
+    bringing: list[Any] = outermost(network, "segmentation_loss")
+    if len(bringing) > 1:
+        names, outer = " and ".join(type(module).__name__ for module in bringing), type(network).__name__
+        raise DalibError(
+            f"{names} inside {outer} each bring a segmentation_loss; give {outer} its own, or the run a `loss:`."
+        )
+    return bringing[0].segmentation_loss if bringing else None
+
+
+def training_heads(network: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the modules that only training runs, by ``training_heads`` of the network and those in it."""
+    return tuple(
+        f"{path}.{head}".removeprefix(".")
+        for path, module in network.named_modules()
+        for head in getattr(module, "training_heads", ())
+    )
 
 
 def _named(found: Any) -> dict[str, Tensor]:

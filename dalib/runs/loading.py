@@ -1,16 +1,21 @@
 """Loading of a trained run, to evaluate it, predict with it or compare with it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from dalib.core import checkpoint
 from dalib.core.engine import Engine
+from dalib.core.hookspecs import HOOKS
 from dalib.device import choose_device
-from dalib.errors import CheckpointError, DalibError, add_to
+from dalib.errors import CheckpointError, DalibError, StackError, add_to
 from dalib.files import checkpoints_of, find_checkpoint
-from dalib.runs.build import build_engine, build_model, forget_files
+from dalib.models.wrapper import network_of
+from dalib.runs.build import build_engine, build_model, forget_files, overridden
 from dalib.runs.folder import RunFolder
 from dalib.runs.recipe import Recipe, make_recipe
 from dalib.yaml import parse_yaml
@@ -26,11 +31,16 @@ class LoadedRun:
     palette: tuple[tuple[int, int, int], ...]
 
 
-def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
+def load_run(path: str | Path, device: str | None = None, overrides: Sequence[str] = ()) -> LoadedRun:
     """Load a run from its folder or from one of its checkpoints.
+
+    Args:
+        overrides: changes of its recipe's data, evaluation and strategies. Strategies that stay keep their state, and
+            those that are added may only act around predictions.
 
     Raises:
         CheckpointError: there is no checkpoint, it is damaged, or it was not written by a run.
+        DalibError: another change, or a strategy that had to be trained with.
     """
     path = Path(path)
     file = find_checkpoint(path)
@@ -52,14 +62,41 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
             "Weights alone are loaded by `model: {weights: FILE}` of a recipe."
         )
     recipe = make_recipe(_mapping(state["recipe"], f"the recipe in {file}"))
-    forget_files(recipe)  # the checkpoint has the weights
+    recipe = overridden(recipe, overrides) if overrides else recipe
+    forget_files(recipe, scored=True)  # the checkpoint has the weights
     chosen = choose_device(device)
     with checkpoint.taken_from(file):
         classes = tuple(map(str, state["classes"]))
         palette = tuple((int(r), int(g), int(b)) for r, g, b in state["palette"])
-        engine = build_engine(recipe, build_model(recipe, classes, chosen), classes, chosen, "evaluate")
+        model = build_model(recipe, classes, chosen)
+        _preload(model, state["model"])
+        engine = build_engine(recipe, model, classes, chosen, "evaluate")
+        if overrides:
+            _check_added(engine, state["stack"])
+            state = checkpoint.for_stack(state, engine.state_dict())
         engine.load_state_dict(state)
+    engine.model.eval()
     return LoadedRun(recipe, engine, classes, palette)
+
+
+def _preload(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load what fits before the strategies' ``setup``, which may copy the model; what does not is refused later."""
+    network = network_of(model)
+    own = network.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    network.load_state_dict(fitting, strict=False)
+
+
+def _check_added(engine: Engine, stack: list[list[str]]) -> None:
+    """Refuse strategies that the run was not trained with, unless all that they do is around predictions."""
+    for strategy in engine.stack.strategies:
+        hooks = [hook for hook in HOOKS if strategy in engine.stack.implementing(hook)]
+        trains = [hook for hook in hooks if hook not in ("setup", "predictor", "teardown")]
+        if trains and [strategy.name, strategy.registered_name] not in stack:
+            raise StackError(
+                f"strategy {strategy.name!r} acts in training ({', '.join(trains)}), and the run was trained without "
+                "it; an evaluation can add strategies with a predictor alone. Train a run with it, or drop it."
+            )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from dalib.core.engine import Engine
+from dalib.data.dataset import read_item
 from dalib.data.decode import resize_label
 from dalib.evaluation.panels import sample_panel, write_png
 
@@ -22,7 +23,8 @@ class Samples:
 
     def __init__(self, dataset: "SegmentationDataset", palette: Sequence[tuple[int, int, int]]) -> None:
         count = min(SCENES, len(dataset))
-        self._items = [dataset[(2 * i + 1) * len(dataset) // (2 * count)] for i in range(count)]
+        items = [read_item(dataset, (2 * i + 1) * len(dataset) // (2 * count)) for i in range(count)]
+        self._items = [(item.image, item.filled_label) for item in items]
         self._palette = palette
         self._predictions: dict[str, list[Tensor]] = {}
 

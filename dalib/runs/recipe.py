@@ -1,6 +1,6 @@
 """The recipe: what to train, on what, with which strategies, checked as a whole before any work."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, field
 from functools import reduce
 from pathlib import Path
@@ -9,19 +9,19 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import AfterValidator
 
-from dalib.core.create import check_use
+from dalib.core.create import check_use, loss_from, optimizer_from, schedule_from
 from dalib.core.guard import NonFinitePolicy
-from dalib.core.optim import OPTIMIZERS, SCHEDULES
 from dalib.core.precision import PrecisionName
+from dalib.data.loader import place_of
 from dalib.discovery import default_registry, load_module
 from dalib.errors import DalibError, RecipeError, add_to
 from dalib.evaluation.protocols import PROTOCOLS
-from dalib.losses import SegmentationLoss
 from dalib.options import Count, OptionGroup, Positive, Whole, check_options
 from dalib.runs.folder import RunFolder
 from dalib.yaml import dump_yaml, parse_yaml, read_yaml
 
 Options = dict[str, Any]
+DataSets = Options | list[Options]
 
 _DEFAULTS: dict[str, Options] = {"optimizer": {"use": "sgd", "lr": 2.5e-4}, "schedule": {"use": "poly"}}
 
@@ -40,31 +40,94 @@ def _protocol(name: str) -> str:
     return name
 
 
+def _streams(streams: dict[str, DataSets]) -> dict[str, DataSets]:
+    for name in streams:
+        if not name.isidentifier() or name in ("source", "target", "eval"):
+            raise ValueError("names of further streams, such as few, other than source, target and eval")
+    return streams
+
+
 class DataOptions(OptionGroup):
-    """``data:``. ``eval`` defaults to the target with ``split: val``; batch_size counts images per domain and step.
+    """``data:``. Each of ``source``, ``target`` and ``eval`` is a data set or a list of them, which are joined.
+
+    ``streams``: further streams by name, with their labels, such as a few labelled images of the target. Of a list,
+    images are drawn in proportion to the data sets' sizes, or to the number ``share`` in each entry.
+    ``eval`` defaults to the target with ``split: val``; batch_size counts images per domain and step.
 
     A training image that cannot be read stops the run; ``on_bad_item: skip`` loads the data set's next one instead, and
     stops after ``max_bad_items`` different ones. Evaluation never skips, since that would change the score.
     """
 
-    source: Options
-    target: Options | None = None
-    eval: Options | None = None
+    source: DataSets | None = None
+    target: DataSets | None = None
+    streams: Annotated[dict[str, DataSets], AfterValidator(_streams)] = field(default_factory=dict)
+    eval: DataSets | None = None
     batch_size: Count = 4
     workers: Whole = 0
     on_bad_item: Literal["stop", "skip"] = "stop"
     max_bad_items: Count = 10
+
+    def names(self) -> list[str]:
+        """Return the names of the streams that have data: source, target and further ones."""
+        return [name for name in ("source", "target", *self.streams) if self.of(name) is not None]
+
+    def of(self, name: str) -> DataSets | None:
+        """Return the data of a stream or ``eval`` as the recipe has it; None where there is none.
+
+        ``eval`` defaults to the target with ``split: val``, and to the source's where there is no target.
+        """
+        if name == "eval" and self.eval is None:
+            held_out = self.target or self.source
+            if isinstance(held_out, list):
+                return [{**_without_share(options), "split": "val"} for options in held_out]
+            return held_out and {**held_out, "split": "val"}
+        chosen: DataSets | None = self.streams[name] if name in self.streams else getattr(self, name)
+        return chosen
+
+    def entries(self, name: str) -> dict[str, Options]:
+        """Return the options of each data set of a stream or ``eval``, without its ``share``, by path in the recipe."""
+        path, chosen = place_of(name), self.of(name)
+        if isinstance(chosen, list):
+            kept = chosen if name == "eval" else [_without_share(options) for options in chosen]
+            return {f"{path}[{number}]": options for number, options in enumerate(kept)}
+        return {} if chosen is None else {path: chosen}
+
+    def shares(self, name: str) -> list[float] | None:
+        """Return the share of each data set of a list; None where they are drawn in proportion to their sizes.
+
+        Raises:
+            RecipeError: some entries have a share and some have none, or it is no number above 0.
+        """
+        chosen = self.of(name)
+        if not isinstance(chosen, list) or not any("share" in options for options in chosen):
+            return None
+        if not all("share" in options for options in chosen):
+            raise RecipeError(f"{place_of(name)}: expected `share` in each entry or in none, found it in some.")
+        return [
+            check_options(_share, {"share": options["share"]}, f"{place_of(name)}[{number}]")["share"]
+            for number, options in enumerate(chosen)
+        ]
+
+
+def _share(share: Positive) -> None:
+    """The option of a list's entry that is not its data set's."""
+
+
+def _without_share(options: Options) -> Options:
+    return {key: value for key, value in options.items() if key != "share"}
 
 
 class TrainOptions(OptionGroup):
     """``train:``. Every ``*_every`` is in steps; ``eval_every: null`` evaluates only at the end.
 
     ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
+    ``compile``: train through ``torch.compile``; what a run writes is the same model, without it.
     ``keep_every``: permanent checkpoints (``step_000200.pt``) beside the last, the one before it and the best.
     """
 
     steps: Count
     precision: PrecisionName = "fp32"
+    compile: bool = False
     accumulate: Count = 1
     clip: Positive | None = None
     seed: Whole = 0
@@ -203,34 +266,43 @@ def _entry(value: Any, key: str, override: str, path: str) -> Any:
 
 
 def _check_uses(recipe: Recipe) -> None:
-    """Check everything that names a plugin, an optimiser or a schedule, with its options."""
+    """Check everything that names what a plugin may register, with its options."""
     for module in recipe.plugins:
         load_module(default_registry(), module)
     check_use("model", recipe.model, "model")
-    for name in ("source", "target", "eval"):
-        options = getattr(recipe.data, name)
-        if options is not None:
-            check_use("dataset", options, f"data.{name}")
+    _check_data(recipe.data)
     for index, options in enumerate(recipe.strategies):
         check_use("strategy", options, f"strategies[{index}]")
     if recipe.loss is not None:
-        check_options(SegmentationLoss, recipe.loss, "loss")
-    _check_choice(OPTIMIZERS, recipe.optimizer, "optimizer")
+        loss_from(recipe.loss, "loss")
+    _check_whole("optimizer", recipe.optimizer)
+    optimizer_from(recipe.optimizer, "optimizer")
     if recipe.schedule is not None:
-        _check_choice(SCHEDULES, {"steps": recipe.train.steps, **recipe.schedule}, "schedule")
+        _check_whole("schedule", recipe.schedule)
+        schedule_from(recipe.schedule, recipe.train.steps, "schedule")
 
 
-def _check_choice(choices: Mapping[str, Callable[..., object]], options: Options, path: str) -> None:
-    """Check ``{use: name, ...}`` against the choices and their options."""
-    name = options.get("use")
-    if not isinstance(name, str) or name not in choices:
-        raise RecipeError(f"{path}.use: expected one of {', '.join(choices)}, got {name!r}.{_default(path, options)}")
-    choices[name](**check_options(choices[name], {k: v for k, v in options.items() if k != "use"}, path))
+def _check_data(data: DataOptions) -> None:
+    if not data.names():
+        raise RecipeError("data: expected at least one of source, target and streams, found none.")
+    if data.of("eval") is None:
+        raise RecipeError("data.eval: this option is required where there is neither source nor target.")
+    given = [*data.names(), *(["eval"] if data.eval is not None else [])]
+    for name in given:
+        entries = data.entries(name)
+        if not entries:
+            raise RecipeError(f"{place_of(name)}: expected at least one data set, got [].")
+        for path, options in entries.items():
+            check_use("dataset", options, path)
+    for name in data.names():
+        data.shares(name)
 
 
-def _default(path: str, options: Options) -> str:
-    """Return a hint for a section that lacks ``use``, as the override ``optimizer.lr=0.1`` makes one."""
-    if "use" in options:
-        return ""
-    default, whole = (dump_yaml(o, inline=True).strip() for o in (_DEFAULTS[path], _DEFAULTS[path] | options))
-    return f" Without this section a run uses {default}; write it whole, such as {path}={whole}."
+def _check_whole(path: str, options: Options) -> None:
+    """Refuse a section that lacks ``use``, as the override ``optimizer.lr=0.1`` makes one, with what to write."""
+    if "use" not in options:
+        default, whole = (dump_yaml(o, inline=True).strip() for o in (_DEFAULTS[path], _DEFAULTS[path] | options))
+        raise RecipeError(
+            f"{path}.use: expected the name of one, got none. Without this section a run uses {default}; write it "
+            f"whole, such as {path}={whole}."
+        )

@@ -15,12 +15,12 @@ from torch import Tensor
 from dalib.core import checkpoint
 from dalib.data.bad_items import BadItems
 from dalib.data.dataset import palette_of
-from dalib.data.loader import check_not_empty, first_size
+from dalib.data.loader import check_not_empty, first_look
 from dalib.device import choose_device
 from dalib.errors import CheckpointError, DalibError
 from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
-from dalib.runs.build import build_dataset, build_engine, build_model, check_classes
+from dalib.runs.build import build_dataset, build_engine, build_model, check_classes, compiled
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import Earlier
@@ -63,19 +63,22 @@ class Run:
         self.folder = RunFolder(out)
         self.console = console
         self.before = None if before is None else Earlier.read(Path(before))
-        source, self.target, held_out = (build_dataset(recipe, name) for name in ("source", "target", "eval"))
-        assert source is not None and held_out is not None
-        self.source, self.eval = source, held_out
+        built = {name: build_dataset(recipe, name) for name in (*recipe.data.names(), "eval")}
+        datasets = {name: dataset for name, dataset in built.items() if dataset is not None}
+        self.classes = check_classes(datasets)
+        self.eval = datasets.pop("eval")
+        self.streams = datasets
         self.palette = palette_of(self.eval)
-        self.classes = check_classes(source=self.source, target=self.target, eval=self.eval)
         class_ids(recipe.evaluate.classes, self.classes)
         device = choose_device(recipe.train.device)
-        self.engine = build_engine(recipe, build_model(recipe, self.classes, device), self.classes, device)
-        streams = {"source": self.source} | ({} if self.target is None else {"target": self.target})
+        model = build_model(recipe, self.classes, device)
+        model = compiled(model, device) if recipe.train.compile else model
+        self.engine = build_engine(recipe, model, self.classes, device)
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
-        sizes = {name: first_size(dataset, name, self.bad_items) for name, dataset in streams.items()}
-        self.engine.plan(sizes)
+        seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
+        sizes = {name: stream.size for name, stream in seen.items()}
+        self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
         self.seconds = 0.0  # of training, before a resume included
         self.best = -1.0
         self.saving = Saving(self.engine, self.folder, recipe.train, self._extras)
@@ -132,8 +135,7 @@ class Run:
         train, data = self.recipe.train, self.recipe.data
         earlier, started = self.seconds, time.perf_counter()
         steps = self.engine.iterate(
-            self.source,
-            self.target,
+            streams=self.streams,
             steps=train.steps,
             batch_size=data.batch_size,
             workers=data.workers,
@@ -176,11 +178,16 @@ class Run:
         return {
             **{name: value for name, value in zip(terms, values, strict=True) if math.isfinite(value)},
             **({"skipped": guard.skipped} if guard.skipped else {}),
-            "lr": self.engine.optimizer.param_groups[0]["lr"],
+            "lr": self._rate(),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(rate, 3),
             **({"bad_items": len(self.bad_items.messages)} if self.bad_items.messages else {}),
         }
+
+    def _rate(self) -> float:
+        """Return the last step's learning rate, without the factors of parameter groups."""
+        schedule, rate = self.engine.schedule, self.engine.optimizer.param_groups[0]["initial_lr"]
+        return float(rate * (schedule(self.engine.index - 1) if schedule else 1.0))
 
     def _score_on_the_way(self) -> float:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""

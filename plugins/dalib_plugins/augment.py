@@ -24,10 +24,10 @@ class Blur(OptionGroup):
 
 
 class Augment(Strategy):
-    """Augment streams, every sample with its own random parameters; geometry moves label and weight with the image.
+    """Augment streams, every sample with its own random parameters; geometry moves label, weight and maps along.
 
     First the view (scale, crop, flip), then ``kornia`` in its order, then colour jitter, then blur. Pixels from outside
-    the image get label 255 and weight 0.
+    the image get label 255, weight 0, and 0 in the stream's ``extra`` maps, whose values are else as they were.
 
     Options:
         streams: which to augment, each with its own random parameters.
@@ -56,7 +56,7 @@ class Augment(Strategy):
 
     @property
     def writes(self) -> frozenset[str]:
-        parts = ("image", "label", "weight") if self._has_view or self.kornia else ("image",)
+        parts = ("image", "label", "weight", "extra") if self._has_view or self.kornia else ("image",)
         return frozenset(f"{stream}.{part}" for stream in self.streams for part in parts)
 
     def sizes(self, before: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]]:
@@ -79,7 +79,8 @@ class Augment(Strategy):
         for name in self.streams:
             before = step.batch[name]
             after = self._filter(self._warp(self._view(before)))
-            step.batch.write(name, **{k: v for k, v in after.fields().items() if v is not getattr(before, k)})
+            unchanged = before.fields()
+            step.batch.write(name, **{k: v for k, v in after.fields().items() if v is not unchanged.get(k)})
 
     def _view(self, stream: Stream) -> Stream:
         if not self._has_view:
@@ -91,6 +92,7 @@ class Augment(Strategy):
             image=view.image(stream.image, interpolate=self.scale != (1.0, 1.0)),
             label=None if stream.label is None else view.mask(stream.label, IGNORE),
             weight=view.mask(torch.ones_like(stream.image[:, 0]) if stream.weight is None else stream.weight, 0.0),
+            extra={name: view.mask(values, 0) for name, values in stream.extra.items()},
         )
 
     def _warp(self, stream: Stream) -> Stream:

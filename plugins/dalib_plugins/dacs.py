@@ -78,10 +78,11 @@ def mix(source: Stream, target: Stream, pseudo: tuple[Tensor, Tensor], mask: Ten
 
 
 class Dacs(Strategy):
-    """Add the stream ``mixed`` and train on it: half of the classes of a source image, pasted with their labels into
-    the target image at the same position in the batch, whose other pixels have the teacher's pseudo-labels.
+    """Add a stream and train on it: half of the classes of a source image, pasted with their labels into the target
+    image at the same position in the batch, whose other pixels have the teacher's pseudo-labels.
 
     Options:
+        into: the name of that stream.
         threshold: probability from which a pixel counts as confident.
         confidence: the weight of target pixels is the share of confident ones in the batch (published) or the image.
         classes: draw the pasted classes from those of the image (published) or of the batch (DAFormer).
@@ -93,6 +94,7 @@ class Dacs(Strategy):
             ``"train"``.
     """
 
+    into: str = "mixed"
     threshold: Probability = 0.968
     confidence: Scope = "batch"
     classes: Scope = "image"
@@ -105,9 +107,15 @@ class Dacs(Strategy):
     teacher_batch_norm: Literal["train", "eval"] | None = None
 
     requires = frozenset({"source.image", "source.label", "target.image"})
-    provides = frozenset({"mixed.image", "mixed.label", "mixed.weight"})
-    outputs = frozenset({"mixed.logits"})
     same_size = frozenset({"source", "target"})
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset(f"{self.into}.{part}" for part in ("image", "label", "weight"))
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        return frozenset({f"{self.into}.logits"})
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
@@ -133,9 +141,9 @@ class Dacs(Strategy):
         image = mixed.image
         for augmentation in self._strong:
             image = augmentation(image)
-        step.batch.add("mixed", dataclasses.replace(mixed, image=image))
+        step.batch.add(self.into, dataclasses.replace(mixed, image=image))
         step.log("confident", pseudo[1].mean())
 
     @hookimpl
     def loss(self, step: Step) -> Mapping[str, Tensor]:
-        return {"mixed": step.segmentation_loss("mixed")}
+        return {self.into: step.segmentation_loss(self.into)}

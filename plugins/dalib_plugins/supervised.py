@@ -45,8 +45,8 @@ class Supervised(Strategy):
             return
         if not isinstance(ctx.loss, SegmentationLoss):
             raise StackError(
-                f"strategy {self.name!r} sets {', '.join(overrides)}, but the model brings a segmentation loss of its "
-                "own, which has no such options; drop them here, or give the run a `loss:`."
+                f"strategy {self.name!r} sets {', '.join(overrides)}, options of the cross-entropy, but the run's "
+                f"segmentation loss is {type(ctx.loss).__name__}; drop them here, or give the run another `loss:`."
             )
         if self.class_weights is not None and len(self.class_weights) != ctx.num_classes:
             raise StackError(

@@ -1,10 +1,10 @@
-"""Kornia's augmentations by name, applied to images alone or together with label and weight."""
+"""Kornia's augmentations by name, applied to images alone or together with label, weight and further maps."""
 
 import dataclasses
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dalib import IGNORE, StackError, Stream, suggest
 
@@ -52,17 +52,24 @@ def make_warp(owner: str, use: str = "", **options: Any) -> nn.Module:
 
 
 def apply(warp: nn.Module, stream: Stream) -> Stream:
-    """Return the stream with image, label and weight transformed by the same random parameters.
+    """Return the stream with image, label, weight and ``extra`` maps transformed by the same random parameters.
 
-    Label and weight are one mask of two channels, with labels shifted so that kornia's zero padding means ignore.
-    Masks are sampled by nearest neighbour, and float32 keeps labels exact whatever the run's precision.
+    All but the image are channels of one mask, with labels shifted so that kornia's zero padding means ignore. Masks
+    are sampled by nearest neighbour, and float32 keeps labels exact whatever the run's precision; maps are as exact.
     """
     label = torch.full_like(stream.image[:, 0], IGNORE) if stream.label is None else stream.label.float()
     weight = torch.ones_like(label) if stream.weight is None else stream.weight.float()
-    image, mask = warp(stream.image, torch.stack([label - IGNORE, weight], 1))
+    maps = [values.float() for values in stream.extra.values()]
+    image, mask = warp(stream.image, torch.stack([label - IGNORE, weight, *maps], 1))
+    moved = zip(stream.extra.items(), mask[:, 2:].unbind(1), strict=True)
     return dataclasses.replace(
         stream,
         image=image,
         label=None if stream.label is None else (mask[:, 0] + IGNORE).round().long(),
         weight=mask[:, 1],
+        extra={name: _as(values, before.dtype) for (name, before), values in moved},
     )
+
+
+def _as(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return (values if dtype.is_floating_point else values.round()).to(dtype)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib import Engine, create_dataset, create_model, create_strategy
-from dalib.core.optim import OPTIMIZERS
+from dalib.core.optim import adamw
 from dalib.deploy.bench import check_variant, compiled, in_form
 from dalib.device import hardware_name
 from dalib.models import BiSeNet, SegmentationModel
@@ -58,7 +58,7 @@ def trained(steps: int) -> SegmentationModel:
     torch.manual_seed(0)
     model = create_model("bisenet")
     assert isinstance(model, SegmentationModel)
-    optimizer = OPTIMIZERS["adamw"](lr=1e-3)
+    optimizer = adamw(lr=1e-3)
     engine = Engine(model, [create_strategy("supervised")], optimizer=optimizer, device="cpu")
     engine.fit(create_dataset("diorama", domain="source", size=(96, 192)), steps=steps, batch_size=4)
     return model.eval()

@@ -87,6 +87,40 @@ def test_plan_prints_the_stack_in_order_and_warns_of_a_stale_read_and_an_empty_w
     assert "warning: strategy 'dacs' reads source.image before 'augment' changes it" in warned
 
 
+@pytest.fixture
+def folders(tmp_path, recipe):
+    """A recipe of two folders of pictures with two classes of their own."""
+    (tmp_path / "map.yaml").write_text("classes: [land, water]\nids: {0: land, 1: water}\n")
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        Image.new("RGB" if part == "images" else "L", (64, 32)).save(tmp_path / part / "0.png")
+    of_folder = f"{{use: folder, root: {tmp_path}, label_map: {tmp_path / 'map.yaml'}, size: [32, 64]}}"
+    path = tmp_path / "folders.yaml"
+    data = [f"{name}: {of_folder}" for name in ("source", "target", "eval")]
+    text = recipe.read_text().partition("data:")[0] + f"data: {{{', '.join(data)}}}\ntrain: {{steps: 1}}\n"
+    path.write_text(text)
+    return path
+
+
+def test_plan_reads_the_classes_of_the_data_sets(folders, capsys):
+    weights = "strategies=[{use: supervised, class_weights: [1, 2]}]"
+    assert run_dalib("plan", folders, weights) == 0
+    assert not capsys.readouterr().err
+    said = refusal(capsys, "plan", folders, "strategies=[{use: supervised, class_weights: [1, 2, 3]}]")
+    assert said.startswith("strategy 'supervised': class_weights has 3 values for 2 classes; give one per class.")
+    other = "data.target={use: diorama, domain: target, size: [32, 64]}"
+    assert "data.source has 2 classes and data.target has 19" in refusal(capsys, "plan", folders, other)
+
+
+def test_plan_without_the_data_says_that_it_takes_the_default_classes(folders, capsys):
+    gone = [f"data.{name}.root=/nowhere" for name in ("source", "target", "eval")]
+    assert run_dalib("plan", folders, *gone) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("/nowhere: ") and said.endswith(" The stack is checked with Cityscapes' 19 classes.")
+    assert run_dalib("plan", folders, *gone[:2], "strategies=[{use: supervised, class_weights: [1, 2]}]") == 0
+    assert not capsys.readouterr().err
+
+
 def test_train_leaves_a_run_and_takes_overrides_on_both_sides_of_options(trained):
     _, folder = trained
     results = json.loads((folder / "results.json").read_text())

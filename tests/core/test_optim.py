@@ -1,6 +1,7 @@
 """Optimisers and schedules are torch's and the papers'."""
 
 import copy
+import math
 from functools import partial
 
 import pytest
@@ -9,7 +10,18 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
 from dalib import Engine, StackError, hookimpl
-from dalib.core.optim import OPTIMIZERS, SCHEDULES, constant, fuse, parameters_of, poly, sgd, step_unless
+from dalib.core import optim
+from dalib.core.optim import (
+    ParameterGroups,
+    adamw,
+    constant,
+    cosine,
+    fuse,
+    parameters_of,
+    poly,
+    sgd,
+    step_unless,
+)
 from dalib.errors import CheckpointError, RecipeError
 from dalib.options import check_options
 from tests.tiny import Supervised, TinyModel, tiny_batch, tiny_model
@@ -24,7 +36,7 @@ from tests.tiny import Supervised, TinyModel, tiny_batch, tiny_model
     ],
 )
 def test_a_named_optimiser_is_torchs_with_the_fields_defaults(name, kind, options):
-    made = OPTIMIZERS[name](lr=0.1)([nn.Parameter(torch.zeros(1))])
+    made = getattr(optim, name)(lr=0.1)([nn.Parameter(torch.zeros(1))])
     assert type(made) is kind
     assert {key: made.param_groups[0][key] for key in options} == options
 
@@ -42,7 +54,118 @@ def test_warmup_rises_linearly_to_the_curve():
 
 def test_constant_stays():
     assert {constant(steps=5)(t) for t in range(9)} == {1.0}
-    assert set(SCHEDULES) == {"poly", "constant"}
+
+
+def test_cosine_falls_from_1_by_half_a_period_to_0():
+    factor = cosine(steps=10)
+    assert [factor(t) for t in (0, 5, 10, 12)] == pytest.approx([1, 0.5, 0, 0])
+    assert factor(2) == pytest.approx((1 + math.cos(0.2 * math.pi)) / 2)
+
+
+def test_cosine_begins_where_its_warmup_ends():
+    factor, plain = cosine(steps=14, warmup=4), cosine(steps=10)
+    assert [factor(t) for t in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert [factor(4 + t) for t in range(11)] == [plain(t) for t in range(11)]
+    assert cosine(steps=2, warmup=5)(1) == pytest.approx(1 / 3)
+    assert cosine(steps=5, warmup=4)(5) == pytest.approx(0)
+
+
+def test_step_falls_after_each_milestone():
+    factor = optim.step(steps=9, milestones=[6, 3], gamma=0.5)
+    assert [factor(t) for t in range(8)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+    assert optim.step(steps=9, milestones=[1])(1) == 0.1
+
+
+class Normed(nn.Module):
+    """A network with a norm, biases inside and outside of it, and names of which one begins with another."""
+
+    def __init__(self):
+        super().__init__()
+        self.back = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4))
+        self.backbone = nn.Conv2d(4, 4, 1)
+
+
+def grouped(network, given=None, **options):
+    """Return, by parameter, the factor on its rate and its own weight decay."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    groups = ParameterGroups(**options).split(parameters_of(network) if given is None else given, network)
+    split = [(names.get(p), g["lr_scale"], g.get("weight_decay")) for g in groups for p in g["params"]]
+    assert len({name for name, *_ in split}) == len(split)
+    return {name: rest for name, *rest in split}
+
+
+def test_a_prefix_scales_the_parameters_below_it_and_the_longest_counts():
+    assert grouped(Normed(), groups={"back": 0.1, "back.1": 0.5, "backbone.bias": 2.0}) == {
+        "back.0.weight": [0.1, None],
+        "back.0.bias": [0.1, None],
+        "back.1.weight": [0.5, None],
+        "back.1.bias": [0.5, None],
+        "backbone.weight": [1.0, None],
+        "backbone.bias": [2.0, None],
+    }
+
+
+@pytest.mark.parametrize(
+    ("kinds", "undecayed"),
+    [
+        (["norm"], {"back.1.weight", "back.1.bias"}),
+        (["bias"], {"back.0.bias", "back.1.bias", "backbone.bias"}),
+        (["norm", "bias"], {"back.1.weight", "back.0.bias", "back.1.bias", "backbone.bias"}),
+    ],
+)
+def test_norms_and_biases_are_kept_out_of_weight_decay(kinds, undecayed):
+    decays = {name: decay for name, (_, decay) in grouped(Normed(), no_decay=kinds).items()}
+    assert {name for name, decay in decays.items() if decay == 0} == undecayed
+    assert set(decays.values()) == {0.0, None}  # None: the optimiser's own
+
+
+def test_a_factor_multiplies_a_networks_own_and_what_is_not_of_it_stays():
+    class Own(Normed):
+        def parameter_groups(self):
+            return [{"params": self.back.parameters(), "lr_scale": 10.0}, {"params": self.backbone.parameters()}]
+
+    network, other = Own(), nn.Parameter(torch.zeros(1))
+    given = [*parameters_of(network), {"params": [other], "lr_scale": 3.0, "weight_decay": 0.3}]
+    found = grouped(network, given, groups={"back.0": 0.1, "backbone": 0.5}, no_decay=["norm"])
+    assert found == {
+        "back.0.weight": [1.0, None],
+        "back.0.bias": [1.0, None],
+        "back.1.weight": [10.0, 0.0],
+        "back.1.bias": [10.0, 0.0],
+        "backbone.weight": [0.5, None],
+        "backbone.bias": [0.5, None],
+        None: [3.0, 0.3],
+    }
+
+
+@pytest.mark.parametrize(
+    ("prefix", "advice"),
+    [
+        ("bakbone", "Did you mean 'backbone'?"),
+        ("zzz", "Known: back, backbone."),
+        ("z.q", "Known: back.0, back.1, backbone.bias, backbone.weight."),
+    ],
+)
+def test_a_prefix_that_no_parameter_has_is_refused(prefix, advice):
+    with pytest.raises(RecipeError, match="begins with") as caught:
+        grouped(Normed(), groups={prefix: 0.1})
+    assert repr(prefix) in str(caught.value) and advice in str(caught.value)
+
+
+def test_the_groups_of_a_network_inside_another_are_taken():
+    class Inner(Normed):
+        def parameter_groups(self):
+            return [{"params": self.back.parameters(), "lr_scale": 10.0}, {"params": self.backbone.parameters()}]
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.inner = nn.Conv2d(1, 1, 1), Inner()
+
+    network = Outer()
+    groups = parameters_of(network)
+    assert [(len(group["params"]), group.get("lr_scale")) for group in groups] == [(2, None), (4, 10.0), (2, None)]
+    assert groups[0]["params"] == list(network.attention.parameters())
 
 
 def test_the_engine_scales_each_groups_own_rate_by_the_step():
@@ -118,9 +241,11 @@ class Overflows(Supervised):
         return {"loss": value * 1e4 if step.index == 0 else value}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_a_first_step_that_fp16s_scaler_skips_leaves_no_trace_in_the_optimiser(name):
-    engine = Engine(tiny_model(), [Overflows()], optimizer=OPTIMIZERS[name](lr=0.01), device="cpu", precision="fp16")
+    engine = Engine(
+        tiny_model(), [Overflows()], optimizer=getattr(optim, name)(lr=0.01), device="cpu", precision="fp16"
+    )
     before = [parameter.detach().clone() for parameter in engine.model.parameters()]
     junk = [torch.full_like(parameter, 1e30) for parameter in before]
     del junk  # what torch's fused SGD would take for a momentum
@@ -241,7 +366,7 @@ def test_momentum_that_a_checkpoint_lacks_begins_as_zeros():
     ],
 )
 def test_an_optimisers_options_reach_torch(name, options):
-    made = OPTIMIZERS[name](**options)([nn.Parameter(torch.zeros(1))])
+    made = getattr(optim, name)(**options)([nn.Parameter(torch.zeros(1))])
     assert {key: made.defaults[key] for key in options} == options
 
 
@@ -253,7 +378,7 @@ def test_nesterov_without_momentum_is_refused_before_torch_does():
 @pytest.mark.parametrize(("betas", "said"), [([-0.1, 0.9], "at least 0"), ([0.9, 1.0], "less than 1")])
 def test_betas_outside_of_0_to_1_are_refused(betas, said):
     with pytest.raises(RecipeError, match=said):
-        check_options(OPTIMIZERS["adamw"], {"lr": 0.1, "betas": betas}, "optimizer")
+        check_options(adamw, {"lr": 0.1, "betas": betas}, "optimizer")
 
 
 def test_the_fields_power_is_the_default_of_poly():
@@ -284,3 +409,35 @@ def test_a_group_with_dampening_does_not_keep_the_others_from_their_fused_form()
     optimizer = SGD(groups, lr=0.1, momentum=0.9)
     fuse(optimizer)
     assert [group["fused"] for group in optimizer.param_groups] == [None, True]
+
+
+def of_groups(**options):
+    """Return an engine whose optimiser has groups of a recipe's options, after two steps."""
+    torch.manual_seed(0)
+    network = TinyModel()
+    groups = ParameterGroups(**options)
+    make = adamw(lr=0.01, weight_decay=0.1)
+    engine = Engine(network, [Supervised()], device="cpu", optimizer=lambda p: make(groups.split(p, network)))
+    for index in range(2):
+        engine.step(tiny_batch(index))
+    return engine
+
+
+def test_a_run_with_groups_resumes_and_other_groups_are_refused():
+    options = {"groups": {"body": 0.1}, "no_decay": ["norm", "bias"]}
+    first, second = of_groups(**options), of_groups(**options)
+    state = copy.deepcopy(first.state_dict())
+    second.step(tiny_batch(5))
+    second.load_state_dict(state)
+    for engine in (first, second):
+        engine.step(tiny_batch(2))
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    with pytest.raises(CheckpointError, match="the optimiser of the model is another one"):
+        of_groups(groups={"body": 0.1}).load_state_dict(state)
+
+
+def test_groups_act_on_rates_and_on_decay():
+    engine = of_groups(groups={"body": 0.1}, no_decay=["bias"])
+    rates = {(round(group["lr"], 6), group["weight_decay"]) for group in engine.optimizer.param_groups}
+    assert rates == {(0.001, 0.1), (0.001, 0.0), (0.01, 0.1), (0.01, 0.0)}

@@ -144,11 +144,40 @@ def test_every_stale_read_is_told_and_what_a_strategy_says_of_sizes():
     ]
 
 
-def test_the_data_give_images_and_their_positions_of_both_domains_and_no_more_of_others():
-    reads = Writer(name="reads", reads=("source.index", "target.index", "source.label", "extra.image"))
-    make_plan(Stack([reads]), {**BOTH, "extra": (8, 16)})
-    with pytest.raises(StackError, match=r"needs extra\.label\. Nothing provides it"):
-        make_plan(Stack([Writer(name="reads", reads=("extra.label",))]), {**BOTH, "extra": (8, 16)})
+def refused(reads, fields=None):
+    """Return what is said of a strategy that requires ``reads``, of streams whose fields may be known."""
+    with pytest.raises(StackError) as caught:
+        make_plan(Stack([Writer(name="reads", reads=(reads,))]), {**BOTH, "few": (8, 16)}, fields=fields)
+    return str(caught.value)
+
+
+def test_the_data_give_images_labels_and_positions_and_the_target_no_labels():
+    reads = ("source.index", "target.index", "source.label", "few.image", "few.label", "source.depth", "source.extra")
+    make_plan(Stack([Writer(name="reads", reads=reads)]), {**BOTH, "few": (8, 16)})
+    assert "Labels of the target never reach training" in refused("target.label")
+    assert "Labels of the target never reach training" in refused("target.label", {"target": ("image", "label")})
+
+
+def test_of_data_that_were_seen_a_plan_knows_labels_and_further_maps():
+    seen = {"source": ("image", "label", "depth"), "few": ("image",)}
+    reads = ("source.depth", "source.extra", "few.extra", "target.depth")
+    make_plan(Stack([Writer(name="reads", reads=reads)]), {**BOTH, "few": (8, 16)}, fields=seen)
+    assert refused("source.flow", seen) == (
+        "strategy 'reads' needs source.flow. Nothing provides it; the stack has few.image, source.depth, source.image, "
+        "source.label, target.image, target.index."
+    )
+    assert refused("few.label", seen) == "strategy 'reads' needs few.label. No image of the few data has a label."
+
+
+def test_a_field_that_is_read_and_written_has_to_be_there():
+    with pytest.raises(StackError, match=r"strategy 'both' needs source.weight. Nothing provides it"):
+        make_plan(Stack([Writer(name="both", reads=("source.weight",), changes=("source.weight",))]), BOTH)
+    make_plan(Stack([Writer(name="writes", changes=("source.weight",))]), BOTH)
+
+
+def test_a_map_that_is_read_before_all_maps_change_is_a_warning():
+    early, late = Writer(name="early", reads=("source.depth",)), Writer(name="late", changes=("source.extra",))
+    assert "'early' reads source.depth before 'late'" in make_plan(Stack([early, late]), BOTH).warnings[0]
 
 
 def test_a_loss_reads_what_the_whole_stack_left_wherever_it_stands():

@@ -253,7 +253,54 @@ def test_predictors_wrap_one_another_the_first_innermost():
             return lambda images: f"{self.text}({predict(images)})"
 
     stack = Stack([Add(name="a", text="a"), Add(name="b", text="b")])
-    assert stack.predictor(None, lambda images: images)("x") == "b(a(x))"
+    assert stack.predictor(None, lambda images: images, torch.device("cpu"), 0)("x") == "b(a(x))"
+
+
+class Random(Strategy):
+    """Draws where it is asked to; each hook draws once itself, too."""
+
+    @hookimpl
+    def sampler(self, stream, dataset):
+        first = torch.randint(1000, ()).item()
+        return lambda position: first * 10**6 + torch.randint(10**6, ()).item()
+
+    @hookimpl
+    def predictor(self, model, predict):
+        noise = torch.rand(3)
+        return lambda images: predict(images) + noise + torch.rand(3)
+
+
+def test_a_samplers_draw_depends_on_seed_name_stream_and_position_alone():
+    def drawn(seed=0, name="random", stream="source", positions=(4,)):
+        draw = Stack([Random(name=name)]).draws({stream: range(10**9)}, seed)[stream]
+        torch.rand(5)
+        return [draw(position) for position in positions]
+
+    assert drawn() == drawn() == drawn(positions=(9, 4))[1:]
+    others = [drawn(seed=1), drawn(name="other"), drawn(stream="target"), drawn(positions=(5,))]
+    assert all(drawn() != other for other in others) and drawn()[0] // 10**6 == others[-1][0] // 10**6
+
+
+def test_a_predictors_draws_depend_on_seed_name_and_number_of_the_call_alone():
+    def predicted(seed=0, name="random", calls=2):
+        stack = Stack([Random(name=name)])
+        predict = stack.predictor(None, lambda images: images, torch.device("cpu"), seed)
+        torch.rand(5)
+        return torch.stack([predict(torch.zeros(3)) for _ in range(calls)])
+
+    first = predicted()
+    assert torch.equal(first, predicted()) and not torch.equal(first[0], first[1])
+    assert not torch.equal(first, predicted(seed=1)) and not torch.equal(first, predicted(name="other"))
+
+
+def test_neither_disturbs_the_draws_around_it():
+    stack = Stack([Random()])
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    stack.draws({"source": range(10**9)}, 0)["source"](1)
+    stack.predictor(None, lambda images: images, torch.device("cpu"), 0)(torch.zeros(3))
+    assert torch.equal(torch.rand(2), expected)
 
 
 def test_each_strategy_gets_its_own_state_back_and_an_error_says_whose_it_was():

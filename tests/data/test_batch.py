@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dalib import Batch, Stream
+from dalib.data.batch import Permission
 from dalib.errors import StackError
 
 
@@ -50,7 +51,7 @@ def test_an_absent_stream_is_named_with_those_there_are():
 
 def test_a_strategy_changes_only_what_it_declared():
     batch = Batch({"source": stream()})
-    batch.permit("jitter", frozenset({"source.image"}))
+    batch.permit(Permission("jitter", "pre_batch", None, frozenset({"source.image"})))
     batch.write("source", image=torch.ones(2, 3, 4, 6))
     with pytest.raises(StackError) as caught:
         batch.write("source", label=torch.zeros(2, 4, 6))
@@ -68,3 +69,23 @@ def test_moving_keeps_every_field():
     moved = Batch({"source": stream(index=torch.arange(2))}).to(torch.device("meta"))
     assert all(value.device.type == "meta" for value in moved["source"].fields().values())
     assert list(moved["source"].fields()) == ["image", "index"]
+
+
+def test_further_maps_are_fields_like_the_others():
+    depth = torch.rand(2, 4, 6)
+    batch = Batch({"source": stream(extra={"depth": depth})})
+    assert batch["source"].fields()["depth"] is depth
+    batch.permit(Permission("writer", "pre_batch", None, frozenset({"source.depth"})))
+    batch.write("source", depth=depth + 1)
+    assert torch.equal(batch["source"].extra["depth"], depth + 1)
+    with pytest.raises(StackError, match=r"'writer' changed source.flow without declaring it; add \"source.flow\""):
+        batch.write("source", flow=depth)
+    batch.permit(Permission("any", "pre_batch", None, frozenset({"source.extra"})))
+    batch.write("source", flow=depth)
+    batch.write("source", extra={"text": depth})
+    assert list(batch["source"].extra) == ["depth", "flow", "text"]
+    with pytest.raises(StackError, match=r"'any' changed source.image without declaring it"):
+        batch.write("source", image=batch["source"].image)
+    with pytest.raises(StackError, match=r"'any' changed masked.depth without declaring it"):
+        batch.add("masked", stream(extra={"depth": depth}))
+    assert batch.to(torch.device("meta"))["source"].extra["flow"].device.type == "meta"

@@ -121,3 +121,9 @@ def test_lengths_have_defaults_and_end_iteration() -> None:
 def test_an_unknown_name_is_refused_with_a_suggestion(options: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         diorama(**options)
+
+
+@pytest.mark.parametrize("domain", ["source", "target"])
+def test_the_label_alone_is_that_of_the_item(domain: str) -> None:
+    dataset = diorama(domain=domain, size=(32, 64), length=3)
+    assert all(torch.equal(dataset.label(i), dataset[i][1]) for i in range(3))

@@ -115,6 +115,10 @@ def test_carla_sky_and_hood_end_at_the_first_other_pixel_of_a_column(save, rgb, 
     assert plain[:, 0].tolist() == [255, 255, 13, 255, 0, 13]
     assert both[:, 0].tolist() == [10, 10, 13, 255, 0, 255]
     assert both[:, 7].tolist() == [10, 10, 10, 10, 0, 255]
+    options = [{"sky_from_top": sky, "ignore_hood": hood} for sky in (False, True) for hood in (False, True)]
+    datasets = [carla(root=str(tmp_path), **each) for each in options]
+    assert all(torch.equal(dataset.label(0), dataset[0][1]) for dataset in datasets)
+    assert len({str(dataset.labels_depend_on()) for dataset in datasets}) == 4
 
 
 def test_carla_of_a_later_version_is_refused(save, rgb, tmp_path):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from dalib.data.bad_items import BadItems
-from dalib.data.loader import StreamLoader, first_size, shuffled
+from dalib.data.draws import shuffled
+from dalib.data.joined import Joined
+from dalib.data.loader import StreamLoader, first_look
 from dalib.errors import DataError
 from tests.tiny import TinyData
 
@@ -166,12 +168,23 @@ def test_a_set_without_a_readable_item_is_an_error_however_many_are_allowed():
         indices(skips, 0, 1)
 
 
-def test_the_first_readable_image_tells_the_size():
+def test_the_first_readable_image_tells_the_size_and_what_belongs_to_it():
     items = BadItems(2)
-    assert first_size(Holes(0, 1), "source", items) == (12, 16)
+    assert first_look(Holes(0, 1), "source", items).size == (12, 16)
     assert list(items.messages) == ["source 0.png", "source 1.png"]
     with pytest.raises(DataError, match=r"^0.png is damaged.$"):
-        first_size(Holes(0), "source", BadItems())
+        first_look(Holes(0), "source", BadItems())
+    maps = Given(with_depth)
+    assert list(first_look(maps, "few", items).fields()) == ["image", "label", "index", "depth"]
+    assert list(first_look(maps, "target", items).fields()) == ["image", "index", "depth"]
+    assert list(first_look(Given(lambda image, label: image), "source", items).fields()) == ["image", "index"]
+
+
+def test_joined_sets_of_different_size_are_refused_before_the_first_batch():
+    joined = Joined({"a": TinyData(3), "none": TinyData(0), "b": TinyData(3, size=(8, 8))})
+    with pytest.raises(DataError, match=r"item 0 is 12x16, item 0 is 8x8 \(H x W\). Set data.streams.few.size: "):
+        first_look(joined, "few", BadItems())
+    assert first_look(Joined({"a": TinyData(3), "b": TinyData(3)}), "source", BadItems()).size == (12, 16)
 
 
 def test_items_that_break_the_protocol_are_bad_items():
@@ -180,3 +193,69 @@ def test_items_that_break_the_protocol_are_bad_items():
 
     with pytest.raises(DataError, match=r"^item \d: expected train ids in 0..2 or 255, found 4.$"):
         indices(loader(source=Classes(10)), 0, 1)
+
+
+class Given(TinyData):
+    """The first items of TinyData in forms of one's own: ``forms`` map image and label to an item."""
+
+    def __init__(self, *forms):
+        super().__init__(len(forms))
+        self.forms = forms
+
+    def __getitem__(self, index):
+        return self.forms[index](*super().__getitem__(index))
+
+
+def arrived(*forms, stream="source"):
+    """Return the stream of one batch of all the items, in order."""
+    items = loader(batch_size=len(forms), draws={stream: lambda p: p}, **{stream: Given(*forms)})
+    with items.batches(0, 1, CPU) as batches:
+        return next(batches)[0][stream]
+
+
+def pair(image, label):
+    return image, label
+
+
+def with_depth(image, label):
+    return image, label, {"depth": image[0] / 255}
+
+
+def test_images_without_labels_are_ignored_among_others_that_have_some():
+    data = TinyData(4)
+    label = arrived(
+        pair,
+        lambda image, label: (image, None),
+        lambda image, label: image,
+        lambda image, label: (image, torch.full_like(label, 255)),
+    ).label
+    assert torch.equal(label[0], data.labels[0].long()) and (label[1:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "form", [lambda i, _: i, lambda i, _: (i, None), lambda i, label: (i, torch.full_like(label, 255))]
+)
+def test_a_stream_without_any_label_has_none(form):
+    assert arrived(form, form).label is None
+
+
+def test_a_stream_of_another_name_keeps_its_labels_and_the_target_loses_them():
+    assert torch.equal(arrived(pair, stream="few").label, TinyData(1).labels.long())
+    assert arrived(pair, stream="target").label is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_further_maps_arrive_as_they_are(workers):
+    items = StreamLoader({"target": Given(with_depth, with_depth)}, {"target": lambda p: p}, 2, 1, 0, workers)
+    with items.batches(0, 1, CPU) as batches:
+        stream = next(batches)[0]["target"]
+    assert torch.equal(stream.extra["depth"], TinyData(2).images[:, 0] / 255) and stream.label is None
+
+
+def test_items_with_other_maps_than_their_neighbours_are_named():
+    with pytest.raises(DataError) as caught:
+        arrived(with_depth, pair)
+    assert str(caught.value) == (
+        "the source images differ in their further maps: item 0 has depth (torch.float32), item 1 has none. Give each "
+        "image the same ones."
+    )

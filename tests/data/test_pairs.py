@@ -55,3 +55,13 @@ def test_evaluation_gets_images_at_size_and_labels_at_their_own(save, rgb, ids):
     assert image.shape == (3, 3, 4)
     assert torch.equal(label, torch.from_numpy(ids))
     assert dataset[0][1].shape == (3, 4)
+
+
+@pytest.mark.parametrize("size", [None, (3, 4), (12, 16)])
+def test_the_label_alone_is_that_of_the_item_and_needs_no_image(save, rgb, ids, size):
+    image = save("a.png", rgb)
+    dataset = PairedFiles({"a": image}, {"a": save("l.png", ids)}, label_map=identity(19), size=size)
+    label, scored = dataset[0][1], dataset.for_evaluation()[0][1]
+    image.unlink()
+    assert torch.equal(dataset.label(0), label) and torch.equal(dataset.for_evaluation().label(0), scored)
+    assert PairedFiles({"a": image}, None, label_map=identity(19)).label(0) is None

@@ -98,3 +98,23 @@ def test_an_absent_runtime_is_named_with_its_extra(file: Path, monkeypatch: pyte
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DalibError, match=r"openvino needs .*missing: openvino\..*pip install 'dalib-seg\[openvino\]'"):
         open_onnx(file, "openvino")
+
+
+def test_a_run_that_fails_in_onnx_runtime_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As when an export tries the least sides of a file, before it reports success."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    images, logits = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, *size])
+        for name, size in (("images", ("height", "width")), ("logits", (2, 2)))
+    )
+    shape = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [4], [1, 3, 2, 2])
+    nodes = [onnx.helper.make_node("Reshape", ["images", "shape"], ["logits"])]
+    graph = onnx.helper.make_graph(nodes, "fixed", [images], [logits], [shape])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "fixed.onnx")
+    run = open_onnx(tmp_path / "fixed.onnx")
+    assert run(torch.zeros(1, 3, 2, 2)).shape == (1, 3, 2, 2)
+    with pytest.raises(Exception, match="Reshape"):
+        run(torch.zeros(1, 3, 4, 4))
+    assert capfd.readouterr() == ("", "")

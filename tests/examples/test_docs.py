@@ -8,8 +8,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
-from dalib import Engine, create_dataset, make_recipe
+from dalib import Engine, create_dataset, make_recipe, wrap_model
 from dalib.cli import main, make_parser
 from dalib.core.hookspecs import HOOKS
 from dalib.data.label_map import read_label_map
@@ -17,6 +18,7 @@ from dalib.discovery import default_registry, load_module
 from dalib.evaluation.panels import write_png
 from dalib.models import PIDNetLoss
 from dalib.yaml import parse_yaml
+from tests.equal import assert_equal
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "examples" / "third_party"
@@ -79,18 +81,34 @@ def test_code_of_the_plugin_page_runs(with_example_plugin):
             exec(compile(code, "docs/plugins.md", "exec"), {"__name__": "docs"})
 
 
-def test_strategies_of_the_plugin_page_train(with_example_plugin):
-    from tests.tiny import tiny_batch, tiny_model
+def test_strategies_of_the_plugin_page_train_and_resume(with_example_plugin):
+    from dalib_example.model import PixelNet
 
+    from tests.tiny import tiny_batch
+
+    names = ("SureEntropy", "CutMix", "FeatureAlignment", "Smooth")
     namespace: dict[str, object] = {"__name__": "docs"}
     for code in blocks("plugins", "python"):
-        if "class PixelAdversary" in code or "class Warm" in code:
+        if any(f"class {name}(" in code for name in names):
             exec(compile(code, "docs/plugins.md", "exec"), namespace)
-    engine = Engine(tiny_model(), [namespace["PixelAdversary"](), namespace["Warm"]()], device="cpu")
-    for _ in range(2):
-        terms = engine.step(tiny_batch())
-    assert {"pixeladversary/fool", "pixeladversary/source", "pixeladversary/target", "warm/entropy"} == terms.keys()
-    assert engine.state_dict()["strategies"]["warm"] == {"done": 2} and terms["warm/entropy"] > 0
+
+    def make() -> Engine:
+        torch.manual_seed(0)
+        stack = [namespace[name]() for name in names]
+        return Engine(wrap_model(PixelNet(num_classes=5, width=4), 5), stack, device="cpu", precision="bf16")
+
+    whole, first, second = make(), make(), make()
+    for index in range(3):
+        terms = whole.step(tiny_batch(index))
+    expected = {"sureentropy/entropy", "sureentropy/sure", "cutmix/mixed", "smooth/distance"}
+    expected |= {f"featurealignment/{term}" for term in ("fool", "teacher", "start", "source", "target")}
+    assert terms.keys() == expected and all(term.isfinite() for term in terms.values())
+    assert terms["featurealignment/start"] > 0 and terms["smooth/distance"] > 0
+    for index in range(2):
+        first.step(tiny_batch(index))
+    second.load_state_dict(first.state_dict())
+    second.step(tiny_batch(2))
+    assert_equal(whole.state_dict(), second.state_dict())
 
 
 def test_the_quick_starts_python_trains(tmp_path, monkeypatch, capsys):
@@ -120,7 +138,7 @@ def test_recipes_of_the_docs_are_sound(with_example_plugin):
 
 def test_data_of_ones_own_goes_from_plan_to_predictions_as_the_quick_start_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    label_map, recipe = blocks("quickstart", "yaml")
+    label_map, recipe, _ = blocks("quickstart", "yaml")
     Path("game").mkdir()
     Path("game/labels.yaml").write_text(label_map)
     Path("mine.yaml").write_text(recipe)

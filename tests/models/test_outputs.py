@@ -1,6 +1,8 @@
 """What a model gives in training, and layers that are tapped."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,3 +141,29 @@ def test_bundled_networks_are_tapped_by_the_paths_of_their_layers(name, path, ch
         model = create_model(name, 19)
 
     assert tap(model, path) == channels
+
+
+def test_the_table_of_outputs_in_the_docs_is_what_the_networks_give():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text().partition("## Outputs")[2]
+    lines = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("|")]
+    checked = []
+    for names, always, training, taps in ([cell.strip() for cell in line] for line in lines[2:]):
+        for name in names.split(", ") if names != "timm" else ():  # which depends on the backbone
+            options = {"multi_level": True} if "multi_level" in training else {}
+            with torch.device("meta"):
+                model = create_model(name, 21, **options)
+            given = {}
+            for output, value in training_outputs(model, (512, 512)).items():
+                given[output] = (value.shape[1], round(512 / value.shape[-1]))
+            promised = {"logits": (21, 1)}
+            for output, channels, part in re.findall(r"`([\w.]+)` (K|\d+) at 1/(\d+)", always + training):
+                promised[output] = (21 if channels == "K" else int(channels), int(part))
+            assert given == promised, name
+            model.eval()
+            assert {"logits", *re.findall(r"`([a-z_]+)`(?= [K\d])", always)} == set(
+                model(torch.zeros(1, 3, 64, 64, device="meta"), outputs=True)
+            )
+            for path in re.findall(r"`([\w.]+)`", taps):
+                assert tap(model, path) > 0
+            checked.append(name)
+    assert checked == ["bisenet", "bisenet_v1", "deeplabv2", "pidnet_s", "pidnet_m", "pidnet_l"]

@@ -114,3 +114,32 @@ def test_two_streams_draw_apart():
 def test_values_that_kornia_refuses_name_the_strategy(options):
     with pytest.raises(StackError, match=r"strategy 'augment': kornia's .* refuses the options"):
         Engine(tiny_model(), [Augment(**options), Supervised()], device="cpu")
+
+
+def with_maps(batch):
+    """Give the source its label as a further map too, as whole numbers and as a depth in metres."""
+    label = batch["source"].label
+    batch.write("source", ids=label, depth=label / 3)
+    return batch
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": (0.5, 2.0), "crop": (10, 14), "flip": 0.5},
+        {"kornia": [{"use": "RandomAffine", "degrees": 30.0, "p": 1.0}, {"use": "RandomHorizontalFlip", "p": 0.5}]},
+        {"flip": 0.5, "kornia": [{"use": "RandomPerspective", "p": 1.0}]},
+    ],
+)
+def test_further_maps_follow_the_label_by_the_nearest_pixel(options):
+    after = prepared([Augment(**options)], with_maps(same_images(8)))["source"]
+    inside = after.label != 255
+    assert after.extra["ids"].dtype == torch.int64 and inside.any()
+    assert torch.equal(after.extra["ids"], after.label.where(inside, 0))
+    assert torch.equal(after.extra["depth"], (after.label / 3).where(inside, 0))
+
+
+def test_colours_leave_further_maps_alone():
+    batch = with_maps(same_images(2))
+    depth = batch["source"].extra["depth"]
+    assert prepared([Augment(blur=Blur())], batch)["source"].extra["depth"] is depth

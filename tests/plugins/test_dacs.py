@@ -256,3 +256,12 @@ def test_without_labelled_or_confident_pixels_the_loss_is_zero():
     batch.write("source", label=torch.full_like(batch["source"].label, 255))
     terms = Engine(tiny_model(), [Dacs(threshold=1.1)], device="cpu").step(batch)
     assert terms["dacs/mixed"].item() == 0.0 and terms["dacs/confident"].item() == 0.0
+
+
+def test_two_mix_into_streams_of_their_own():
+    stack = [Supervised(), Dacs(), Dacs(name="other", into="other")]
+    terms = Engine(tiny_model(), stack, device="cpu").step(tiny_batch())
+    assert {"dacs/mixed", "other/other"} <= terms.keys()
+    assert terms["dacs/mixed"] != terms["other/other"]
+    with pytest.raises(StackError, match=r"mixed\.image is provided twice: by 'dacs' and by 'again'"):
+        Engine(tiny_model(), [Dacs(), Dacs(name="again")], device="cpu").step(tiny_batch())

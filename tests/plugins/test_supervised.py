@@ -83,5 +83,5 @@ def test_too_few_class_weights_are_counted():
 
 
 def test_options_that_a_models_own_loss_lacks_are_named():
-    with pytest.raises(StackError, match="'supervised' sets ohem, but the model brings a segmentation loss of its own"):
+    with pytest.raises(StackError, match="'supervised' sets ohem, options of the cross-entropy, but the run's"):
         step(Supervised(ohem=0.7), tiny_batch(), loss=lambda step, stream: step.logits(stream).mean())

@@ -7,8 +7,10 @@ import torch
 
 from dalib import Engine, make_recipe, run
 from dalib.errors import DalibError
+from dalib.losses import LOCAL
 from dalib.models.wrapper import network_of
 from dalib.runs.build import build_dataset, build_engine, build_model
+from dalib.runs.loading import load_run
 from dalib.runs.recipe import apply_override
 from dalib.yaml import parse_yaml
 from tests.command import TINY
@@ -78,6 +80,14 @@ ENGINE = [
     ("schedule={use: poly, power: 2}", rate(1), 0.25),
     ("schedule={use: poly, steps: 4}", rate(1), round(0.75**0.9, 6)),
     ("train.steps=10", rate(1), round(0.9**0.9, 6)),
+    ("schedule={use: cosine}", rate(1), 0.5),
+    ("schedule={use: step, milestones: [1]}", rate(1), 0.1),
+    ("optimizer.groups={body: 0.1}", lambda e: [g.get("lr_scale") for g in e.optimizer.param_groups], [0.1, 1.0]),
+    ("optimizer.no_decay=[norm]", lambda e: e.optimizer.param_groups[-1]["weight_decay"], 0.0),
+    ("loss={use: dice}", lambda e: kind(e.segmentation_loss), "DiceLoss"),
+    ("loss={use: lovasz}", lambda e: kind(e.segmentation_loss), "LovaszLoss"),
+    ("loss={use: cross_entropy, ohem: 0.7}", loss("ohem"), 0.7),
+    ("loss={use: dice, auxiliary: 0.5}", loss("auxiliary"), 0.5),
     ("loss.auxiliary=0.5", loss("auxiliary"), 0.5),
     ("loss.ohem=0.7", loss("ohem"), 0.7),
     ("loss.class_weights=[1, 2, 3, 4, 5]", lambda e: list(loss("class_weights")(e) or ()), [1, 2, 3, 4, 5]),
@@ -93,6 +103,24 @@ def test_a_key_reaches_the_engine(override, seen, expected):
     assert seen(built(override)) == expected != seen(built())
 
 
+def test_a_plugins_loss_optimiser_and_schedule_train_a_run(tmp_path):
+    theirs = (
+        "plugins=[tests.tiny_plugin, tests.training_plugin]",
+        "loss={use: brier, scale: 0.5}",
+        "optimizer={use: adagrad, lr: 0.1, eps: 1e-8, groups: {body: 0.5}, no_decay: [norm]}",
+        "schedule={use: linear, end: 0.5}",
+    )
+    engine = built(*theirs)
+    assert kind(engine.optimizer) == "Adagrad" and engine.schedule(1) == 0.75
+    assert {(g["eps"], g["lr_scale"]) for g in engine.optimizer.param_groups} == {(1e-8, 0.5), (1e-8, 1.0)}
+    logits, label = torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64)
+    assert engine.segmentation_loss({"logits": logits}, label, across=LOCAL) == 0.25
+    run(changed(*theirs), tmp_path / "run")
+    assert load_run(tmp_path / "run").engine.index == 2
+    with pytest.raises(DalibError, match=r"loss\.scal: unknown option. Did you mean 'scale'"):
+        changed(*theirs, "loss={use: brier, scal: 1}")
+
+
 def test_the_seed_draws_the_models_weights():
     first, same, other = (
         next(build_model(changed(f"train.seed={seed}"), CLASSES, CPU).parameters()) for seed in (0, 0, 1)
@@ -106,6 +134,32 @@ def test_each_data_set_is_the_one_that_the_recipe_names(name):
     sets = {each: build_dataset(recipe, each) for each in ("source", "target", "eval")}
     assert {n: kind(dataset) for n, dataset in sets.items()} == dict.fromkeys(sets, "Diorama") | {name: "TinyData"}
     assert len(sets[name]) == 3
+
+
+TWO = "[{use: tiny, length: 3, share: 3}, {use: tiny, length: 5, share: 1}]"
+
+
+@pytest.mark.parametrize("name", ["source", "target", "streams.few"])
+def test_data_sets_of_a_list_are_joined_with_their_shares(name):
+    recipe = changed(f"data.{name}={TWO}")
+    joined = build_dataset(recipe, name.removeprefix("streams."))
+    assert (len(joined), joined.lengths, joined.shares) == (8, [3, 5], [3, 1])
+    assert joined.names == (f"data.{name}[0]", f"data.{name}[1]")
+    assert (
+        build_dataset(changed(f"data.{name}=[{{use: tiny, length: 3}}]"), name.removeprefix("streams.")).shares is None
+    )
+
+
+def test_a_recipe_without_data_of_a_name_has_none():
+    recipe = changed("data.source=null", "data.streams.few={use: tiny}")
+    assert build_dataset(recipe, "source") is None and recipe.data.names() == ["target", "few"]
+
+
+def test_evaluation_is_by_default_on_the_held_out_images_of_every_target():
+    recipe = changed("data.target=[{use: diorama, share: 1}, {use: diorama, split: test, share: 2}]", "data.eval=null")
+    assert [part.split for part in build_dataset(recipe, "eval").datasets] == ["val", "val"]
+    alone = changed("data.target=null", "data.source.split=train", "data.eval=null")
+    assert build_dataset(alone, "eval").split == "val"
 
 
 def test_data_train_and_evaluate_reach_the_run(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def metrics(folder):
 
 def final_state(folder):
     state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
-    return {f"{part}/{key}": value for part in ("model", "teacher") for key, value in state[part].items()}
+    return {f"{part}/{key}": value for part in ("model", "teacher") for key, value in (state[part] or {}).items()}
 
 
 def assert_same_run(one, other):
@@ -225,6 +225,45 @@ def test_a_loaded_run_predicts_what_the_run_scored(whole):
     assert loaded.engine.index == 4 and len(loaded.classes) == 19
 
 
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    """torch.compile without generated code, which takes a C++ compiler minutes; it lists what it compiled."""
+    compiled, original = [], torch.compile
+
+    def traced(model, **options):
+        compiled.append(model)
+        return original(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    return compiled
+
+
+def test_a_compiled_run_trains_and_writes_the_same_model(quick_compiler, tmp_path):
+    result = run(recipe(compile=True), tmp_path / "compiled")
+    assert [type(model).__name__ for model in quick_compiler] == ["builtin_function_or_method", "SegmentationModel"]
+    assert torch.equal(result.confusion, run(recipe(), tmp_path / "plain").confusion)
+    assert_same_run(tmp_path / "compiled", tmp_path / "plain")
+    assert final_state(tmp_path / "compiled").keys() == final_state(tmp_path / "plain").keys()
+    loaded = load_run(tmp_path / "compiled")
+    assert len(quick_compiler) == 2 and loaded.engine.teacher  # what is loaded is not compiled
+
+
+def test_a_compiled_run_resumes(quick_compiler, tmp_path):
+    for steps, name, resume in ((2, "run", False), (4, "run", True), (4, "whole", False)):
+        run(replace(recipe(compile=True, steps=steps), schedule=None), tmp_path / name, resume=resume)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_compiler_that_does_not_work_is_one_message_before_the_training(monkeypatch, tmp_path):
+    def broken(function, **_):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(DalibError, match=r"train\.compile needs .* failed: no compiler Install one \(Debian's"):
+        run(recipe(compile=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_run_that_came_before_is_pictured_and_reported(whole, tmp_path):
     run(recipe(steps=1), tmp_path / "run", before=whole[0])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -299,3 +338,99 @@ def test_a_run_over_its_bound_of_bad_items_goes_on_with_a_larger_one(tmp_path, m
     run(with_data(on_bad_item="skip", max_bad_items=4), tmp_path / "run", resume=True)
     run(with_data(on_bad_item="skip"), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+MAPS = """\
+import torch
+from dalib import Strategy, hookimpl
+from tests.tiny import TinyData
+
+
+class Depths(TinyData):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, label, {"depth": image[0] / 255}
+
+
+class Uses(Strategy):
+    requires = frozenset({"source.depth", "few.label", "few.image"})
+    outputs = frozenset({"few.logits"})
+
+    @hookimpl
+    def loss(self, step):
+        assert torch.equal(step.batch["source"].extra["depth"], step.batch["source"].image[:, 0])
+        return {"few": step.segmentation_loss("few")}
+
+
+@hookimpl
+def dalib_register(registry):
+    registry.dataset("depths", Depths)
+    registry.strategy("uses", Uses)
+"""
+
+
+@pytest.fixture
+def maps(tmp_path, monkeypatch):
+    """A module of plugins with a data set that has depth, and a strategy that wants it and a stream ``few``."""
+    (tmp_path / "maps.py").write_text(MAPS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return {
+        "model": {"use": "tiny"},
+        "data": {
+            "source": [{"use": "depths", "length": 4, "share": 0.9}, {"use": "depths", "seed": 5, "share": 0.1}],
+            "target": {"use": "tiny", "length": 3},
+            "streams": {"few": {"use": "tiny", "length": 3}},
+            "eval": [{"use": "tiny", "length": 2}, {"use": "tiny", "length": 3}],
+            "batch_size": 2,
+        },
+        "strategies": [{"use": "supervised"}, {"use": "uses"}],
+        "train": {"steps": 4, "log_every": 1, "checkpoint_every": 2},
+        "plugins": ["tests.tiny_plugin", "maps"],
+    }
+
+
+def test_a_run_on_joined_sources_a_further_stream_and_maps_resumes_to_the_same_end(maps, tmp_path, monkeypatch):
+    result = run(make_recipe(maps), tmp_path / "whole")
+    assert result.images == 5 and metrics(tmp_path / "whole")[-1]["uses/few"] > 0
+
+    def stops(self, *batches):
+        if self.index == 3:
+            raise StoppedError
+        return STEP(self, *batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", stops)
+        with pytest.raises(StoppedError):
+            run(make_recipe(maps), tmp_path / "broken")
+    run(make_recipe(maps), tmp_path / "broken", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_map_or_a_label_that_the_data_lack_is_told_before_the_first_step(maps, tmp_path):
+    maps["data"]["source"] = {"use": "tiny"}
+    with pytest.raises(DalibError, match=r"'uses' needs source.depth. Nothing provides it; the stack has few.image, "):
+        run(make_recipe(maps), tmp_path / "run")
+    del maps["data"]["streams"], maps["data"]["source"]
+    with pytest.raises(DalibError, match=r"'supervised' needs source.image. There is no source data; name it under"):
+        run(make_recipe(maps), tmp_path / "run")
+
+
+def test_a_stack_that_reads_no_source_runs_without_one(tmp_path):
+    text = {
+        "model": {"use": "tiny"},
+        "data": {"target": {"use": "tiny"}, "eval": {"use": "tiny", "length": 2}, "batch_size": 2},
+        "strategies": [{"use": "minent"}],
+        "train": {"steps": 1},
+        "plugins": ["tests.tiny_plugin"],
+    }
+    run(make_recipe(text), tmp_path / "run")
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_the_logged_rate_is_the_schedules_without_the_factors_of_groups(tmp_path):
+    grouped = recipe(steps=2)
+    grouped.optimizer["groups"] = {"body": 0.1}
+    run(grouped, tmp_path / "grouped")
+    run(recipe(steps=2), tmp_path / "plain")
+    rates = [[line["lr"] for line in metrics(tmp_path / name)] for name in ("grouped", "plain")]
+    assert rates[0] == rates[1] and rates[0][0] > rates[0][1]

@@ -68,6 +68,24 @@ class Diorama:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the image, uint8 (3, H, W), and its labels, uint8 (H, W) with 255 = ignore."""
+        view, draw = self._painted(index)
+        domain = _DOMAINS[self.domain]
+        view.image *= draw.uniform(*domain.look.daylight)
+        label = torch.from_numpy(view.label)
+        if domain.look.camera:
+            return photograph(view.image, draw), label
+        return develop(view.image), label
+
+    def label(self, index: int) -> Tensor:
+        """The labels alone, without the camera."""
+        return torch.from_numpy(self._painted(index)[0].label)
+
+    def labels_depend_on(self) -> list[object]:
+        """What the labels are made from, so that counts of them can be kept."""
+        return ["diorama", self.domain, self.split, self.size, self.length, self.seed]
+
+    def _painted(self, index: int) -> tuple[View, random.Random]:
+        """Return the painted scene, and the source of what the camera draws."""
         if not 0 <= index < self.length:
             raise IndexError(f"diorama has {self.length} images; there is no image {index}")
         domain = _DOMAINS[self.domain]
@@ -84,8 +102,4 @@ class Diorama:
         paint_things(view, (t for t in scene.things if not t.beyond))
         if scene.hood:
             paint_hood(view)
-        view.image *= draw.uniform(*domain.look.daylight)
-        label = torch.from_numpy(view.label)
-        if domain.look.camera:
-            return photograph(view.image, draw), label
-        return develop(view.image), label
+        return view, draw

@@ -1,10 +1,10 @@
-"""The segmentation loss on a labelled stream, as functions of tensors."""
+"""Cross-entropy of a labelled stream, with class weights and online hard example mining."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -12,54 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib.labels import IGNORE
+from dalib.losses.contract import LOCAL, Local, with_auxiliary
 from dalib.options import NotNegative, Whole
 from dalib.resizing import resize
-
-
-class Local:
-    """Reductions over the whole batch, where one process holds all of it."""
-
-    def mean(self, values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return sum(weight * values * valid) / sum(valid) in float32; 0, and still in the graph, when none is valid.
-
-        Weights stay out of the denominator: dividing by them would cancel a confidence that is the same for every
-        pixel, as DACS's is.
-
-        Args:
-            values: of any shape and float type. valid: bool. weight: float >= 0. All of one shape.
-        """
-        values = values.float().masked_fill(~valid, 0.0)
-        if weight is not None:
-            values = values * weight
-        return values.sum() / valid.sum().clamp(min=1)
-
-    def sum(self, x: Tensor) -> Tensor:
-        """Return the sum of all values."""
-        return x.sum()
-
-    def kth(self, values: Tensor, k: int) -> Tensor:
-        """Return the k-th largest of all values (k >= 1), or the smallest if there are fewer."""
-        return values.flatten().topk(min(k, values.numel()), sorted=True).values[-1]
-
-
-LOCAL = Local()
-
-
-class SegmentationLossFunction(Protocol):
-    """The signature of a segmentation loss: a recipe's ``loss:`` or a network's own ``segmentation_loss``."""
-
-    def __call__(
-        self, outputs: Mapping[str, Tensor], label: Tensor, weight: Tensor | None = None, *, across: Local = LOCAL
-    ) -> Tensor:
-        """Return the loss of one stream, a scalar; exactly 0, and still in the graph, where no pixel is valid.
-
-        Args:
-            outputs: the network's outputs in training, see ``SegmentationModel.forward``.
-            label: (B, H, W) int64 train ids, 255 = ignore.
-            weight: (B, H, W) float >= 0, the weight of each pixel.
-            across: means, sums and order statistics over the whole batch.
-        """
-        ...
 
 
 def cross_entropy(logits: Tensor, label: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -108,11 +63,10 @@ class SegmentationLoss:
         self, outputs: Mapping[str, Tensor], label: Tensor, weight: Tensor | None = None, *, across: Local = LOCAL
     ) -> Tensor:
         """Return the loss of one stream; see ``SegmentationLossFunction``."""
-        total = self._term(outputs["logits"], label, weight, self.ohem, across)
-        for name, logits in outputs.items():
-            if name.startswith("aux.") and self.auxiliary:
-                total = total + self.auxiliary * self._term(logits, label, weight, None, across)
-        return total
+        main = self._term(outputs["logits"], label, weight, self.ohem, across)
+        return with_auxiliary(
+            main, lambda logits: self._term(logits, label, weight, None, across), outputs, self.auxiliary
+        )
 
     def _term(self, logits: Tensor, label: Tensor, weight: Tensor | None, ohem: float | None, across: Local) -> Tensor:
         valid = label != IGNORE

@@ -1,0 +1,62 @@
+"""What a segmentation loss is: a function of tensors, and the reductions by which it sees the whole batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Local:
+    """Reductions over the whole batch, where one process holds all of it."""
+
+    def mean(self, values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return sum(weight * values * valid) / sum(valid) in float32; 0, and still in the graph, when none is valid.
+
+        Weights stay out of the denominator: dividing by them would cancel a confidence that is the same for every
+        pixel, as DACS's is.
+
+        Args:
+            values: of any shape and float type. valid: bool. weight: float >= 0. All of one shape.
+        """
+        values = values.float().masked_fill(~valid, 0.0)
+        if weight is not None:
+            values = values * weight
+        return values.sum() / valid.sum().clamp(min=1)
+
+    def sum(self, x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+        """Return the sum over the dimensions ``dim``, by default all, and over the whole batch."""
+        return x.sum(dim)
+
+    def kth(self, values: Tensor, k: int) -> Tensor:
+        """Return the k-th largest of all values (k >= 1), or the smallest if there are fewer."""
+        return values.flatten().topk(min(k, values.numel()), sorted=True).values[-1]
+
+
+LOCAL = Local()
+
+
+class SegmentationLossFunction(Protocol):
+    """The signature of a segmentation loss: a recipe's ``loss:`` or a network's own ``segmentation_loss``."""
+
+    def __call__(
+        self, outputs: Mapping[str, Tensor], label: Tensor, weight: Tensor | None = None, *, across: Local = LOCAL
+    ) -> Tensor:
+        """Return the loss of one stream, a scalar; exactly 0, and still in the graph, where no pixel is valid.
+
+        Args:
+            outputs: the network's outputs in training, see ``SegmentationModel.forward``.
+            label: (B, H, W) int64 train ids, 255 = ignore.
+            weight: (B, H, W) float >= 0, the weight of each pixel.
+            across: means, sums and order statistics over the whole batch.
+        """
+        ...
+
+
+def with_auxiliary(
+    main: Tensor, term: Callable[[Tensor], Tensor], outputs: Mapping[str, Tensor], auxiliary: float
+) -> Tensor:
+    """Return ``main`` plus ``auxiliary`` times the term of each auxiliary head's logits."""
+    for name, logits in outputs.items():
+        if name.startswith("aux.") and auxiliary:
+            main = main + auxiliary * term(logits)
+    return main
