@@ -136,10 +136,11 @@ def plan(options: Namespace) -> None:
     console.print(
         f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}",
         highlight=False,
+        soft_wrap=True,
     )
-    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False)
+    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False, soft_wrap=True)
     for warning in made.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
+        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def plugins(options: Namespace) -> None:
