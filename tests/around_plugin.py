@@ -73,7 +73,7 @@ class Distil(Strategy):
     other: dict[str, Any]
 
     requires = frozenset({"target.image"})
-    forwards = frozenset({"target"})
+    outputs = frozenset({"target.logits"})
 
     @hookimpl
     def setup(self, ctx):

@@ -118,6 +118,43 @@ def test_another_network_is_refused_with_what_is_absent_and_unknown(tmp_path):
         small(model=model).load(tmp_path / "c.pt")
 
 
+def test_a_stack_without_strategies_is_told_from_one_that_has_some(tmp_path):
+    small().save(tmp_path / "c.pt")
+    torch.save(checkpoint.read(tmp_path / "c.pt") | {"stack": []}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="the checkpoint's strategies are none; this run's are supervised"):
+        small().load(tmp_path / "c.pt")
+
+
+def test_an_error_without_a_text_is_told_by_its_name(tmp_path, monkeypatch):
+    def fails(*args, **options):
+        raise EOFError
+
+    small().save(tmp_path / "c.pt")
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(CheckpointError, match=r"c\.pt cannot be read: EOFError$"):
+        checkpoint.read(tmp_path / "c.pt")
+
+
+def test_a_checkpoint_with_something_foreign_under_a_right_key_is_named(tmp_path):
+    small().save(path := tmp_path / "c.pt")
+    torch.save(checkpoint.read(path) | {"skipped": {}}, path)
+    with pytest.raises(CheckpointError, match=rf"^{path} holds what no run writes \(KeyError: 'in_a_row'\)"):
+        small().load(path)
+
+
+def test_an_error_in_what_a_checkpoint_holds_names_file_and_cause():
+    said = r"^c\.pt holds what no run writes \(KeyError: 'seed'\); it cannot be used"
+    with pytest.raises(CheckpointError, match=said), checkpoint.taken_from(Path("c.pt")):
+        raise KeyError("seed")
+
+
+def test_the_checkpoint_before_goes_where_it_is_asked_to(tmp_path):
+    paths = last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    for step in (1, 2):
+        checkpoint.write({"model": {}, "step": step}, last, previous)
+    assert [checkpoint.read(path)["step"] for path in paths] == [2, 1]
+
+
 class Payload:
     def __reduce__(self):
         return os.mkdir, ("hacked",)
@@ -136,6 +173,14 @@ class Payload:
         (lambda path: torch.save([1, 2], path), "{path} is not a checkpoint of a run; expected the keys 'model' and"),
         (lambda path: torch.save({"a": 1}, path), "{path} is not a checkpoint of a run; expected the keys 'model' and"),
         (
+            lambda path: torch.save({"model": {}}, path),
+            "{path} is not a checkpoint of a run; expected the keys 'model'",
+        ),
+        (
+            lambda path: torch.save({"step": 1}, path),
+            "{path} is not a checkpoint of a run; expected the keys 'model' and",
+        ),
+        (
             lambda path: torch.save({"model": {}, "step": 1}, path),
             "the checkpoint is not one of a training run: it lacks",
         ),
@@ -149,7 +194,7 @@ def test_a_file_that_is_no_checkpoint_is_named_and_runs_no_code(write, message, 
     write(path)
     with pytest.raises(CheckpointError) as caught:
         small().load(path)
-    assert str(caught.value).startswith(message.format(path=path))
+    assert str(caught.value).startswith(message.format(path=path)) and "\n" not in str(caught.value)
     assert not (tmp_path / "hacked").exists()
 
 

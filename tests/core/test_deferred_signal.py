@@ -6,8 +6,9 @@ import signal
 import pytest
 import torch
 
-from dalib import Engine
+from dalib import Engine, Strategy, hookimpl
 from dalib.core.deferred_signal import DeferredSignal
+from dalib.errors import StrategyError
 from tests.tiny import Supervised, tiny_batch, tiny_model
 
 
@@ -46,6 +47,21 @@ def test_a_signal_that_nobody_handles_is_left_alone():
     assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
     held.stop()
     signal.signal(signal.SIGCHLD, before)
+
+
+class Breaks(Strategy):
+    """Fails after an update."""
+
+    @hookimpl
+    def post_step(self, step):
+        raise ValueError("oops")
+
+
+def test_an_error_in_a_step_is_reported_rather_than_a_worker_that_died_in_it(handled):
+    engine = Engine(tiny_model(), [Supervised(), Breaks()], device="cpu", optimizer=lambda p: Dying(p, lr=0.1))
+    with pytest.raises(StrategyError, match="oops"):
+        engine.step(tiny_batch())
+    assert handled == []
 
 
 class Dying(torch.optim.SGD):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dalib import Batch, DalibError, Engine, Strategy, Stream, hookimpl
-from dalib.data.bad_items import ItemError
+from dalib.data.bad_items import BadItems, ItemError
 from dalib.errors import DataError, StackError, StrategyError
 from tests.equal import assert_same
 from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
@@ -128,6 +128,12 @@ def test_adversarial_equals_a_plain_loop():
     assert_same(dict(mine.modules["fool/domain"].module.state_dict()), dict(critic.state_dict()), 1e-6)
 
 
+def test_critics_compute_in_channels_last_like_the_model():
+    mine = engine([Fool()])
+    for weight in (mine.modules["fool/domain"].module.weight, mine.model.body[0].weight):
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_the_critic_gets_no_gradient_from_loss_and_the_model_none_from_critic_loss():
     class OnlyJudges(Fool):
         @hookimpl
@@ -191,6 +197,18 @@ def test_two_micro_batches_equal_the_mean_of_their_losses():
     torch.testing.assert_close(terms["supervised/loss"], (sum(losses) / 2).detach())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_forwards_run_in_the_precision_asked_for(precision):
+    class Reads(Strategy):
+        @hookimpl
+        def loss(self, step):
+            self.dtype = step.logits("source").dtype
+            return {}
+
+    engine([reads := Reads()], precision=precision).step(tiny_batch())
+    assert reads.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def test_one_train_mode_forward_a_stream_and_step():
     calls = []
     model = tiny_model()
@@ -223,16 +241,76 @@ def test_fp16_critic_takes_the_same_steps_as_in_fp32():
     torch.testing.assert_close(weights[0], weights[1], rtol=0.02, atol=1e-4)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_a_critic_takes_the_sum_of_its_terms_whatever_the_strategys_weight(weight):
+    class Judges(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.critic = ctx.critic("c", nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=1.0))
+
+        @hookimpl
+        def critic_loss(self, step):
+            verdict = self.critic(torch.full((1, 1), 3.0)).sum()
+            return {"one": verdict, "two": 2 * verdict}
+
+    mine = engine([Judges(weight=weight)], schedule=None)
+    critic = mine.modules["judges/c"].module
+    before = critic.weight.item(), critic.bias.item()
+    mine.step(tiny_batch())
+    assert (critic.weight.item(), critic.bias.item()) == pytest.approx((before[0] - 9.0, before[1] - 3.0), abs=1e-5)
+
+
+def test_unless_told_otherwise_an_engine_has_seed_0_the_published_rate_and_the_classes_of_cityscapes():
+    class Draws(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.classes, self.drawn = ctx.classes, torch.rand(1).item()
+
+    (of_default, of_0, of_1) = stacks = [Draws(), Draws(), Draws()]
+    engines = [
+        Engine(tiny_model(num_classes=19), [strategy], device="cpu", **options)
+        for strategy, options in zip(stacks, ({}, {"seed": 0}, {"seed": 1}), strict=True)
+    ]
+    assert of_default.drawn == of_0.drawn != of_1.drawn
+    Engine(tiny_model(num_classes=19), [other := Draws(name="other")], device="cpu")
+    assert other.drawn != of_0.drawn
+    assert [group["lr"] for group in engines[0].optimizer.param_groups] == [2.5e-4]
+    assert of_default.classes[0] == "road" and len(of_default.classes) == 19
+    Engine(tiny_model(), [strategy := Draws()], device="cpu", classes=["a", "b", "c", "d", "e"])
+    assert strategy.classes == ("a", "b", "c", "d", "e")
+
+
+def test_a_network_brings_its_own_loss_and_the_one_that_is_given_goes_before():
+    class Brings(TinyModel):
+        def segmentation_loss(self, outputs, label, weight=None, *, across):
+            return outputs["logits"].mean() * 0 + 7
+
+    def other(outputs, label, weight=None, *, across):
+        return outputs["logits"].mean() * 0 + 8
+
+    assert engine([Supervised()], Brings()).step(tiny_batch())["supervised/loss"] == 7
+    assert engine([Supervised()], Brings(), loss=other).step(tiny_batch())["supervised/loss"] == 8
+
+
 def test_an_optimiser_without_gradient_is_not_stepped():
     class Idle(Strategy):
+        works: tuple[bool, ...] = ()
+
         @hookimpl
         def setup(self, ctx):
             self.critic = ctx.critic("idle", nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=0.5))
 
-    mine = engine([Supervised(), Idle()])
-    before = mine.modules["idle/idle"].module.weight.clone()
-    mine.step(tiny_batch())
-    assert torch.equal(before, mine.modules["idle/idle"].module.weight)
+        @hookimpl
+        def critic_loss(self, step):
+            return {"x": self.critic(torch.ones(1, 1)).sum()} if self.works[step.index] else {}
+
+    mine = engine([Supervised(), Idle(works=(False, True, False))])
+    weight, moved = mine.modules["idle/idle"].module.weight, []
+    for index in range(3):
+        before = weight.clone()
+        mine.step(tiny_batch(index))
+        moved.append(not torch.equal(before, weight))
+    assert moved == [False, True, False]
 
 
 def test_what_is_logged_a_micro_batch_is_averaged_and_what_is_logged_a_step_stays():
@@ -350,6 +428,25 @@ def test_a_users_error_in_a_hook_stays_one():
     assert str(caught.value) == "give me colours. It was raised by strategy 'asks' in its hook 'pre_batch' at step 1."
 
 
+def test_a_users_error_below_other_predictors_is_said_to_come_from_one_strategy():
+    class Wraps(Strategy):
+        fails: bool = False
+
+        @hookimpl
+        def predictor(self, model, predict):
+            def wrapped(images):
+                if self.fails:
+                    raise DataError("give me colours.")
+                return predict(images)
+
+            return wrapped
+
+    mine = engine([Supervised(), Wraps(name="inner", fails=True), Wraps(name="outer")])
+    with pytest.raises(DataError) as caught:
+        mine.predict(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert str(caught.value) == "give me colours. It was raised by strategy 'inner' in its hook 'predictor'."
+
+
 def raising(hook):
     """Return a strategy whose hook (or what the hook returns) raises."""
 
@@ -420,6 +517,75 @@ def test_fit_trains_up_to_the_step_and_evaluates():
     result = mine.fit(TinyData(), TinyData(seed=1), steps=3, batch_size=4, eval=FiveClasses())
     assert mine.index == 3
     assert 0 <= result.miou <= 1
+
+
+def test_data_are_read_in_this_process_unless_workers_are_asked_for():
+    class Seen(TinyData):
+        here = 0
+
+        def __getitem__(self, index):
+            Seen.here += 1
+            return super().__getitem__(index)
+
+    read = []
+    for options in ({}, {"workers": 0}, {"workers": 1}):
+        Seen.here = 0
+        engine([Supervised()]).fit(Seen(), steps=1, batch_size=2, **options)
+        read.append(Seen.here)
+    Seen.here = 0
+    list(engine([Supervised()]).iterate(Seen(), steps=1, batch_size=2))
+    assert read[0] == read[1] == Seen.here > read[2]
+
+
+def test_items_that_cannot_be_read_are_left_out_where_that_is_asked():
+    class Broken(TinyData):
+        def __getitem__(self, index):
+            if index == 3:
+                raise DataError("3 is broken.")
+            return super().__getitem__(index)
+
+    told = []
+    for _ in engine([Supervised()]).iterate(
+        Broken(), steps=5, batch_size=2, bad_items=BadItems(1, lambda *what: told.append(what))
+    ):
+        pass
+    assert len(told) == 1 and "3 is broken." in str(told[0])
+
+
+def test_a_target_that_is_read_and_not_given_is_named():
+    with pytest.raises(StackError, match=r"'entropy' needs target\.image\. There is no target data"):
+        engine([Supervised(), Entropy()]).fit(TinyData(), steps=1, batch_size=2)
+
+
+def test_evaluating_takes_the_options_of_dalib_evaluate():
+    assert engine([Supervised()]).evaluate(FiveClasses(4), limit=1).confusion.sum() == 12 * 16
+
+
+def test_predicting_takes_bytes_to_the_networks_range_and_gives_train_ids_as_bytes():
+    class Looks(Strategy):
+        @hookimpl
+        def predictor(self, model, predict):
+            return lambda images: (self.seen.append(images), predict(images))[1]
+
+    looks = Looks()
+    looks.seen = []
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(1, 3, 8, 4)
+    mine = engine([looks])
+    ids = mine.predict(images)
+    torch.testing.assert_close(looks.seen[0], images / 255, rtol=0, atol=1e-7)
+    assert ids.dtype == torch.uint8 and torch.equal(ids, mine.model.eval()(images / 255).argmax(1).to(torch.uint8))
+
+
+def test_each_part_of_a_step_has_its_time():
+    class Asks(Supervised):
+        @hookimpl
+        def setup(self, ctx):
+            ctx.teacher()
+
+    mine = engine([Asks(name="asks")])
+    mine.fit(TinyData(), steps=1, batch_size=2, eval=FiveClasses())
+    parts = {"data", "asks", "forward (student)", "backward", "optimizer", "teacher", "evaluation", "other"}
+    assert mine.clock.totals().keys() == parts
 
 
 class FiveClasses(TinyData):

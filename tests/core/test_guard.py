@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from dalib import Batch, Engine, Strategy, Stream, hookimpl
 from dalib.core.guard import SKIPPED_IN_A_ROW, SKIPPED_IN_ALL, Guard, NonFiniteError, Verdict
 from dalib.errors import CheckpointError, StrategyError
-from tests.tiny import Entropy, Supervised, TinyModel, tiny_batch, tiny_model
+from tests.tiny import Entropy, Supervised, TinyData, TinyModel, tiny_batch, tiny_model
 
 BAD_STEP = 2
 
@@ -249,6 +249,28 @@ def test_a_run_stops_with_the_state_before_the_bad_step(kind, teacher, route):
             engine.state_dict()
 
 
+def test_a_run_that_stopped_goes_on_from_a_checkpoint(route):
+    stopped, whole = make("term", at=(1,)), make()
+    for engine in (stopped, whole):
+        engine.step(tiny_batch(0))
+    state = copy.deepcopy(stopped.state_dict())
+    with pytest.raises(NonFiniteError, match="step 2 went bad"):
+        stopped.step(tiny_batch(1))
+    stopped.load_state_dict(state)
+    stopped.stack.strategies[-1].at = ()
+    for engine in (stopped, whole):
+        engine.step(tiny_batch(1))
+    assert_same(state_of(stopped), state_of(whole))
+
+
+def test_a_run_ends_when_its_last_verdict_has_come(monkeypatch):
+    monkeypatch.setattr(Guard, "reads_at_once", False)
+    monkeypatch.setattr(Verdict, "arrived", False)
+    engine = Engine(tiny_model(), [Bad(kind="term", at=(1,))], device="cpu")
+    with pytest.raises(NonFiniteError, match="step 2 went bad"):
+        engine.fit(TinyData(), TinyData(), steps=2, batch_size=2)
+
+
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_verdicts_that_come_late_name_the_right_step_and_stop_as_of_it(policy, monkeypatch, caplog):
     monkeypatch.setattr(Guard, "reads_at_once", False)
@@ -302,6 +324,17 @@ def test_one_bad_micro_batch_spoils_its_whole_step(micro, route):
     engine.step(tiny_batch(2), tiny_batch(3))
     assert_same(state_of(engine), before)
     assert engine.guard.skipped == 1
+
+
+def test_a_step_without_a_term_is_none_that_went_bad(route):
+    class Silent(Strategy):
+        @hookimpl
+        def post_step(self, step):
+            assert step.finite
+
+    engine = Engine(tiny_model(), [Silent()], device="cpu")
+    engine.step(tiny_batch())
+    assert engine.state_dict()["step"] == 1
 
 
 def test_post_step_learns_whether_the_update_was_made(route):
@@ -427,11 +460,11 @@ def test_what_strategies_count_is_of_the_last_whole_step_too(policy):
 
         @hookimpl
         def setup(self, ctx):
-            self.count = 0
+            self.count = torch.zeros(())
 
         @hookimpl
         def loss(self, step):
-            self.count += 1
+            self.count += 1  # in place, so that a shallow copy would grow with it
             if step.index == 1 and policy == "raise":
                 raise ValueError("oops")
             return {"x": step.logits("target").mean() * (torch.nan if step.index == 1 else 1.0)}
@@ -448,7 +481,7 @@ def test_what_strategies_count_is_of_the_last_whole_step_too(policy):
     with pytest.raises((StrategyError, NonFiniteError)):
         engine.step(tiny_batch())
     state = engine.state_dict()
-    assert state["step"] == 1 and state["strategies"]["counts"] == {"count": 1} and counts.count == 1
+    assert state["step"] == 1 and state["strategies"]["counts"] == {"count": 1.0} and counts.count == 1
 
 
 def test_a_buffer_that_a_forward_puts_in_place_of_another_goes_back_and_one_with_a_gradient_does_no_harm():

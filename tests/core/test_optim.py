@@ -17,6 +17,7 @@ from dalib.core.optim import (
     constant,
     cosine,
     fuse,
+    load_state,
     parameters_of,
     poly,
     sgd,
@@ -220,7 +221,10 @@ def test_a_parameter_that_no_group_has_is_named_unless_it_is_frozen():
             return [{"params": self.body.parameters()}, {"params": self.auxiliary.parameters(), "lr_scale": 10.0}]
 
     network = Forgetful()
-    with pytest.raises(StackError, match=r"parameter_groups of Forgetful leave out 'head.weight' and 1 more"):
+    with pytest.raises(StackError, match=r"parameter_groups of Forgetful leave out 'head.weight' and 1 more, which"):
+        parameters_of(network)
+    network.head.weight.requires_grad_(False)
+    with pytest.raises(StackError, match=r"parameter_groups of Forgetful leave out 'head.bias', which"):
         parameters_of(network)
     network.head.requires_grad_(False)
     assert len(parameters_of(network)) == 2
@@ -288,6 +292,7 @@ def test_an_optimiser_is_fused_where_it_can_and_its_maker_chose_nothing_and_heed
         parameter.grad, expected.grad = (torch.full((3,), float(step)) for _ in range(2))
         before = parameter.detach().clone()
         step_unless(torch.tensor(flag), optimizer)
+        assert hasattr(optimizer, "found_inf") is bool(fused and name != "both")  # the host reads it for the others
         if flag:
             assert torch.equal(parameter, before)
         else:
@@ -338,13 +343,25 @@ def test_a_loaded_state_keeps_the_form_that_this_run_computes_in():
     own, other = engine(), engine(foreach=True)
     elsewhere = copy.deepcopy(other.state_dict())
     for group in elsewhere["optimizer"]["param_groups"]:
-        group["capturable"] = True  # as on a GPU
+        group["capturable"] = group["differentiable"] = True
     own.load_state_dict(elsewhere)
-    assert {(g["fused"], g["capturable"]) for g in own.optimizer.param_groups} == {(True, False)}
+    forms = {
+        tuple(g[name] for name in ("fused", "foreach", "capturable", "differentiable"))
+        for g in own.optimizer.param_groups
+    }
+    assert forms == {(True, None, False, False)}
     own.step(tiny_batch(1))
     other.step(tiny_batch(1))
     for one, two in zip(own.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("form", [{"fused": False}, {"foreach": True}])
+def test_a_loaded_state_changes_no_form_that_was_chosen(form):
+    optimizer, other = (Adam([nn.Parameter(torch.ones(3))], lr=0.1, **options) for options in (form, {}))
+    fuse(other)
+    load_state(optimizer, other.state_dict())
+    assert {key: optimizer.param_groups[0][key] for key in form} == form
 
 
 def test_momentum_that_a_checkpoint_lacks_begins_as_zeros():
@@ -352,6 +369,7 @@ def test_momentum_that_a_checkpoint_lacks_begins_as_zeros():
     state = engine.state_dict()
     state["optimizer"]["state"] = {}
     engine.load_state_dict(state)
+    assert not any(engine.optimizer.state[p]["momentum_buffer"].any() for p in engine.model.parameters())
     engine.step(tiny_batch())
     assert all(engine.optimizer.state[p]["momentum_buffer"].any() for p in engine.model.head.parameters())
 

@@ -55,7 +55,7 @@ MISTAKES = [
         "mixed.image is provided twice: by 'dacs' and by 'cutmix'; drop one.",
     ),
     (
-        [Writer(name="masked", reads=("mixed.image",)), dacs],
+        [Writer(name="masked", reads=("mixed.image",)), dacs, Supervised()],
         BOTH,
         "strategy 'masked' needs mixed.image. 'dacs' provides it later in the list; move 'masked' after 'dacs'.",
     ),

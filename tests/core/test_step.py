@@ -85,6 +85,52 @@ def test_only_a_loss_reads_with_a_graph(hook, teacher, graph):
     assert run(Reads(hook=hook, teacher=teacher)).requires_grad == graph
 
 
+def test_a_step_that_is_kept_gives_nothing_once_its_hooks_are_over():
+    class Keeps(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            ctx.teacher()
+
+        @hookimpl
+        def loss(self, step):
+            self.step = step
+            return {}
+
+    keeps = Keeps()
+    Engine(tiny_model(), [keeps], device="cpu").step(tiny_batch())
+    for read in (keeps.step.logits, keeps.step.teacher_logits):
+        with pytest.raises(StackError, match=r"reads (student outputs|the teacher) in"):
+            read("target")
+
+
+def test_dropout_draws_anew_at_each_step_micro_batch_and_stream():
+    class Keeps(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.got = []
+
+        @hookimpl
+        def loss(self, step):
+            self.got += [step.logits("source"), step.logits("target")]
+            return {}
+
+    def outputs(dropout):
+        image = tiny_batch()["target"].image
+        batch, keeps = Batch({"source": Stream(image), "target": Stream(image)}), Keeps()
+        engine = Engine(tiny_model(dropout=dropout), [keeps], device="cpu")
+        for _ in range(2):
+            engine.step(batch, batch)
+        return {logits.sum().item() for logits in keeps.got}
+
+    assert len(outputs(0.5)) == 8 and len(outputs(0.0)) == 1  # 2 steps of 2 micro-batches of 2 streams
+
+
+def test_forwards_of_student_and_teacher_have_their_time():
+    engine = Engine(tiny_model(), [Reads(), Reads(name="too", teacher=True)], device="cpu")
+    engine.step(tiny_batch())
+    assert {"forward (student)", "forward (teacher)"} <= engine.clock.totals().keys()
+
+
 def test_an_output_is_computed_once_and_again_when_its_stream_was_written():
     class Writes(Strategy):
         writes = frozenset({"target.image"})

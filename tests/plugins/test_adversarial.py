@@ -48,6 +48,25 @@ def test_the_seeds_variant_judges_at_full_size_with_a_second_sigmoid():
     assert domain_loss(prediction, 0.0, "bce") > 0.693 and domain_loss(prediction, 1.0, "bce") > 0.313
 
 
+def test_the_seeds_variant_upsamples_bilinearly_between_pixel_centres():
+    torch.manual_seed(0)
+    seed, plain, x = SeedDiscriminator(5, channels=4), OutputDiscriminator(5, channels=4), torch.rand(1, 5, 64, 96)
+    plain.load_state_dict(seed.state_dict())
+    torch.testing.assert_close(seed(x), F.interpolate(plain(x), (64, 96), mode="bilinear").sigmoid())
+
+
+@pytest.mark.parametrize(("variant", "expected"), [("adaptsegnet", OutputDiscriminator), ("seed", SeedDiscriminator)])
+def test_a_variant_names_its_discriminator(variant, expected):
+    critic = make_engine([Adversarial(variant=variant)]).modules["adversarial/logits"]
+    assert type(critic.module) is expected
+
+
+def test_a_single_class_is_refused_only_where_its_entropy_is_read():
+    make_engine([Adversarial()], tiny_model(num_classes=1)).step(tiny_batch(0, SIZE, num_classes=1))
+    with pytest.raises(StackError, match="the entropy of predictions needs 2 classes or more, and the model has 1"):
+        make_engine([Adversarial(input="self_information")], tiny_model(num_classes=1))
+
+
 def test_maps_too_small_for_five_strides_are_refused_with_their_size():
     with pytest.raises(StackError, match=r"maps of at least 32 x 32 pixels, got \(31, 40\)"):
         OutputDiscriminator(5)(torch.rand(1, 5, 31, 40))

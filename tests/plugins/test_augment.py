@@ -70,6 +70,26 @@ def test_a_constant_image_jitters_as_torchvision_defines_brightness():
     assert 0.5 <= factors.min() < 0.6 and 1.4 < factors.max() <= 1.5
 
 
+def test_jitter_has_its_probability():
+    before = same_images(200)["source"].image
+    options = {"color_jitter": (0.5, 0.0, 0.0, 0.0), "jitter_p": 0.25}
+    after = prepared([Augment(**options)], same_images(200))["source"].image
+    changed = (after != before).flatten(1).any(1)
+    assert 0.15 < changed.float().mean() < 0.35
+
+
+@pytest.mark.parametrize("options", [{"crop": (16, 20)}, {"flip": 1.0}, {"kornia": [{"use": "RandomHorizontalFlip"}]}])
+def test_what_moves_pixels_writes_label_and_weight_and_what_colours_them_the_image_alone(options):
+    assert Augment(**options).writes >= {"source.image", "source.label", "source.weight"}
+    assert Augment(color_jitter=(0.5, 0.5, 0.5, 0.05), blur=Blur()).writes == {"source.image"}
+
+
+def test_a_weight_follows_the_view():
+    batch, weight = same_images(2), torch.rand(2, 16, 20)
+    batch.write("source", weight=weight)
+    assert torch.equal(prepared([Augment(flip=1.0)], batch)["source"].weight, weight.flip(-1))
+
+
 def test_jitter_comes_before_blur():
     """The jitter stops colours at 0 and 1; blurred afterwards they are those of a blur of the jittered image alone."""
     jitter, sigma = (0.9, 0.9, 0.9, 0.1), (1.0, 1.0)

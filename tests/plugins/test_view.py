@@ -41,6 +41,12 @@ def test_crops_are_slices_at_every_place():
     assert {tuple(corner) for corner in corners.tolist()} == {(r, c) for r in range(3) for c in range(4)}
 
 
+@pytest.mark.parametrize(("size", "crop"), [(3, 2), (2, 3)])
+def test_every_place_of_a_crop_is_as_likely(size, crop):
+    first = draw(4000, (1, size), (1, crop)).columns[:, 0]
+    assert (first == 0).float().mean() == pytest.approx(0.5, abs=0.04)
+
+
 def test_a_crop_larger_than_the_image_holds_it_whole_and_marks_the_rest():
     label = torch.arange(6).view(1, 2, 3).repeat(50, 1, 1)
     view = draw(50, (2, 3), (4, 5))

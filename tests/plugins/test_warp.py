@@ -1,11 +1,13 @@
 """Kornia's augmentations by name, with labels that follow and mistakes that are told."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from dalib import Stream
 from dalib.errors import StackError
-from dalib_plugins.warp import apply, make_warp
+from dalib_plugins.warp import apply, make_augmentation, make_warp
 
 
 def stream(count: int = 4, size: tuple[int, int] = (20, 24)) -> Stream:
@@ -46,11 +48,19 @@ def test_what_comes_from_outside_is_ignored_and_weighs_nothing(use, options):
     assert set(after.label.unique().tolist()) <= set(before.label.unique().tolist())  # never class 0, never a blend
 
 
-def test_colours_leave_label_and_weight_alone():
-    before = stream()
-    after = apply(make_warp("augment", "RandomEqualize", p=1.0), before)
+@pytest.mark.parametrize(("use", "options"), [("RandomInvert", {}), ("ColorJiggle", {"hue": (0.3, 0.3)})])
+def test_colours_leave_label_and_weight_alone(use, options):
+    before = dataclasses.replace(stream(), image=torch.rand(4, 3, 20, 24), weight=torch.rand(4, 20, 24))
+    after = apply(make_warp("augment", use, p=1.0, **options), before)
     assert torch.equal(after.label, before.label)
+    assert torch.equal(after.weight, before.weight)
     assert not torch.equal(after.image, before.image)
+
+
+def test_a_weight_moves_with_the_image():
+    weight = torch.rand(4, 20, 24)
+    after = apply(make_warp("augment", "RandomHorizontalFlip", p=1.0), dataclasses.replace(stream(), weight=weight))
+    assert torch.equal(after.weight, weight.flip(-1))
 
 
 def test_a_stream_without_labels_stays_without():
@@ -63,6 +73,7 @@ def test_a_stream_without_labels_stays_without():
     [
         ("RandomEqualise", {}, "kornia has no image augmentation 'RandomEqualise'. Did you mean 'RandomEqualize'?"),
         ("RandomMixUpV2", {}, "kornia has no image augmentation 'RandomMixUpV2'"),
+        ("GeometricAugmentationBase2D", {}, "kornia has no image augmentation 'GeometricAugmentationBase2D'"),
         ("RandomRotation", {"degree": 3}, "kornia's RandomRotation refuses the options {'degree': 3}: .*degree"),
         ("RandomCrop", {"size": (8, 8)}, "kornia's RandomCrop changes the size of images; use `crop`"),
         ("RandomThinPlateSpline", {"p": 1.0}, "kornia's RandomThinPlateSpline does not take labels along"),
@@ -71,3 +82,9 @@ def test_a_stream_without_labels_stays_without():
 def test_what_cannot_work_is_said_at_once(use, options, message):
     with pytest.raises(StackError, match=message):
         make_warp("augment", use, **options)
+
+
+@pytest.mark.parametrize("make", [make_augmentation, make_warp])
+def test_an_augmentation_without_a_name_is_said(make):
+    with pytest.raises(StackError, match="strategy 'augment': kornia has no image augmentation ''"):
+        make("augment", p=1.0)
