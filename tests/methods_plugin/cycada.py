@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib import SetupContext, Step, Strategy, Stream, hookimpl, resize
-from dalib.options import Count, NotNegative, Positive
-from tests.methods_plugin.ranges import Momentum
+from dalib.options import Count, Momentum, NotNegative, Positive
 
 
 class Generator(nn.Module):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dalib import SetupContext, StackError, Step, Strategy, create_model, hookimpl, suggest
+from dalib.options import Probability
 from tests.methods_plugin.labels import one_hot
-from tests.methods_plugin.ranges import Probability
 
 THINGS = ("traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 

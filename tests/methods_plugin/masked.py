@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dalib import Ramp, SetupContext, Step, Strategy, Stream, hookimpl
-from dalib.options import Count
-from tests.methods_plugin.ranges import Probability
+from dalib.options import Count, Probability
 
 
 def block_mask(shape: torch.Size, block: int, ratio: float, device: torch.device) -> Tensor:

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib import IGNORE, SetupContext, Step, Strategy, hookimpl
-from dalib.options import Count, Positive
+from dalib.options import Count, Momentum, Positive, Probability
 from tests.methods_plugin.labels import nearest, one_hot
-from tests.methods_plugin.ranges import Momentum, Probability
 
 
 def make_head(channels: int, dimensions: int) -> nn.Module:
