@@ -149,19 +149,19 @@ def test_the_contrast_is_the_cross_entropy_of_cosines_among_known_prototypes():
 
 
 class Poisoned(Strategy):
-    """Gives NaN at one step."""
+    """Gives NaN at step 1, from the source's images on."""
 
-    at: int = 1
-    outputs = frozenset({"source.logits"})
+    writes = frozenset({"source.image"})
 
     @hookimpl
-    def loss(self, step):
-        return {"x": step.logits("source").mean() * (torch.nan if step.index == self.at else 0.0)}
+    def pre_batch(self, step):
+        if step.index == 1:
+            step.batch.write("source", image=torch.full_like(step.batch["source"].image, torch.nan))
 
 
 def test_prototypes_are_moving_averages_of_the_teachers_features_also_at_weight_0_but_not_of_a_skipped_step():
     strategy = create_strategy("field_prototypes", layer="body", dimensions=4, momentum=0.6, weight=0.0)
-    engine = engine_of(Supervised(), strategy, Poisoned(), on_non_finite="skip")
+    engine = engine_of(Poisoned(), Supervised(), strategy, on_non_finite="skip")
     head = engine.modules["field_prototypes/head"]
     expected = torch.zeros(5, 4)
     for index in range(3):

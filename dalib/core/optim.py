@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import field
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -15,13 +14,12 @@ from dalib.core.modules import MakeOptimizer
 from dalib.errors import CheckpointError, RecipeError, StackError, suggest
 from dalib.hooks import hookimpl
 from dalib.models.wrapper import outermost
-from dalib.options import Count, NotNegative, OptionGroup, Positive, Whole
+from dalib.options import Count, Momentum, NotNegative, OptionGroup, Positive, Whole
 
 if TYPE_CHECKING:
     from dalib.registry import Registry
 
 Schedule = Callable[[int], float]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 def sgd(
@@ -33,12 +31,16 @@ def sgd(
     return partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
-def adam(*, lr: Positive, betas: tuple[Beta, Beta] = (0.9, 0.999), weight_decay: NotNegative = 0.0) -> MakeOptimizer:
+def adam(
+    *, lr: Positive, betas: tuple[Momentum, Momentum] = (0.9, 0.999), weight_decay: NotNegative = 0.0
+) -> MakeOptimizer:
     """Return a factory of Adam."""
     return partial(Adam, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
-def adamw(*, lr: Positive, betas: tuple[Beta, Beta] = (0.9, 0.999), weight_decay: NotNegative = 0.01) -> MakeOptimizer:
+def adamw(
+    *, lr: Positive, betas: tuple[Momentum, Momentum] = (0.9, 0.999), weight_decay: NotNegative = 0.01
+) -> MakeOptimizer:
     """Return a factory of AdamW; betas and weight decay default to DAFormer's."""
     return partial(AdamW, lr=lr, betas=betas, weight_decay=weight_decay)
 

@@ -11,13 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dalib import SetupContext, StackError, Step, Strategy, hookimpl, resize
-from dalib.options import NotNegative, Positive
+from dalib.options import Momentum, NotNegative, Positive
 from dalib_plugins.minent import refuse_one_class, self_information
 
 SOURCE, TARGET = 0.0, 1.0
 STRIDE = 32
-
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OutputDiscriminator(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dalib import IGNORE, OptionGroup, SetupContext, Step, Strategy, Stream, hookimpl
-from dalib.options import Count, NotNegative
-from dalib_plugins.ranges import Interval, OddCount, Probability, Share, Streams
+from dalib.options import Count, NotNegative, Probability
+from dalib_plugins.ranges import Interval, OddCount, Share, Streams
 from dalib_plugins.view import draw_view
 from dalib_plugins.warp import apply, make_augmentation, make_warp
 

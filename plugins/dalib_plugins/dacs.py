@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from dalib import IGNORE, Ramp, SetupContext, Step, Strategy, Stream, hookimpl
-from dalib_plugins.ranges import Interval, Probability, Share
+from dalib.options import Probability
+from dalib_plugins.ranges import Interval, Share
 from dalib_plugins.warp import make_augmentation
 
 LABELS = 256  # train ids and 255: a table of fixed size needs no synchronisation with the device

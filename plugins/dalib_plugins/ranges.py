@@ -6,7 +6,6 @@ from pydantic import AfterValidator, Field
 
 from dalib.options import Count, Positive
 
-Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 Streams = Annotated[list[str], Field(min_length=1)]
 

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib import SetupContext, Step, Strategy, Stream, hookimpl, resize
-from dalib.options import Count, NotNegative, Positive
-from tests.methods_plugin.ranges import Momentum
+from dalib.options import Count, Momentum, NotNegative, Positive
 
 
 class Generator(nn.Module):
@@ -25,7 +24,7 @@ class Generator(nn.Module):
         features = self.down(x)
         for block in self.blocks:
             features = features + block(features)
-        change = self.up(resize(features, x.shape[-2:])).float()
+        change: Tensor = self.up(resize(features, (x.shape[-2], x.shape[-1]))).float()
         return torch.sigmoid(torch.logit(x, eps=0.01) + change)
 
 

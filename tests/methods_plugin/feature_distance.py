@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dalib import SetupContext, StackError, Step, Strategy, create_model, hookimpl, suggest
+from dalib.options import Probability
 from tests.methods_plugin.labels import one_hot
-from tests.methods_plugin.ranges import Probability
 
 THINGS = ("traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 
@@ -53,6 +53,7 @@ class FeatureDistance(Strategy):
     @hookimpl
     def loss(self, step: Step) -> Mapping[str, Tensor]:
         source = step.batch["source"]
+        assert source.label is not None  # the stack has checked `requires`
         features = step.output("source", self.layer).float()
         wanted = self._reference(source.image, outputs=[self.layer])[self.layer].float()
         if features.shape != wanted.shape:
@@ -60,6 +61,7 @@ class FeatureDistance(Strategy):
                 f"strategy {self.name!r}: {self.layer!r} gives features {tuple(features.shape)} in the network and "
                 f"{tuple(wanted.shape)} in the reference; give a reference of the same architecture."
             )
-        filled = F.adaptive_avg_pool2d(one_hot(source.label, self._things), features.shape[-2:]) > self.share
+        height, width = features.shape[-2:]
+        filled = F.adaptive_avg_pool2d(one_hot(source.label, self._things), (height, width)) > self.share
         distance = torch.linalg.vector_norm(features - wanted, dim=1)
         return {"distance": step.mean(distance, filled.any(1))}

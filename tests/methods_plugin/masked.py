@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dalib import Ramp, SetupContext, Step, Strategy, Stream, hookimpl
-from dalib.options import Count
-from tests.methods_plugin.ranges import Probability
+from dalib.options import Count, Probability
 
 
 def block_mask(shape: torch.Size, block: int, ratio: float, device: torch.device) -> Tensor:
@@ -27,7 +26,8 @@ class MaskedConsistency(Strategy):
     """Add the stream ``masked``, target images without some blocks, and train on it by the teacher's labels of the
     whole images. An image's weight is its share of pixels that the teacher is sure of.
 
-    Published ``weight``: 1. The authors' code jitters the masked images, too; stack ``augment`` on ``masked``.
+    Published ``weight``: 1. Blocks become black, the authors' the mean colour. Their masked images are jittered, too:
+    stack ``augment`` on ``masked``.
 
     Options:
         block: side of a block in pixels. ratio: share of the blocks that are left out.

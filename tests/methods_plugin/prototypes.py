@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dalib import IGNORE, SetupContext, Step, Strategy, hookimpl
-from dalib.options import Count, Positive
+from dalib.options import Count, Momentum, Positive, Probability
 from tests.methods_plugin.labels import nearest, one_hot
-from tests.methods_plugin.ranges import Momentum, Probability
 
 
 def make_head(channels: int, dimensions: int) -> nn.Module:
@@ -75,14 +74,16 @@ class Prototypes(Strategy):
         channels = ctx.tap(self.layer)
         self._head = ctx.module("head", lambda: make_head(channels, self.dimensions), averaged=True)
         self._prototypes = torch.zeros(ctx.num_classes, self.dimensions, device=ctx.device)
+        self._sums: tuple[Tensor, Tensor]  # of features and pixels by class, over this step's micro-batches
 
     @hookimpl
     def pre_batch(self, step: Step) -> None:
+        label = step.batch["source"].label
+        assert label is not None  # the stack has checked `requires`
         projected = self._head.teacher(step.output("source", self.layer, teacher=True))
         features = F.normalize(projected.float(), dim=1)
-        label = nearest(step.batch["source"].label, features.shape[-2:])
-        sums = class_sums(features, label, len(self._prototypes))
-        self._sums = sums if step.micro == 0 else tuple(a + b for a, b in zip(self._sums, sums, strict=True))
+        sums, counts = class_sums(features, nearest(label, features.shape[-2:]), len(self._prototypes))
+        self._sums = (self._sums[0] + sums, self._sums[1] + counts) if step.micro else (sums, counts)
 
     @hookimpl
     def loss(self, step: Step) -> Mapping[str, Tensor]:
@@ -91,16 +92,17 @@ class Prototypes(Strategy):
         unsure = probability < self.threshold
         if target.weight is not None:  # where a crop went beyond the image
             unsure |= target.weight == 0
+        assert source.label is not None
         labels = {"source": source.label, "target": pseudo.masked_fill(unsure, IGNORE)}
         return {stream: self._contrast(step, stream, label) for stream, label in labels.items()}
 
     @hookimpl
     def post_step(self, step: Step) -> None:
         sums, counts = self._sums
-        known, seen = self._prototypes.any(1), (counts > 0) & step.finite
-        towards = torch.where(known, 1 - self.momentum, 1.0) * seen
+        known, seen = self._prototypes.any(1, keepdim=True), (counts > 0) & step.finite
         means = sums / counts.clamp(min=1)[:, None]
-        self._prototypes = torch.lerp(self._prototypes, means, towards[:, None])
+        moved = torch.lerp(self._prototypes, means, torch.where(known, 1 - self.momentum, 1.0))
+        self._prototypes = torch.where(seen[:, None], moved, self._prototypes)
         step.log("known", self._prototypes.any(1).float().mean())
 
     def state_dict(self) -> Mapping[str, Any]:

@@ -26,7 +26,6 @@ class TwoScales(nn.Module):
         self.inner = create_model(**inner, num_classes=num_classes)
         with torch.no_grad():
             features = self.inner.eval()(torch.zeros(1, 3, 64, 64), outputs=True)["features"]
-        self.segmentation_loss = getattr(self.inner.network, "segmentation_loss", None)
         self.context = nn.Identity()  # for taps: a layer of the inner network runs twice
         self.attention = nn.Conv2d(features.shape[1], num_classes, 1)
         self.train()

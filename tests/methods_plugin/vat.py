@@ -1,5 +1,4 @@
-"""Virtual adversarial training (Miyato et al. 2018): predictions shall not change in the direction that changes them
-most."""
+"""Virtual adversarial training (Miyato et al. 2018): predictions stay as they are where they would change most."""
 
 import math
 from collections.abc import Mapping
@@ -24,13 +23,13 @@ def of_unit_rms(x: Tensor) -> Tensor:
 
 
 class Vat(Strategy):
-    """Minimise the divergence between the predictions on target images and on these with an adversarial perturbation,
-    found by the power method, of the target itself: no labels enter.
+    """Minimise the divergence of the predictions on target images from those on the same with a small perturbation, in
+    the direction that changes them most, which the power method finds. No label enters.
 
     Options:
-        epsilon: root mean square of the perturbation, of images in 0..1; Miyato's L2 norm is that times the square root
-            of the number of values, and would depend on the image's size.
-        xi: that of the trial perturbation, which the run's precision has to resolve.
+        epsilon: root mean square of the perturbation, in images of 0..1. The authors' L2 norm is this times the square
+            root of the number of values, and so depends on the image's size.
+        xi: the same of the trial perturbation; the run's precision has to resolve it (the authors' 1e-6 is for fp32).
         iterations: of the power method.
     """
 
