@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     )
     from dalib.core.engine import Engine
     from dalib.core.modules import Critic, OwnedModule
-    from dalib.core.ramp import Ramp
+    from dalib.core.ramp import Ramp, value_at
     from dalib.core.step import Step
     from dalib.core.strategy import Strategy
     from dalib.data.batch import Batch, Stream
@@ -68,6 +68,7 @@ _HOMES = {
     "resize": "resizing",
     "run": "runs.run",
     "suggest": "errors",
+    "value_at": "core.ramp",
     "wrap_model": "models",
 }
 
@@ -104,6 +105,7 @@ __all__ = [
     "resize",
     "run",
     "suggest",
+    "value_at",
     "wrap_model",
 ]
 

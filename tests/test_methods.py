@@ -325,6 +325,7 @@ def test_the_plan_of_all_names_outputs_and_backward_passes(capsys):
         "outputs     source.context (backward pass 2)",
         "outputs     source.context, target.context, target.logits (backward pass 2)",
         "outputs     masked.logits (backward pass 4)",
+        "modules     to_source (loss), to_target (loss), real_source (critic_loss), real_target (critic_loss)",
         "11. field_prototypes, weight 0 to 0.1 in steps 1 to 5",
         "sizes after source 64x96, target 64x96, translated 64x96, mixed 64x96, masked 64x96",
         "backward passes per micro-batch: 4; teacher: EMA 0.5 to 0.9 in steps 0 to 4, BatchNorm train",

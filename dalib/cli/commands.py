@@ -3,7 +3,7 @@
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate as resize
 
 from dalib.core.create import dataset_from
+from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
@@ -132,7 +133,8 @@ def plan(options: Namespace) -> None:
     console = Console()
     made = engine.plan(sizes)
     for number, row in enumerate(made.rows, start=1):
-        console.print(_described(number, row), highlight=False, soft_wrap=True)
+        modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]
+        console.print(_described(number, row, modules), highlight=False, soft_wrap=True)
     console.print(
         f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}",
         highlight=False,
@@ -298,7 +300,7 @@ def _value(value: float | Ramp) -> str:
     return f"{value['from']:g} to {value['to']:g} in steps {start} to {start + value['steps']}"
 
 
-def _described(number: int, row: PlannedStrategy) -> str:
+def _described(number: int, row: PlannedStrategy, modules: Sequence[OwnedModule]) -> str:
     """Return a row of a plan as text, a line per aspect, to fit a terminal of 80 columns."""
     strategy = row.strategy
     kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
@@ -311,6 +313,7 @@ def _described(number: int, row: PlannedStrategy) -> str:
         "writes": ", ".join(sorted(strategy.writes | strategy.provides)),
         "outputs": f"{outputs} (backward pass {row.group + 1})" if outputs and row.group is not None else "",
         "critics see": critic_outputs if "critic_loss" in row.hooks else "",
+        "modules": ", ".join(f"{module.name.partition('/')[2]} ({module.trains or 'frozen'})" for module in modules),
         "sizes after": ", ".join(
             f"{n} {'?' if size is None else f'{size[0]}x{size[1]}'}" for n, size in row.sizes.items()
         ),

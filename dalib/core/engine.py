@@ -457,8 +457,9 @@ class Engine:
                     "ctx.module(...), so that it is trained, saved and averaged."
                 )
         model = unwrap(self.model)
-        for path in self._taps if purpose == "train" and isinstance(model, SegmentationModel) else ():
-            model.tap(path)
+        if purpose == "train" and isinstance(model, SegmentationModel):
+            for path in self._taps:
+                model.tap(path)
         if not settings.asked:
             return None
         averaged = [(m.module, m.averaged) for m in self.modules.values() if m.averaged is not None]

@@ -56,14 +56,14 @@ def make_plan(
         changes = strategy in stack.implementing("pre_batch")
         if changes:
             warnings += [_stale(reader, field, strategy) for reader, field in read if covers(strategy.writes, field)]
-            warnings += strategy.check_sizes(_known(sizes))
+            warnings += _size_warnings(strategy, sizes)
             read += [(strategy, field) for field in sorted(strategy.requires - strategy.writes)]
             sizes |= _sizes_after(strategy, sizes)
         _provide(strategy, provided, sizes)
         rows.append(PlannedStrategy(strategy, _hooks(stack, strategy), _group(stack, strategy), dict(sizes)))
     _check_outputs(stack, sizes, outputs)
     for strategy in (s for s in stack.strategies if s not in stack.implementing("pre_batch")):
-        warnings += strategy.check_sizes(_known(sizes))  # losses run after all pre_batch hooks
+        warnings += _size_warnings(strategy, sizes)  # losses run after all pre_batch hooks
     return Plan(tuple(rows), tuple(warnings))
 
 
@@ -79,6 +79,11 @@ def _sizes_after(strategy: Strategy, sizes: Mapping[str, Size]) -> Mapping[str, 
             if error.args[0] in sizes:  # it is not known yet, as that of a data set that is not resized
                 return {}
             raise
+
+
+def _size_warnings(strategy: Strategy, sizes: Mapping[str, Size]) -> list[str]:
+    with calling(strategy, "check_sizes"):
+        return list(strategy.check_sizes(_known(sizes)))
 
 
 def _check_required(

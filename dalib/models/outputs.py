@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dalib.errors import DalibError, StackError, suggest
-from dalib.models.wrapper import SegmentationModel, network_of, unwrap
+from dalib.errors import DalibError, StackError
+from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.randomness import seeded
 
 TRIAL_SIZE = (128, 128)  # (H, W), for networks that halve an image up to six times
@@ -45,11 +45,10 @@ def tap(model: nn.Module, path: str) -> int:
     Raises:
         StackError: the output cannot be read through ``model(x, outputs=[path])``.
     """
-    layers = dict(network_of(model).named_modules())
-    if not isinstance(unwrap(model), SegmentationModel):
+    inner = unwrap(model)
+    if not isinstance(inner, SegmentationModel):
         raise StackError(f"layer {path!r}: only a model of create_model or wrap_model can be tapped.")
-    if path not in layers or not path:
-        raise StackError(f"the network has no layer {path!r}.{suggest(path, layers)}")
+    layer = inner.layer(path)
     calls: list[tuple[Any, int]] = []  # outputs, and how often each had been changed in place by then
 
     def hold(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -57,7 +56,7 @@ def tap(model: nn.Module, path: str) -> int:
 
     handles = (
         model.register_forward_pre_hook(lambda *forward: calls.clear()),  # a failed trial may have come before
-        layers[path].register_forward_hook(hold),
+        layer.register_forward_hook(hold),
     )
     try:
         outputs = training_outputs(model)

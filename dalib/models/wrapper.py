@@ -6,7 +6,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from dalib.errors import DalibError
+from dalib.errors import DalibError, StackError, suggest
 from dalib.losses import SegmentationLossFunction
 from dalib.models.batchnorm import guard_batch_norm
 from dalib.resizing import resize_logits
@@ -39,8 +39,16 @@ class SegmentationModel(nn.Module):
 
     def tap(self, path: str) -> None:
         """Let ``forward`` give the output of a layer of the network; before ``torch.compile`` traces the first one."""
+        layer = self.layer(path)
         self._taps[path] = _Tap()
-        self.network.get_submodule(path).register_forward_hook(self._taps[path])
+        layer.register_forward_hook(self._taps[path])
+
+    def layer(self, path: str) -> nn.Module:
+        """Return the layer of the network that ``named_modules`` gives this name; StackError if there is none."""
+        layers: dict[str, nn.Module] = dict(self.network.named_modules())
+        if path not in layers or not path:
+            raise StackError(f"{type(self.network).__name__} has no layer {path!r}.{suggest(path, layers)}")
+        return layers[path]
 
     @overload
     def forward(self, x: Tensor, outputs: Literal[False] = False) -> Tensor: ...

@@ -94,7 +94,8 @@ def test_strategies_of_the_plugin_page_train_and_resume(with_example_plugin):
 
     def make() -> Engine:
         torch.manual_seed(0)
-        stack = [namespace[name]() for name in names]
+        later = {"from": 0.0, "to": 1.0, "steps": 1, "start": 1}
+        stack = [namespace[name](weight=later) for name in names]
         return Engine(wrap_model(PixelNet(num_classes=5, width=4), 5), stack, device="cpu", precision="bf16")
 
     whole, first, second = make(), make(), make()

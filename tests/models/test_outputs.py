@@ -88,8 +88,8 @@ def test_a_copy_of_a_tapped_model_reads_its_own_layer():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nrom", r"the network has no layer 'nrom'\. Did you mean 'norm'"),
-        ("", "the network has no layer ''"),
+        ("nrom", r"Net has no layer 'nrom'\. Did you mean 'norm'"),
+        ("", "Net has no layer ''"),
         ("idle", r"'idle' cannot be tapped: a forward calls it 0 times"),
         ("twice", r"'twice' cannot be tapped: a forward calls it 2 times; name a layer that is called once"),
         ("pair", r"'pair' cannot be tapped: it gives tuple, not a tensor"),
