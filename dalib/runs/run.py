@@ -101,7 +101,7 @@ class Run:
                 self.folder.discard()
             raise
         result = self._score()
-        samples.predict("prediction after", self.engine, teacher=self._teacher)
+        samples.predict("prediction", self.engine, teacher=self._teacher)
         samples.write(self.folder.panels)
         self._finish(result)
         return result
@@ -114,7 +114,8 @@ class Run:
             state = self.folder.newest()
         if state is None:
             self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
-        samples.predict("prediction before", self.before.engine if self.before else self.engine)
+        if self.before or self.recipe.model.get("weights"):  # random weights predict noise
+            samples.predict("prediction before", self.before.engine if self.before else self.engine)
         if state is not None:  # after the prediction, which shows the untrained model
             self._restore(state)
 
