@@ -87,7 +87,7 @@ class Run:
 
     def go(self, resume: bool) -> Result:
         """Train the missing steps, then evaluate, write the panels and report."""
-        with locked(self.folder.path):
+        with locked(self.folder.path), closing(self.engine):
             return self._go(resume)
 
     def _go(self, resume: bool) -> Result:
