@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from dalib.core.engine import Engine
-from dalib.data.dataset import read_item
+from dalib.data.dataset import checked_item
 from dalib.data.decode import resize_label
 from dalib.evaluation.panels import sample_panel, write_png
 
