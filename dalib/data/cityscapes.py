@@ -47,9 +47,7 @@ def cityscapes(
 
 
 def _labels(folder: Path) -> tuple[str, dict[str, Path]]:
-    existing_folder(
-        folder, "Cityscapes' labels (for images alone: `labels: null`)"
-    )
+    existing_folder(folder, "Cityscapes' labels (for images alone: `labels: null`)")
     for kind in _LABEL_MAPS:
         ending = f"_gtFine_{kind}"
         labels = find_files(folder, LABEL_SUFFIXES, lambda name, ending=ending: _cut(name, ending))  # type: ignore[misc]

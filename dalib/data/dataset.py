@@ -1,7 +1,7 @@
 """The dataset protocol, its optional attributes, and the check of every item."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -101,9 +101,7 @@ def palette_of(dataset: object) -> tuple[Color, ...]:
     return next((tuple(part.palette) for part in _parts(dataset) if hasattr(part, "palette")), CITYSCAPES_PALETTE)
 
 
-def checked_item(
-    dataset: "SegmentationDataset", index: int, *, with_label: bool = True, scored: bool = False
-) -> Item:
+def checked_item(dataset: "SegmentationDataset", index: int, *, with_label: bool = True, scored: bool = False) -> Item:
     """Read an item and check it against the protocol.
 
     Args:
@@ -185,16 +183,12 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def label_pixels(dataset: "SegmentationDataset", looked_at: int = 32) -> Tensor:
-    """Return the pixels of each train id in ``looked_at`` items, spread over the data set, (256,) int64.
-
-    Raises:
-        DataError: a label cannot be read.
-    """
+    """Return the pixels of each train id in ``looked_at`` items, spread over the data set, (256,) int64."""
     pixels = torch.zeros(256, dtype=torch.int64)
     for index in spread(len(dataset), looked_at):
-        label = label_of(dataset, index)
-        if label is not None:
-            pixels += label.flatten().int().bincount(minlength=256)
+        with suppress(Exception):  # it is told where the item is loaded
+            if (label := label_of(dataset, index)) is not None:
+                pixels += label.flatten().int().bincount(minlength=256)
     return pixels
 
 
@@ -210,9 +204,7 @@ def absent_classes(classes: tuple[str, ...], pixels: Tensor) -> str:
         return ""
     advice = ""
     if len(classes) == 2 and len(absent) == 1 and counts[IGNORE]:
-        advice = (
-            f" Masks of 0 and 255? 255 is ignored unless the label map says `ids: {{0: {classes[0]}, 255: {classes[1]}}}`."
-        )
+        advice = f" Masks of 0 and 255? 255 is ignored unless the label map says `ids: {{0: {classes[0]}, 255: {classes[1]}}}`."
     return f"classes without a pixel: {', '.join(absent)}.{advice}"
 
 
@@ -220,7 +212,11 @@ def _check_label(dataset: object, label: Tensor, size: tuple[int, ...] | None = 
     if label.dtype != torch.uint8 or label.dim() != 2 or (size and tuple(label.shape) != size):
         expected = f"{size}, as its image" if size else "(H, W)"
         advice = ""
-        if label.numel() and not (label.dtype.is_floating_point or label.dtype.is_complex) and label.dtype != torch.uint8:
+        if (
+            label.numel()
+            and not (label.dtype.is_floating_point or label.dtype.is_complex)
+            and label.dtype != torch.uint8
+        ):
             advice = f" of {label.min()}..{label.max()}. Train ids are 0..{len(classes_of(dataset)) - 1}, 255 = ignored"
         raise DataError(
             f"expected a label uint8 {expected}, found {_described(label)}{advice}.", kind="labels unlike their images"

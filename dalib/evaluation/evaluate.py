@@ -7,14 +7,14 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from dalib.data.dataset import SegmentationDataset, checked_item, classes_of
+from dalib.data.dataset import SegmentationDataset, checked_item, own_classes, same_classes
 from dalib.errors import DataError
 from dalib.evaluation.label_free import LabelFreeSums
 from dalib.evaluation.metrics import ConfusionMatrix
 from dalib.evaluation.protocols import Protocol, get_protocol
 from dalib.evaluation.result import Result, class_ids
 from dalib.hooks import Predict
-from dalib.labels import IGNORE
+from dalib.labels import CITYSCAPES_CLASSES, IGNORE, default_classes
 
 
 def evaluate(
@@ -23,6 +23,7 @@ def evaluate(
     *,
     protocol: str | Protocol = "full",
     classes: Sequence[str | int] | str | None = None,
+    names: Sequence[str] | None = None,
     batch_size: int = 1,
     device: torch.device | str | None = None,
     predict: Predict | None = None,
@@ -41,6 +42,8 @@ def evaluate(
         protocol: a name of ``dalib.evaluation.protocols.PROTOCOLS`` or a protocol of one's own.
         classes: what the mean is over: names or ids, "synthia16", "synthia13", or None for all. A class without a pixel
             in the labels never counts; the result's table names it.
+        names: the names of the network's classes, which a labelled data set has to share, in their order; None: those
+            that the data set names, else numbers, or Cityscapes' 19.
         batch_size: largest number of consecutive items per batch; a batch has items of one size.
         device: the model is moved there; None: the model's own.
         predict: maps images to logits in place of the model, such as a sliding window around it.
@@ -49,11 +52,12 @@ def evaluate(
         progress: called with (images done, images in all) after every batch.
 
     Raises:
-        DataError: an unknown protocol or class, an empty data set, an item of another form, types or shapes, or a label
-            outside the network's classes.
+        DataError: an unknown protocol or class, an empty data set, an item of another form, types or shapes, a label
+            outside the network's classes, or a labelled data set of other classes.
     """
     protocol = get_protocol(protocol)
-    names = classes_of(dataset)
+    own = own_classes(dataset)
+    names = _names(model, names, own)
     counted = class_ids(classes, names)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     device = model_device(model) if device is None else torch.device(device)
@@ -69,6 +73,7 @@ def evaluate(
                 others = None if other is None else protocol.resize_logits(other(image), size)
                 label_free.update(protocol.resize_logits(logits, size), others)
             else:
+                same_classes({"the network": names, "the data set": own or names})
                 truth = protocol.resize_label(label.to(device))
                 matrix.update(protocol.resize_logits(logits, (truth.shape[-2], truth.shape[-1])).argmax(1), truth)
             done += len(batch)
@@ -103,6 +108,12 @@ def inference(model: nn.Module) -> Iterator[None]:
 def model_device(model: nn.Module) -> torch.device:
     """Return the device of the first parameter or buffer; the CPU for a model without any."""
     return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+
+
+def _names(model: nn.Module, names: Sequence[str] | None, own: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the names of the network's classes; of a data set that may have others, as its labels may not be read."""
+    count = int(getattr(model, "num_classes", len(names or own or CITYSCAPES_CLASSES)))
+    return next((tuple(known) for known in (names, own) if known and len(known) == count), default_classes(count))
 
 
 def _checked(logits: Tensor, num_classes: int) -> Tensor:
