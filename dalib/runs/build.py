@@ -9,7 +9,7 @@ from torch import nn
 from dalib.core.context import Purpose
 from dalib.core.create import dataset_from, loss_from, model_from, optimizer_from, schedule_from, strategy_from
 from dalib.core.engine import Engine
-from dalib.data.dataset import classes_of, label_of, same_classes, spread
+from dalib.data.dataset import classes_of, label_of, labelled, same_classes, spread
 from dalib.data.joined import Joined
 from dalib.data.loader import place_of
 from dalib.discovery import default_registry
@@ -44,7 +44,7 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
 
 
 def open_dataset(name: str, options: Options, path: str) -> "SegmentationDataset":
-    """Return one data set of a stream or ``eval``; of the target the images alone, where its reader has ``labels: null``.
+    """Return one data set of a stream or ``eval``; of the target the images alone, if its reader has ``labels: null``.
 
     Training never reads the target's labels, so they need neither be complete nor fit.
     """
@@ -67,7 +67,7 @@ def build_eval(recipe: Recipe) -> "tuple[SegmentationDataset, str]":
         dataset = build_dataset(recipe, "eval")
         assert dataset is not None
         named = "data.source with split val" if recipe.data.eval is None else "data.eval"
-        return dataset, "" if _has_labels(dataset) else missing.format(named)
+        return dataset, "" if labelled(dataset) else missing.format(named)
     try:
         dataset = build_dataset(recipe, "eval")
         assert dataset is not None
@@ -187,8 +187,8 @@ def check_classes(datasets: "Mapping[str, SegmentationDataset]") -> tuple[str, .
 
     Those of the target, whose labels are not read, count where there is nothing else.
     """
-    labelled = {name: dataset for name, dataset in datasets.items() if name != "target"} or datasets
-    present = {place_of(name): classes_of(dataset) for name, dataset in labelled.items()}
+    read = {name: dataset for name, dataset in datasets.items() if name != "target"} or datasets
+    present = {place_of(name): classes_of(dataset) for name, dataset in read.items()}
     same_classes(present)
     return next(iter(present.values()))
 
