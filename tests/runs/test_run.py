@@ -290,7 +290,7 @@ def test_class_sets_that_differ_are_refused_before_the_training(tmp_path, monkey
     monkeypatch.setattr(diorama.Diorama, "__init__", fewer)
     with pytest.raises(DalibError) as caught:
         run(recipe(), tmp_path / "run")
-    assert str(caught.value).startswith("data.source has 19 classes and data.target has 2; they differ in ")
+    assert str(caught.value).startswith("data.source has 19 classes and data.eval has 2; they differ in ")
     assert not (tmp_path / "run").exists()
 
 
