@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
 from dalib.data.encodings import IdMap
-from dalib.data.files import existing_folder, find_files, find_images
+from dalib.data.files import below, existing_folder, find_files, find_images
 from dalib.data.lists import listed
 from dalib.data.pairs import PairedFiles
 from dalib.labels import CITYSCAPES_CLASSES, IGNORE
@@ -26,6 +26,7 @@ def carla(
     split: str | None = None,
     size: Size | None = None,
     list: str | None = None,
+    labels: str | None = "CameraSeg",
     sky_from_top: bool = False,
     ignore_hood: bool = False,
 ) -> PairedFiles:
@@ -38,6 +39,7 @@ def carla(
         split: None is everything; others need ``list``.
         size: (H, W) to resize to; None keeps the camera's own.
         list: a text file with an image name per line; may contain ``{split}``.
+        labels: folder of the labels below ``root``; None: images alone.
         sky_from_top: CARLA 0.8 has no id for sky; label as sky the pixels without id between the top of each column
             and its first labelled pixel. By default they are ignored.
         ignore_hood: a camera on the roof sees the ego vehicle's hood, which CARLA labels car; ignore the car pixels
@@ -45,11 +47,12 @@ def carla(
     """
     base = existing_folder(Path(root), "CARLA recordings with CameraRGB/ and CameraSeg/")
     images = find_images(existing_folder(base / "CameraRGB", "CARLA's images"))
-    labels = find_files(existing_folder(base / "CameraSeg", "CARLA's labels"), LABEL_SUFFIXES)
     chosen = listed(images, list, root=base, split=split, format_name="carla")
-    if list is not None:
-        labels = {key: file for key, file in labels.items() if key in chosen}
-    return PairedFiles(chosen, labels, label_map=_CarlaMap(sky_from_top, ignore_hood), size=size)
+    files = None
+    if labels is not None:
+        files = find_files(existing_folder(below(base, labels, "labels"), "CARLA's labels"), LABEL_SUFFIXES)
+        files = {key: file for key, file in files.items() if list is None or key in chosen}
+    return PairedFiles(chosen, files, label_map=_CarlaMap(sky_from_top, ignore_hood), size=size)
 
 
 class _CarlaMap(IdMap):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dalib.data.decode import LABEL_SUFFIXES, Size
 from dalib.data.encodings import CITYSCAPES_IDS, IdMap, LabelMap, identity
-from dalib.data.files import existing_folder, find_files, find_images
+from dalib.data.files import below, existing_folder, find_files, find_images
 from dalib.data.pairs import PairedFiles
 from dalib.errors import DataError, suggest
 from dalib.labels import CITYSCAPES_CLASSES
@@ -17,7 +17,9 @@ _LABEL_MAPS: dict[str, LabelMap] = {
 }
 
 
-def cityscapes(*, root: str, split: str | None = None, size: Size | None = None) -> PairedFiles:
+def cityscapes(
+    *, root: str, split: str | None = None, size: Size | None = None, labels: str | None = "gtFine"
+) -> PairedFiles:
     """Open the official tree, ``leftImg8bit/SPLIT`` and ``gtFine/SPLIT``, or a copy with ``images/SPLIT``.
 
     Images may lie in city folders or directly in the split's. Labels are the shipped ``*_gtFine_labelIds.png``, or
@@ -26,6 +28,7 @@ def cityscapes(*, root: str, split: str | None = None, size: Size | None = None)
     Args:
         split: train (default), val or test.
         size: (H, W) to resize to; None keeps 1024 x 2048.
+        labels: folder of the labels below ``root``; None: images alone.
     """
     split = split or "train"
     if split not in SPLITS:
@@ -36,17 +39,15 @@ def cityscapes(*, root: str, split: str | None = None, size: Size | None = None)
     photographs = base / "leftImg8bit"
     folder = (photographs if photographs.is_dir() else base / "images") / split
     images = find_images(existing_folder(folder, f"Cityscapes' {split} images"), _frame)
-    label_folder = base / "gtFine" / split
-    if split == "test" and not label_folder.is_dir():
+    label_folder = None if labels is None else below(base, labels, "labels") / split
+    if label_folder is None or (split == "test" and not label_folder.is_dir()):
         return PairedFiles(images, None, label_map=_LABEL_MAPS["labelIds"], size=size)
-    kind, labels = _labels(label_folder)
-    return PairedFiles(images, labels, label_map=_LABEL_MAPS[kind], size=size)
+    kind, files = _labels(label_folder)
+    return PairedFiles(images, files, label_map=_LABEL_MAPS[kind], size=size)
 
 
 def _labels(folder: Path) -> tuple[str, dict[str, Path]]:
-    existing_folder(
-        folder, "Cityscapes' labels (for images alone: `use: folder` with `images: leftImg8bit/train` or the like)"
-    )
+    existing_folder(folder, "Cityscapes' labels (for images alone: `labels: null`)")
     for kind in _LABEL_MAPS:
         ending = f"_gtFine_{kind}"
         labels = find_files(folder, LABEL_SUFFIXES, lambda name, ending=ending: _cut(name, ending))  # type: ignore[misc]

@@ -17,11 +17,11 @@ def folder(
     split: str | None = None,
     size: Size | None = None,
     images: str = "images",
-    labels: str | None = None,
+    labels: str | None = "labels",
     list: str | None = None,
     label_map: str | None = None,
 ) -> PairedFiles:
-    """Open ``root/images`` and ``root/labels``, at any depth, matched by path without suffix.
+    """Open ``root/images`` and ``root/labels``, at any depth, matched by path without suffix; or photos in ``root``.
 
     Without labels every pixel is 255. Labels are PNG of Cityscapes' train ids unless ``label_map`` says otherwise.
 
@@ -29,25 +29,28 @@ def folder(
         split: names a folder below both, ``images/SPLIT`` and ``labels/SPLIT``, or takes ``{split}``'s place in
             ``list``; None is everything.
         size: (H, W) to resize to; None keeps each image's own.
-        images: folder of the images below ``root``.
-        labels: folder of the labels below ``root``; None: ``labels`` if there is one.
+        images: folder of the images below ``root``. Where there is neither ``images`` nor ``labels``, the photos lie in
+            ``root`` itself.
+        labels: folder of the labels below ``root``, which has to be there unless it is ``labels``; None: images alone,
+            whatever labels lie there.
         list: a text file with an image name per line; may contain ``{split}``.
         label_map: a YAML file, see ``dalib.data.label_map.read_label_map``.
 
     Relative paths of ``list`` and ``label_map`` are looked up from the current folder, then from ``root``.
     """
     base = existing_folder(Path(root), "a folder of images and labels")
-    image_folder = existing_folder(below(base, images, "images"), "a folder of images")
     label_folder = below(base, labels or "labels", "labels")
+    alone = images == "images" and not (base / images).is_dir() and not label_folder.is_dir()
+    image_folder = base if alone else existing_folder(below(base, images, "images"), "a folder of images")
     if split is not None and below(image_folder, split, "split").is_dir():
         image_folder, label_folder, split = image_folder / split, label_folder / split, None
-    if labels is not None:
+    if labels not in (None, "labels"):
         existing_folder(label_folder, "a folder of labels")
     chosen = listed(find_images(image_folder), list, root=base, split=split, format_name="folder")
     scheme = _scheme(label_map, base)
     return PairedFiles(
         chosen,
-        _labels(label_folder, chosen, listed_only=list is not None),
+        None if labels is None else _labels(label_folder, chosen, listed_only=list is not None),
         label_map=scheme.label_map,
         size=size,
         classes=scheme.classes,

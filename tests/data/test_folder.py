@@ -111,3 +111,26 @@ def test_a_label_map_that_lies_in_two_places_is_refused_with_both(tmp_path, monk
     with pytest.raises(DataError, match=r"expected one file, found .*/map\.yaml and .*/data/map\.yaml; say which"):
         folder(root=str(root), label_map="map.yaml")
     assert folder(root=str(root), label_map=str(root / "map.yaml")).classes == ("road", "car")
+
+
+def test_photos_may_lie_in_the_root_itself_and_need_no_split(save, rgb, tmp_path):
+    save("photos/b.png", rgb)
+    save("photos/deep/a.png", rgb)
+    dataset = folder(root=str(tmp_path / "photos"))
+    assert len(dataset) == 2 and (dataset[0][1] == 255).all() and dataset.label(0) is None
+    (tmp_path / "photos" / "labels").mkdir()
+    with pytest.raises(DataError, match="expected a folder of images, found nothing"):  # labels would be taken for one
+        folder(root=str(tmp_path / "photos"))
+
+
+def test_labels_null_leaves_out_labels_that_lie_there(save, rgb, ids, tmp_path):
+    save("images/train/a.png", rgb)
+    save("images/train/b.png", rgb)
+    save("labels/train/a.png", ids)
+    with pytest.raises(DataError, match="image without label"):
+        folder(root=str(tmp_path))
+    for split in (None, "train"):
+        dataset = folder(root=str(tmp_path), labels=None, split=split)
+        assert len(dataset) == 2 and dataset.label(0) is None and (dataset[0][1] == 255).all()
+    with pytest.raises(DataError, match="expected a folder of labels, found nothing"):
+        folder(root=str(tmp_path), labels="masks")

@@ -146,10 +146,29 @@ def test_wrong_root_or_split_is_an_error(tmp_path, factory, options, text):
 
 def test_cityscapes_without_labels_says_how_to_use_images_alone(save, rgb, tmp_path):
     save("leftImg8bit/train/a/a_0_1_leftImg8bit.png", rgb)
-    with pytest.raises(DataError, match="for images alone: `use: folder` with `images: leftImg8bit/train`"):
+    with pytest.raises(DataError, match="for images alone: `labels: null`"):
         cityscapes(root=str(tmp_path))
     (tmp_path / "gtFine/train").mkdir(parents=True)
     with pytest.raises(
         DataError, match=r"expected \*_gtFine_labelIds\.png or \*_gtFine_labelTrainIds\.png, found neither"
     ):
         cityscapes(root=str(tmp_path))
+
+
+ALONE = {
+    "gta5": (gta5, ["images/00001.png"], {}),
+    "carla": (carla, ["CameraRGB/1.png"], {}),
+    "cityscapes": (cityscapes, ["leftImg8bit/train/a/a_0_1_leftImg8bit.png"], {}),
+    "camvid": (camvid, ["train/1.png"], {}),
+    "camvid's original": (camvid, ["701_StillsRaw_full/0006R0_f00930.png"], {}),
+}
+
+
+@pytest.mark.parametrize(("factory", "files", "options"), ALONE.values(), ids=ALONE)
+def test_labels_null_opens_the_images_alone(save, rgb, tmp_path, factory, files, options):
+    for file in files:
+        save(file, rgb)
+    with pytest.raises(DataError, match="labels"):
+        factory(root=str(tmp_path), **options)
+    dataset = factory(root=str(tmp_path), labels=None, **options)
+    assert len(dataset) == 1 and dataset.label(0) is None and (dataset[0][1] == 255).all()
