@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dalib.data.decode import png_size, read_image, read_label, resize_image, resize_label
+from dalib.data.decode import image_size, read_image, read_label, resize_image, resize_label
 from dalib.errors import DataError
 
 
@@ -160,8 +160,8 @@ def test_image_resize_equals_a_float64_reference(size):
     assert np.abs(resized.numpy() - expected).max() < 1.6  # two roundings, one an axis
 
 
-def test_png_size_reads_height_and_width(save, rgb):
-    assert png_size(save("a.png", rgb)) == (6, 8)
+def test_image_size_reads_height_and_width(save, rgb):
+    assert image_size(save("a.png", rgb)) == (6, 8)
 
 
 def damaged(path: Path, cut: slice | None = None, flip: bool = False) -> Path:
@@ -187,7 +187,7 @@ BROKEN_IMAGES = {
     "signature alone": (lambda save, rgb: damaged(save("a.png", rgb), slice(0, 8)), "found 8 bytes that do not decode"),
     "truncated jpeg": (lambda save, rgb: damaged(save("a.jpg", rgb), slice(0, -40)), "image file is truncated"),
     "truncated webp": (lambda save, rgb: damaged(save("a.webp", rgb), slice(0, -20)), "do not decode"),
-    "other format": (lambda save, rgb: save("a.bmp", rgb), "(no header of these formats); replace the file"),
+    "other format": (lambda save, rgb: save("a.gif", rgb), "(no header of these formats); replace the file"),
     "renamed": (
         lambda save, rgb: save("a.gif", rgb[..., 0]).rename(save("a.png", rgb)),
         "(no header of these formats); replace the file",
@@ -255,7 +255,7 @@ def test_png_with_valid_checksums_and_bad_rows_is_an_error(tmp_path, data, read)
 def test_picture_beyond_pillows_limit_is_refused_with_its_size(save, rgb, monkeypatch, limit):
     file = save("a.png", rgb)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    for read in (read_image, read_label, png_size):
+    for read in (read_image, read_label, image_size):
         with pytest.raises(DataError, match=r"a\.png: Image size \(48 pixels\) exceeds limit of .*; scale it down"):
             read(file)
 

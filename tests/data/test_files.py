@@ -32,7 +32,9 @@ def test_links_are_followed_and_a_loop_is_named(save, rgb, tmp_path):
 
 
 def test_folder_without_images_is_an_error_that_says_what_counts_as_one(tmp_path):
-    (tmp_path / "a.tif").write_text("")
-    with pytest.raises(DataError, match=r"expected images \(\.jpeg, \.jpg, \.png, \.webp\), found none that fit"):
+    (tmp_path / "a.heic").write_text("")
+    with pytest.raises(
+        DataError, match=r"expected images \(\.bmp, \.jpeg, \.jpg, \.png, \.tif, \.tiff, \.webp\), found none"
+    ):
         find_images(tmp_path)
     assert find_files(tmp_path, LABEL_SUFFIXES) == {}
