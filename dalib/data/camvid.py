@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from dalib.data.decode import Size
 from dalib.data.encodings import ColorMap, IdMap
@@ -31,7 +32,14 @@ _COLOR_MAP = ColorMap({c: _TRAIN_IDS[name] for name, colors in _COLORS.items() f
 _ID_MAP = IdMap({**dict(enumerate(_TRAIN_IDS.values())), 11: IGNORE})  # SegNet's ids follow the order above
 
 
-def camvid(*, root: str, split: str | None = None, size: Size | None = None, resize: Resize = "squeeze") -> PairedFiles:
+def camvid(
+    *,
+    root: str,
+    split: str | None = None,
+    size: Size | None = None,
+    resize: Resize = "squeeze",
+    labels: Literal["own"] | None = "own",
+) -> PairedFiles:
     """Open ``SPLIT/`` and ``SPLITannot/`` (ids), or ``701_StillsRaw_full`` and ``LabeledApproved_full`` (colours).
 
     Both give the same 11 classes of Cityscapes and the same splits, those of SegNet: 367, 101 and 233 frames.
@@ -40,16 +48,21 @@ def camvid(*, root: str, split: str | None = None, size: Size | None = None, res
         split: train (default), val or test.
         size: (H, W) to resize to; None keeps 360 x 480, in the original layout 720 x 960. resize: how, where the shape
             differs.
+        labels: None: images alone.
     """
     split = check_split(split, "camvid")
     base = root_folder(root, "CamVid with train/ and trainannot/, or with 701_StillsRaw_full/")
     stills = base / "701_StillsRaw_full"
     if stills.is_dir():
         images = _of_split(find_images(stills), split)
+        if labels is None:
+            return PairedFiles(images, None, label_map=_COLOR_MAP, size=size, resize=resize)
         painted = existing_folder(base / "LabeledApproved_full", "CamVid's painted labels")
-        labels = _of_split(find_labels(painted, ending="_L.png"), split)
-        return PairedFiles(images, labels, label_map=_COLOR_MAP, size=size, resize=resize)
+        files = _of_split(find_labels(painted, ending="_L.png"), split)
+        return PairedFiles(images, files, label_map=_COLOR_MAP, size=size, resize=resize)
     images = find_images(existing_folder(base / split, f"CamVid's {split} images, or 701_StillsRaw_full/ beside it"))
+    if labels is None:
+        return PairedFiles(images, None, label_map=_ID_MAP, size=size, resize=resize)
     annotations = existing_folder(base / f"{split}annot", f"CamVid's {split} labels")
     return PairedFiles(images, find_labels(annotations), label_map=_ID_MAP, size=size, resize=resize)
 

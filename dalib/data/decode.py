@@ -80,8 +80,8 @@ def read_label(file: Path, *, painted: bool = False) -> Tensor:
 def no_png(file: Path) -> DataError:
     """Return the error of a label in another format."""
     return DataError(
-        "expected a PNG label, found another format; lossy formats blur class ids. Write PNG where the labels are made, "
-        "not from such files.",
+        "expected a PNG label, found another format; lossy formats blur class ids. Write them as PNG where they are "
+        "made, not from such files.",
         item=file,
         kind="labels that are no PNG",
     )

@@ -11,7 +11,16 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from dalib.data.dataset import Item, SegmentationDataset, checked_item, classes_of, item_name, same_classes
+from dalib.data.dataset import (
+    Item,
+    SegmentationDataset,
+    absent_classes,
+    checked_item,
+    classes_of,
+    item_name,
+    same_classes,
+    spread,
+)
 from dalib.data.faults import Fault, collecting
 from dalib.errors import DataError
 from dalib.labels import IGNORE
@@ -47,18 +56,13 @@ class Findings:
         """The share of ignored pixels, 0..1."""
         return float(self.pixels[IGNORE] / self.pixels.sum().clamp(min=1))
 
-    @property
-    def absent(self) -> list[str]:
-        """Classes that no pixel belongs to."""
-        return [name for name, count in zip(self.classes, self.pixels.tolist(), strict=False) if count == 0]
-
     def notes(self) -> list[str]:
         """Return remarks that are not faults."""
         notes = []
         if self.sizes and self.ignored == 1:
             notes.append("every pixel is ignored: unlabelled images, or a label map that fits no id")
-        elif self.sizes and self.absent:
-            notes.append(f"classes without a pixel: {', '.join(self.absent)}")
+        elif absent := absent_classes(self.classes, self.pixels):
+            notes.append(absent.removesuffix("."))
         if self.single_color:
             more = ", ..." if len(self.single_color) > _SHOWN else ""
             first = ", ".join(self.single_color[:_SHOWN])
@@ -121,7 +125,7 @@ def examine(
         advance: called with (items done, items to do), for a progress bar.
     """
     findings = Findings(name, classes_of(dataset), len(dataset))
-    indices = _spread(len(dataset), limit)
+    indices = spread(len(dataset), len(dataset) if limit is None else limit)
     for done, index in enumerate(indices, 1):
         try:
             item = checked_item(dataset, index)
@@ -193,11 +197,6 @@ def _fault(dataset: SegmentationDataset, index: int, error: Exception) -> Fault:
     if isinstance(error, DataError):
         return Fault(error.item or item_name(dataset, index), error.reason, error.kind)
     return Fault(item_name(dataset, index), f"{type(error).__name__}: {error}")
-
-
-def _spread(length: int, limit: int | None) -> list[int]:
-    count = length if limit is None else min(limit, length)
-    return [i * length // count for i in range(count)]
 
 
 def _count(findings: Findings, item: Item, name: str) -> None:

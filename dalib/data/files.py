@@ -80,6 +80,11 @@ def find_images(
     return files
 
 
+def label_folder(base: Path, labels: str | None, expected: str) -> Path | None:
+    """Return the existing folder ``base / labels``; None for images alone, ``labels: null``."""
+    return None if labels is None else existing_folder(below(base, labels, "labels"), expected)
+
+
 def find_labels(
     folder: Path, key: Key = lambda name: name, *, ending: str | None = None, within: Sequence[str] = ("",)
 ) -> dict[str, Path]:
@@ -98,17 +103,20 @@ def find_labels(
 
 
 def find_encoded(
-    folder: Path, maps: Mapping[str, LabelMap], key: Key = lambda name: name
-) -> tuple[dict[str, Path], LabelMap]:
+    folder: Path | None, maps: Mapping[str, LabelMap], key: Key = lambda name: name
+) -> tuple[dict[str, Path] | None, LabelMap]:
     """Return the labels under ``folder`` with the first of the endings in ``maps`` that occurs, and its label map.
 
+    Without a folder there are no labels.
     A name belongs to the longest ending that it has: ``1_labelTrainIds.png`` is none of the ``.png``.
     """
+    if folder is None:
+        return None, next(iter(maps.values()))
     for ending, label_map in maps.items():
         longer = tuple(other for other in maps if other != ending and other.endswith(ending))
         if files := find_files(folder, (ending,), key, but=longer):
             return files, label_map
-    raise DataError(f"{folder}: expected labels, {' or '.join(f'*{ending}' for ending in maps)}, found none.")
+    raise DataError(f"{folder}: expected {' or '.join(f'*{ending}' for ending in maps)}, found neither.")
 
 
 def find_files(

@@ -19,13 +19,13 @@ def folder(
     size: Size | None = None,
     resize: Resize = "squeeze",
     images: str = "images",
-    labels: str | None = None,
+    labels: str | None = "labels",
     image_suffix: str | None = None,
     label_suffix: str | None = None,
     list: str | None = None,
     label_map: str | None = None,
 ) -> PairedFiles:
-    """Open ``root/images`` and ``root/labels``, at any depth, matched by path without suffix.
+    """Open ``root/images`` and ``root/labels``, at any depth, matched by path without suffix; or photos in ``root``.
 
     Without labels every pixel is 255. Labels are PNG of Cityscapes' train ids unless ``label_map`` says otherwise.
 
@@ -33,8 +33,10 @@ def folder(
         split: names a folder below both, ``images/SPLIT`` and ``labels/SPLIT``, or takes ``{split}``'s place in
             ``list``; None is everything.
         size: (H, W) to resize to; None keeps each image's own. resize: how, where the shape differs.
-        images: folder of the images below ``root``; ``.`` is ``root`` itself.
-        labels: folder of the labels below ``root``; None: ``labels`` if there is one.
+        images: folder of the images below ``root``; ``.`` is ``root`` itself, as is the default where there is neither
+            ``images`` nor ``labels``.
+        labels: folder of the labels below ``root``, which has to be there unless it is ``labels``; None: images alone,
+            whatever labels lie there.
         image_suffix, label_suffix: how the names of images and labels end, as ``_rgb_anon.png`` and
             ``_gt_labelTrainIds.png``; what stands before is the same in both. None: any image, any PNG.
         list: a text file with an image per line, or an image and its label, see ``dalib.data.lists.listed``; its name
@@ -45,16 +47,17 @@ def folder(
     folder; a ``list`` or ``label_map`` that is not there is looked up from ``root``.
     """
     base = root_folder(root, "a folder of images and labels")
-    image_folder = existing_folder(below(base, images, "images"), "a folder of images")
     label_folder = below(base, labels or "labels", "labels")
+    alone = images == "images" and not (base / images).is_dir() and not label_folder.is_dir()
+    image_folder = base if alone else existing_folder(below(base, images, "images"), "a folder of images")
     if label_folder == image_folder:
         label_suffix = label_suffix or ".png"
     if split is not None and below(image_folder, split, "split").is_dir():
         image_folder, label_folder, split = image_folder / split, label_folder / split, None
-    if labels is not None:
+    if labels not in (None, "labels"):
         existing_folder(label_folder, "a folder of labels")
     found_images = find_images(image_folder, ending=image_suffix)
-    found_labels = find_labels(label_folder, ending=label_suffix) if label_folder.is_dir() else None
+    found_labels = find_labels(label_folder, ending=label_suffix) if labels and label_folder.is_dir() else None
     pairs = listed(found_images, found_labels, list, root=base, split=split, format_name="folder")
     scheme = _scheme(label_map, base)
     return PairedFiles(

@@ -2,7 +2,7 @@
 
 from dalib.data.decode import Size, image_size
 from dalib.data.encodings import TRAIN_IDS, CityscapesIds
-from dalib.data.files import existing_folder, find_encoded, find_images, root_folder
+from dalib.data.files import existing_folder, find_encoded, find_images, label_folder, root_folder
 from dalib.data.lists import listed
 from dalib.data.pairs import PairedFiles
 from dalib.data.reframe import Resize
@@ -17,6 +17,7 @@ def gta5(
     size: Size | None = None,
     resize: Resize = "squeeze",
     list: str | None = None,
+    labels: str | None = "labels",
 ) -> PairedFiles:
     """Open ``root/images`` and ``root/labels``: files of the same names, labels as indexed PNG.
 
@@ -28,14 +29,14 @@ def gta5(
         split: None is everything, as in the adaptation literature; others need ``list``.
         size: (H, W) to resize to; None keeps each frame's own, about 1052 x 1914. resize: how, where the shape differs.
         list: a text file with an image name per line; may contain ``{split}``.
+        labels: folder of the labels below ``root``; None: images alone.
     """
     base = root_folder(root, "GTA5 with images/ and labels/")
     images = find_images(existing_folder(base / "images", "GTA5's images"))
-    label_folder = existing_folder(base / "labels", "GTA5's labels")
-    labels, label_map = find_encoded(label_folder, {".png": CityscapesIds(), "_labelTrainIds.png": TRAIN_IDS})
+    folder = label_folder(base, labels, "GTA5's labels")
+    files, label_map = find_encoded(folder, {".png": CityscapesIds(), "_labelTrainIds.png": TRAIN_IDS})
     for key in _MISFITS:
-        pair = images.get(key), labels.get(key)
-        if pair[0] and pair[1] and image_size(pair[0]) != image_size(pair[1]):
-            del images[key], labels[key]
-    pairs = listed(images, labels, list, root=base, split=split, format_name="gta5")
+        if files and key in images and key in files and image_size(images[key]) != image_size(files[key]):
+            del images[key], files[key]
+    pairs = listed(images, files, list, root=base, split=split, format_name="gta5")
     return PairedFiles(*pairs, label_map=label_map, size=size, resize=resize)

@@ -49,6 +49,11 @@ class Joined:
         """The item's name in its own data set."""
         return item_name(*self._at(index))
 
+    @property
+    def labels_at_own_size(self) -> bool:
+        """Whether labels of a data set may differ from their images in size."""
+        return any(getattr(dataset, "labels_at_own_size", False) for dataset in self.datasets)
+
     def for_evaluation(self) -> "Joined":
         """Return the data sets to score on, joined."""
         scored = (getattr(dataset, "for_evaluation", lambda dataset=dataset: dataset)() for dataset in self.datasets)

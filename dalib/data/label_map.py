@@ -121,7 +121,10 @@ class _Parser:
             return IGNORE
         if isinstance(value, str):
             if value not in self.classes:
-                raise DataError(f"{self.file}: {where}: unknown class {value!r}.{suggest(value, self.classes)}")
+                advice = suggest(value, self.classes)
+                if "classes" not in self.content:
+                    advice += " These are Cityscapes', as the file has no `classes:`; list your own, `classes: [...]`."
+                raise DataError(f"{self.file}: {where}: unknown class {value!r}.{advice}")
             return self.classes.index(value)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(self.classes):
             self.fail(where, f"a class name, a train id in 0..{len(self.classes) - 1} or `ignore`", value)

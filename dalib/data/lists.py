@@ -26,9 +26,9 @@ def listed(
 
     Args:
         images, labels: files by key: the path below their folder, without ending.
-        list_file: a text file. A line is an image, or an image and its label with a blank, tab or comma between. Each is
-            a key, with or without suffix, a path below ``root``, or an absolute path; ``#`` at a line's start or after a
-            blank starts a comment. ``{split}`` in the list's own name stands for the split.
+        list_file: a text file. A line is an image, or an image and its label with a blank, tab or comma between: keys,
+            with or without suffix, paths below ``root``, or absolute paths. ``#`` at a line's start or after a blank
+            starts a comment. ``{split}`` in the list's own name stands for the split.
 
     Raises:
         DataError: no such list, a name that is no image or occurs twice, or a split without its own list.

@@ -120,6 +120,11 @@ class PairedFiles:
         scored.resizes_labels = False
         return scored
 
+    @property
+    def labels_at_own_size(self) -> bool:
+        """Whether labels keep their files' size where images are resized."""
+        return not self.resizes_labels
+
     def item_name(self, index: int) -> str:
         """The image's path."""
         return str(self.files[index][0])

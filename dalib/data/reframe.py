@@ -12,8 +12,11 @@ from dalib.data.decode import Size, resize_image, resize_label
 from dalib.labels import IGNORE
 
 Resize = Literal["squeeze", "fit", "crop"]
-"""squeeze: all of the picture, its shape changed. fit: all of it, with a margin that repeats its edge and whose label is
-255. crop: the largest part around the middle that has the shape of the size."""
+"""What becomes of a picture whose shape is not the size's.
+
+squeeze: all of it, its shape changed. fit: all of it, within a margin that repeats its edge and has the label 255. crop:
+the largest part around its middle that has the size's shape.
+"""
 
 
 @dataclass(frozen=True)

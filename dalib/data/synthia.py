@@ -2,7 +2,7 @@
 
 from dalib.data.decode import Size
 from dalib.data.encodings import TRAIN_IDS, IdMap
-from dalib.data.files import existing_folder, find_encoded, find_images, root_folder
+from dalib.data.files import existing_folder, find_encoded, find_images, label_folder, root_folder
 from dalib.data.lists import listed
 from dalib.data.pairs import PairedFiles
 from dalib.data.reframe import Resize
@@ -24,6 +24,7 @@ def synthia(
     size: Size | None = None,
     resize: Resize = "squeeze",
     list: str | None = None,
+    labels: str | None = "GT/LABELS",
 ) -> PairedFiles:
     """Open ``root/RGB`` and ``root/GT/LABELS``: files of the same names, the id in the first of 3 channels of 16 bits.
 
@@ -33,11 +34,12 @@ def synthia(
         split: None is everything; others need ``list``.
         size: (H, W) to resize to; None keeps 760 x 1280. resize: how, where the shape differs.
         list: a text file with an image name per line; may contain ``{split}``.
+        labels: folder of the labels below ``root``; None: images alone.
     """
     base = root_folder(root, "SYNTHIA-RAND-CITYSCAPES with RGB/ and GT/LABELS/")
     images = find_images(existing_folder(base / "RGB", "SYNTHIA's images"))
     ids = IdMap(SYNTHIA_IDS, unknown="ignore", channel="red", bits=16)
-    label_folder = existing_folder(base / "GT" / "LABELS", "SYNTHIA's labels")
-    labels, label_map = find_encoded(label_folder, {".png": ids, "_labelTrainIds.png": TRAIN_IDS})
-    pairs = listed(images, labels, list, root=base, split=split, format_name="synthia")
+    folder = label_folder(base, labels, "SYNTHIA's labels")
+    files, label_map = find_encoded(folder, {".png": ids, "_labelTrainIds.png": TRAIN_IDS})
+    pairs = listed(images, files, list, root=base, split=split, format_name="synthia")
     return PairedFiles(*pairs, label_map=label_map, size=size, resize=resize)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from dalib.core.engine import Engine
-from dalib.data.dataset import read_item
+from dalib.data.dataset import checked_item
 from dalib.data.decode import resize_label
 from dalib.evaluation.panels import sample_panel, write_png
+from dalib.labels import IGNORE
 
 if TYPE_CHECKING:
     from dalib.data.dataset import SegmentationDataset
@@ -23,8 +24,8 @@ class Samples:
 
     def __init__(self, dataset: "SegmentationDataset", palette: Sequence[tuple[int, int, int]]) -> None:
         count = min(SCENES, len(dataset))
-        items = [read_item(dataset, (2 * i + 1) * len(dataset) // (2 * count)) for i in range(count)]
-        self._items = [(item.image, item.filled_label) for item in items]
+        items = [checked_item(dataset, (2 * i + 1) * len(dataset) // (2 * count), scored=True) for i in range(count)]
+        self._items = [(item.image, item.label) for item in items]
         self._palette = palette
         self._predictions: dict[str, list[Tensor]] = {}
 
@@ -33,13 +34,14 @@ class Samples:
         self._predictions[caption] = [engine.predict(image[None], teacher=teacher)[0] for image, _ in self._items]
 
     def write(self, folder: Path) -> None:
-        """Write a panel per image: image, truth, then the predictions in the order they were made."""
+        """Write a panel per image: image, truth if it has labels, then the predictions in the order they were made."""
         for number, (image, truth) in enumerate(self._items):
             predictions = {caption: labels[number] for caption, labels in self._predictions.items()}
-            truth = resize_label(truth[None], (image.shape[-2], image.shape[-1]))[0]
+            if truth is not None and (truth != IGNORE).any():
+                truth = resize_label(truth[None], (image.shape[-2], image.shape[-1]))[0]
+                predictions = {"truth": truth} | predictions
             panel = sample_panel(
                 enlarged(image),
-                enlarged(truth),
                 {caption: enlarged(label) for caption, label in predictions.items()},
                 self._palette,
             )

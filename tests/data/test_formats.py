@@ -146,7 +146,7 @@ def test_wrong_root_or_split_is_an_error(tmp_path, factory, options, text):
 
 def test_cityscapes_without_labels_says_how_to_use_images_alone(save, rgb, tmp_path):
     save("leftImg8bit/train/a/a_0_1_leftImg8bit.png", rgb)
-    with pytest.raises(DataError, match="for images alone: `use: folder` with `images: leftImg8bit/train`"):
+    with pytest.raises(DataError, match="for images alone: `labels: null`"):
         cityscapes(root=str(tmp_path))
     (tmp_path / "gtFine/train").mkdir(parents=True)
     with pytest.raises(
