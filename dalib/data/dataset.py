@@ -183,12 +183,21 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def label_pixels(dataset: "SegmentationDataset", looked_at: int = 32) -> Tensor:
-    """Return the pixels of each train id in ``looked_at`` items, spread over the data set, (256,) int64."""
+    """Return the pixels of each train id in ``looked_at`` items, spread over the data set, (256,) int64.
+
+    Raises:
+        DataError: a data set with ``doubt(pixels)`` finds that its labels are not of the encoding that it reads.
+    """
+    if callable(own := getattr(dataset, "label_pixels", None)):
+        found: Tensor = own(looked_at)
+        return found
     pixels = torch.zeros(256, dtype=torch.int64)
     for index in spread(len(dataset), looked_at):
         with suppress(Exception):  # it is told where the item is loaded
             if (label := label_of(dataset, index)) is not None:
                 pixels += label.flatten().int().bincount(minlength=256)
+    if doubt := getattr(dataset, "doubt", lambda pixels: None)(pixels):
+        raise DataError(doubt, item=item_name(dataset, 0))
     return pixels
 
 
@@ -204,7 +213,10 @@ def absent_classes(classes: tuple[str, ...], pixels: Tensor) -> str:
         return ""
     advice = ""
     if len(classes) == 2 and len(absent) == 1 and counts[IGNORE]:
-        advice = f" Masks of 0 and 255? 255 is ignored unless the label map says `ids: {{0: {classes[0]}, 255: {classes[1]}}}`."
+        advice = (
+            f" Masks of 0 and 255? 255 is ignored unless the label map says "
+            f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`."
+        )
     return f"classes without a pixel: {', '.join(absent)}.{advice}"
 
 

@@ -14,7 +14,7 @@ from dalib.labels import IGNORE
 Resize = Literal["squeeze", "fit", "crop"]
 """What becomes of a picture whose shape is not the size's.
 
-squeeze: all of it, its shape changed. fit: all of it, within a margin that repeats its edge and has the label 255. crop:
+squeeze: all of it, its shape changed. fit: all of it, in a margin that repeats its edge and has the label 255. crop:
 the largest part around its middle that has the size's shape.
 """
 

@@ -9,7 +9,7 @@ from torch import nn
 from dalib.core.context import Purpose
 from dalib.core.create import dataset_from, loss_from, model_from, optimizer_from, schedule_from, strategy_from
 from dalib.core.engine import Engine
-from dalib.data.dataset import classes_of, label_of, same_classes, spread
+from dalib.data.dataset import classes_of, label_of, label_pixels, same_classes, spread
 from dalib.data.joined import Joined
 from dalib.data.loader import place_of
 from dalib.discovery import default_registry
@@ -79,7 +79,12 @@ def build_eval(recipe: Recipe) -> "tuple[SegmentationDataset, str]":
 
 
 def _has_labels(dataset: "SegmentationDataset") -> bool:
-    """Return whether any of 32 items has a labelled pixel; DataError where a label before it cannot be read."""
+    """Return whether any of 32 items has a labelled pixel.
+
+    Raises:
+        DataError: a label before it cannot be read, or those looked at are not of the encoding that is read.
+    """
+    label_pixels(dataset)
     labels = (label_of(dataset, index) for index in spread(len(dataset), 32))
     return any(label is not None and bool((label != IGNORE).any()) for label in labels)
 
