@@ -34,6 +34,8 @@ def acdc(
     base = root_folder(root, "ACDC with rgb_anon/ and gt/")
     within = [f"{each}/{split}" for each in ([condition] if condition else CONDITIONS)]
     folder = existing_folder(base / "rgb_anon", "ACDC's images")
+    for each in within:
+        existing_folder(folder / each, "ACDC's images", "`root`, or name the one `condition` that is there")
     images = find_images(folder, ending="_rgb_anon.png", within=within)
     gt = label_folder(base, None if split == "test" else labels, "ACDC's labels")
     files = None if gt is None else find_labels(gt, ending="_gt_labelTrainIds.png", within=within)

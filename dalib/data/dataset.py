@@ -45,7 +45,8 @@ class SegmentationDataset(Protocol):
     messages; ``for_evaluation()``, the dataset to score on, whose labels may differ from its images in size if it has
     ``labels_at_own_size = True``; ``label(index)``, an item's label alone, without decoding its image;
     ``label_counts()``, see ``dalib.data.label_counts``, or ``labels_depend_on()``, numbers and texts that change with
-    any label, by which counts of them are kept.
+    any label, by which counts of them are kept; ``own_size(index)``, (H, W) of an image before it is resized;
+    ``doubt(pixels)``, why labels with these pixels (256,) by train id are not of the encoding that it reads, or None.
     """
 
     def __len__(self) -> int: ...

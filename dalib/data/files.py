@@ -94,7 +94,9 @@ def find_labels(
         ending: of the names to take, as ``_gt_labelTrainIds.png``; None: every PNG.
     """
     if ending is not None:
-        return find_files(folder, (ending,), key, within=within)
+        if found := find_files(folder, (ending,), key, within=within):
+            return found
+        raise DataError(f"{folder}: expected labels, *{ending}, found none; check the path and how their names end.")
     files = find_files(folder, LABEL_SUFFIXES, key, within=within)
     others = find_files(folder, IMAGE_SUFFIXES - LABEL_SUFFIXES, key, within=within)
     wrong = {name: file for name, file in others.items() if name not in files}

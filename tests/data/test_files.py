@@ -61,6 +61,8 @@ def test_an_ending_tells_images_from_labels_beside_them(save, rgb, ids, tmp_path
     assert list(find_images(tmp_path, ending="_rgb.png")) == ["y"] == list(find_labels(tmp_path, ending="_label.png"))
     with pytest.raises(DataError, match=r"expected images \(_left\.png\), found none that fit"):
         find_images(tmp_path, ending="_left.png")
+    with pytest.raises(DataError, match=r"expected labels, \*_ids\.png, found none"):
+        find_labels(tmp_path, ending="_ids.png")
 
 
 def test_a_label_that_is_no_png_is_named_instead_of_missing(save, ids, tmp_path):
