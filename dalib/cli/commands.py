@@ -83,7 +83,7 @@ def evaluate(options: Namespace) -> None:
         recipe = loaded.recipe if recipe is None else overridden(recipe, others)
         classes = loaded.classes
         score = partial(loaded.engine.evaluate, teacher=recipe.evaluate.model == "teacher")
-    dataset, unlabelled = build_eval(recipe)
+    dataset, unlabelled = build_eval(recipe, classes)
     if unlabelled:
         logger.warning("no labels to score on: %s.", unlabelled)
     elif classes is not None:
@@ -174,7 +174,11 @@ def doctor(options: Namespace) -> int:
     faults: dict[Fault, None] = {}
     for name in (*recipe.data.names(), "eval"):
         one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
-        if name == "eval" and recipe.data.eval is None and (unlabelled := build_eval(recipe)[1]):
+        if (
+            name == "eval"
+            and recipe.data.eval is None
+            and (unlabelled := build_eval(recipe, labelled[0].classes if labelled else None)[1])
+        ):
             console.print(f"data.eval: no labels to score on: {unlabelled}", style="yellow", markup=False)
             continue
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):

@@ -81,8 +81,8 @@ def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     if state["classes"] and mine["classes"] and state["classes"] != mine["classes"]:
         was, now = (", ".join(map(str, of["classes"])) for of in (state, mine))
         raise CheckpointError(
-            f"the checkpoint's classes are {was:.200}; the data's are {now:.200}. A network's channels keep their order: "
-            "list the classes as they were, or start a new run."
+            f"the checkpoint's classes are {was:.200}; the data's are {now:.200}. A network's outputs keep their "
+            "order: list the classes as they were, or start a new run."
         )
     if state["modules"].keys() != mine["modules"].keys():
         raise CheckpointError(

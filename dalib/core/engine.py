@@ -318,11 +318,8 @@ class Engine:
         """
         given = {"source": source, **(streams or {}), **({"eval": eval} if eval is not None and labelled(eval) else {})}
         self._check_classes({name: dataset for name, dataset in given.items() if dataset is not None})
-        if (
-            source is not None
-            and (own := own_classes(source))
-            and (absent := absent_classes(own, label_pixels(source)))
-        ):
+        own = None if source is None else own_classes(source)
+        if source is not None and own and (absent := absent_classes(own, label_pixels(source))):
             logger.warning("the source, %d of %d images looked at: %s", min(32, len(source)), len(source), absent)
         for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers):
             pass
@@ -344,15 +341,9 @@ class Engine:
     def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
         model = self.network(teacher)
+        options = {"names": self.classes, "other": self._other(teacher)} | options
         with self.clock.section("evaluation"), inference(self.model):  # a predictor may have kept it
-            return evaluate(
-                model,
-                dataset,
-                device=self.device,
-                predict=self.predictor(model),
-                other=self._other(teacher),
-                **({"names": self.classes} | options),
-            )
+            return evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
 
     def _other(self, teacher: bool) -> Predict | None:
         """Return the predictor of the network to compare the teacher, or the student, with; None without a teacher."""

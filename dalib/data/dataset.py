@@ -116,7 +116,7 @@ def checked_item(dataset: "SegmentationDataset", index: int, *, with_label: bool
     with _naming(dataset, index):
         image, label, extra = item
         if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
-            raise DataError(f"expected an image uint8 (3, H, W), values 0..255, found {_described(image)}.")
+            raise DataError(f"expected an image uint8 (3, H, W), found {_described(image)}.")
         size = tuple(image.shape[1:])
         if label is not None:
             own_size = scored and any(getattr(part, "labels_at_own_size", False) for part in _parts(dataset))
@@ -214,10 +214,8 @@ def absent_classes(classes: tuple[str, ...], pixels: Tensor) -> str:
         return ""
     advice = ""
     if len(classes) == 2 and len(absent) == 1 and counts[IGNORE]:
-        advice = (
-            f" Masks of 0 and 255? 255 is ignored unless the label map says "
-            f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`."
-        )
+        proposal = f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`"
+        advice = f" Masks of 0 and 255? 255 is ignored unless the label map says {proposal}."
     return f"classes without a pixel: {', '.join(absent)}.{advice}"
 
 
@@ -225,11 +223,7 @@ def _check_label(dataset: object, label: Tensor, size: tuple[int, ...] | None = 
     if label.dtype != torch.uint8 or label.dim() != 2 or (size and tuple(label.shape) != size):
         expected = f"{size}, as its image" if size else "(H, W)"
         advice = ""
-        if (
-            label.numel()
-            and not (label.dtype.is_floating_point or label.dtype.is_complex)
-            and label.dtype != torch.uint8
-        ):
+        if label.numel() and label.dtype in (torch.int8, torch.int16, torch.int32, torch.int64):
             advice = f" of {label.min()}..{label.max()}. Train ids are 0..{len(classes_of(dataset)) - 1}, 255 = ignored"
         raise DataError(
             f"expected a label uint8 {expected}, found {_described(label)}{advice}.", kind="labels unlike their images"

@@ -31,7 +31,7 @@ def evaluate(
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Return the confusion matrix and IoU of ``model`` on ``dataset``, and label-free measures of images without labels.
+    """Return the confusion matrix and IoU of ``model`` on ``dataset``, label-free measures of images without labels.
 
     The model runs in eval mode; afterwards each of its modules is back in its own mode.
 

@@ -1,6 +1,7 @@
 """Building of the data sets, the model and the engine that a checked recipe names."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import NoneType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -9,7 +10,7 @@ from torch import nn
 from dalib.core.context import Purpose
 from dalib.core.create import dataset_from, loss_from, model_from, optimizer_from, schedule_from, strategy_from
 from dalib.core.engine import Engine
-from dalib.data.dataset import classes_of, label_of, label_pixels, same_classes, spread
+from dalib.data.dataset import checked_item, classes_of, label_pixels, labelled, same_classes, spread
 from dalib.data.joined import Joined
 from dalib.data.loader import place_of
 from dalib.discovery import default_registry
@@ -44,7 +45,7 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
 
 
 def open_dataset(name: str, options: Options, path: str) -> "SegmentationDataset":
-    """Return one data set of a stream or ``eval``; of the target the images alone, where its reader has ``labels: null``.
+    """Return one data set of a stream or ``eval``; of the target the images alone, if its reader has ``labels: null``.
 
     Training never reads the target's labels, so they need neither be complete nor fit.
     """
@@ -54,10 +55,11 @@ def open_dataset(name: str, options: Options, path: str) -> "SegmentationDataset
     return dataset_from(options, path)
 
 
-def build_eval(recipe: Recipe) -> "tuple[SegmentationDataset, str]":
+def build_eval(recipe: Recipe, classes: tuple[str, ...] | None = None) -> "tuple[SegmentationDataset, str]":
     """Return the data set to evaluate on, and why it has no labels, "" where it has.
 
-    Where ``data.eval`` is left out, a target without a labelled ``split: val`` is evaluated on its own images.
+    Where ``data.eval`` is left out and the target's ``split: val`` has no labels, none that can be read or none of the
+    ``classes`` that are trained, the target is evaluated on its own images.
 
     Raises:
         DataError: the recipe's own ``data.eval`` cannot be read.
@@ -67,14 +69,21 @@ def build_eval(recipe: Recipe) -> "tuple[SegmentationDataset, str]":
         dataset = build_dataset(recipe, "eval")
         assert dataset is not None
         named = "data.source with split val" if recipe.data.eval is None else "data.eval"
-        return dataset, "" if _has_labels(dataset) else missing.format(named)
+        return dataset, "" if labelled(dataset) else missing.format(named)
     try:
         dataset = build_dataset(recipe, "eval")
         assert dataset is not None
-        return dataset, "" if _has_labels(dataset) else missing.format("data.target with split val")
+        if not _has_labels(dataset):
+            return dataset, missing.format("data.target with split val")
+        same_classes({"the training": classes or classes_of(dataset), "it": classes_of(dataset)})
+        return dataset, ""
     except DataError as error:
         target = build_dataset(recipe, "target")
         assert target is not None
+        given = recipe.data.entries("target").items()
+        with suppress(DataError):  # labels that cannot be read
+            if not any(labelled(dataset_from(options, path)) for path, options in given):
+                return target, missing.format("data.target")
         return target, f"data.target has no labelled split val ({error}); name labelled images in data.eval for a mIoU"
 
 
@@ -82,10 +91,10 @@ def _has_labels(dataset: "SegmentationDataset") -> bool:
     """Return whether any of 32 items has a labelled pixel.
 
     Raises:
-        DataError: a label before it cannot be read, or those looked at are not of the encoding that is read.
+        DataError: an item before it cannot be read, or the labels looked at are not of the encoding that is read.
     """
     label_pixels(dataset)
-    labels = (label_of(dataset, index) for index in spread(len(dataset), 32))
+    labels = (checked_item(dataset, index, scored=True).label for index in spread(len(dataset), 32))
     return any(label is not None and bool((label != IGNORE).any()) for label in labels)
 
 
@@ -192,8 +201,8 @@ def check_classes(datasets: "Mapping[str, SegmentationDataset]") -> tuple[str, .
 
     Those of the target, whose labels are not read, count where there is nothing else.
     """
-    labelled = {name: dataset for name, dataset in datasets.items() if name != "target"} or datasets
-    present = {place_of(name): classes_of(dataset) for name, dataset in labelled.items()}
+    read = {name: dataset for name, dataset in datasets.items() if name != "target"} or datasets
+    present = {place_of(name): classes_of(dataset) for name, dataset in read.items()}
     same_classes(present)
     return next(iter(present.values()))
 

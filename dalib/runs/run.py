@@ -66,7 +66,8 @@ class Run:
         self.before = None if before is None else Earlier.read(Path(before))
         built = {name: build_dataset(recipe, name) for name in recipe.data.names()}
         self.streams = {name: dataset for name, dataset in built.items() if dataset is not None}
-        self.eval, self.unlabelled = build_eval(recipe)
+        trained = {name: dataset for name, dataset in self.streams.items() if name != "target"}
+        self.eval, self.unlabelled = build_eval(recipe, check_classes(trained) if trained else None)
         self.classes = check_classes(self.streams | ({} if self.unlabelled else {"eval": self.eval}))
         self.palette = palette_of(self.streams.get("source", self.eval) if self.unlabelled else self.eval)
         class_ids(recipe.evaluate.classes, self.classes)

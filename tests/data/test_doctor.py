@@ -53,7 +53,11 @@ def test_counts_sizes_and_shares_are_those_of_the_labels():
     assert findings.images[[0, 1, 255]].tolist() == [3, 0, 2]
     assert findings.sizes == {(2, 3): 2, (1, 2): 1}
     assert findings.ignored == pytest.approx(6 / 14)
-    assert findings.notes() == ["classes without a pixel: thing"]
+    assert findings.notes() == [
+        "classes without a pixel: thing. Masks of 0 and 255? 255 is ignored unless the label map says "
+        "`ids: {0: ground, 255: thing}`"
+    ]
+    assert examine(Memory(pair([[0, 0]]))).notes() == ["classes without a pixel: thing"]
     assert not findings.faults and "3 images, 3 read, no faults" in text_of(findings)
     (fault,) = examine(Memory(pair([[0, 1]]), pair([[0], [1]])), one_size=True).faults
     assert str(fault) == "the images differ in size; give `size: [H, W]` to make batches of them."
@@ -75,7 +79,8 @@ def test_faults_of_anybodys_dataset_are_collected_not_raised():
     assert [fault.reason for fault in findings.faults] == [
         "KeyError: 'lost'",
         "expected an image uint8 (3, H, W), found torch.float32 (3, 1, 2).",
-        "expected a label uint8 (1, 2), as its image, found torch.int64 (1, 2).",
+        "expected a label uint8 (1, 2), as its image, found torch.int64 (1, 2) of 0..1. "
+        "Train ids are 0..1, 255 = ignored.",
         "expected a label uint8 (1, 2), as its image, found torch.uint8 (1, 1).",
         "expected train ids in 0..1 or 255, found 2.",
     ]

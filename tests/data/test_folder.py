@@ -161,3 +161,26 @@ def test_root_list_and_map_follow_one_rule_with_home_and_variables(root, monkeyp
             assert len(dataset) == 1 and dataset.classes == ("even", "odd")
     with pytest.raises(DataError, match=r"^\$NOT_SET/x: expected a folder of images and labels, found nothing"):
         folder(root="$NOT_SET/x")
+
+
+def test_photos_may_lie_in_the_root_itself_and_need_no_split(save, rgb, tmp_path):
+    save("photos/b.png", rgb)
+    save("photos/deep/a.png", rgb)
+    dataset = folder(root=str(tmp_path / "photos"))
+    assert len(dataset) == 2 and (dataset[0][1] == 255).all() and dataset.label(0) is None
+    (tmp_path / "photos" / "labels").mkdir()
+    with pytest.raises(DataError, match="expected a folder of images, found nothing"):  # labels would be taken for one
+        folder(root=str(tmp_path / "photos"))
+
+
+def test_labels_null_leaves_out_labels_that_lie_there(save, rgb, ids, tmp_path):
+    save("images/train/a.png", rgb)
+    save("images/train/b.png", rgb)
+    save("labels/train/a.png", ids)
+    with pytest.raises(DataError, match="image without label"):
+        folder(root=str(tmp_path))
+    for split in (None, "train"):
+        dataset = folder(root=str(tmp_path), labels=None, split=split)
+        assert len(dataset) == 2 and dataset.label(0) is None and (dataset[0][1] == 255).all()
+    with pytest.raises(DataError, match="expected a folder of labels, found nothing"):
+        folder(root=str(tmp_path), labels="masks")

@@ -333,3 +333,22 @@ def test_synthia_has_its_ids_in_the_first_of_three_channels_of_sixteen_bits(save
         file.unlink()
         save(f"GT/LABELS/{file.stem}_labelTrainIds.png", np.array([list(SYNTHIA.values())] * 2, np.uint8))
     assert synthia(root=str(tmp_path))[0][1][0].tolist() == list(SYNTHIA.values())
+
+
+ALONE = {
+    "gta5": (gta5, ["images/00001.png"], {}),
+    "carla": (carla, ["CameraRGB/1.png"], {}),
+    "cityscapes": (cityscapes, ["leftImg8bit/train/a/a_0_1_leftImg8bit.png"], {}),
+    "camvid": (camvid, ["train/1.png"], {}),
+    "camvid's original": (camvid, ["701_StillsRaw_full/0006R0_f00930.png"], {}),
+}
+
+
+@pytest.mark.parametrize(("factory", "files", "options"), ALONE.values(), ids=ALONE)
+def test_labels_null_opens_the_images_alone(save, rgb, tmp_path, factory, files, options):
+    for file in files:
+        save(file, rgb)
+    with pytest.raises(DataError, match="labels"):
+        factory(root=str(tmp_path), **options)
+    dataset = factory(root=str(tmp_path), labels=None, **options)
+    assert len(dataset) == 1 and dataset.label(0) is None and (dataset[0][1] == 255).all()

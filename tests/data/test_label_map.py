@@ -60,6 +60,11 @@ REFUSED = {
     "id is text": ("ids: {one: road}", "ids: expected stored ids in 0..255 as keys, found one"),
     "id is true": ("ids: {true: road}", "expected stored ids in 0..255 as keys, found True"),
     "unknown class": ("ids: {1: rode}", "ids[1]: unknown class 'rode'. Did you mean 'road'?"),
+    "no classes": (
+        "ids: {1: crack}",
+        "These are Cityscapes', as the file has no `classes:`; list your own, `classes: [...]`.",
+    ),
+    "own classes": ("{classes: [a, crack], ids: {1: b}}", "unknown class 'b'."),
     "train id too large": ("{classes: [a, b], ids: {1: 2}}", "a train id in 0..1 or `ignore`, found 2"),
     "train id is a list": ("ids: {1: [road]}", "ids[1]: expected a class name, a train id in 0..18 or `ignore`"),
     "empty ids": ("ids: {}", "ids: expected a mapping to classes, found {}"),
