@@ -62,12 +62,13 @@ def build_eval(recipe: Recipe, classes: tuple[str, ...] | None = None) -> "tuple
     ``classes`` that are trained, the target is evaluated on its own images.
 
     Raises:
-        DataError: the recipe's own ``data.eval`` cannot be read.
+        DataError: the recipe's own ``data.eval`` cannot be read, or its labels are not of the encoding that is read.
     """
     missing = "there is no label in {}; name labelled images in data.eval for a mIoU"
     if recipe.data.eval is not None or recipe.data.target is None:
         dataset = build_dataset(recipe, "eval")
         assert dataset is not None
+        label_pixels(dataset)
         named = "data.source with split val" if recipe.data.eval is None else "data.eval"
         return dataset, "" if labelled(dataset) else missing.format(named)
     try:
