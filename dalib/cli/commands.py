@@ -277,7 +277,7 @@ def _check_json(options: Namespace) -> None:
 def _planned_classes(recipe: Recipe) -> tuple[str, ...]:
     """Return the classes of the data sets that are here, or Cityscapes' 19 where none is."""
     found, absent = {}, []
-    for name in (*recipe.data.names(), "eval"):
+    for name in (*recipe.data.names(), *(["eval"] if recipe.data.eval is not None else [])):
         try:
             found[name] = build_dataset(recipe, name)
         except (DataError, OSError) as error:

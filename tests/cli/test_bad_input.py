@@ -174,12 +174,12 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
         "labels/train/a.png: expected only class ids that the label map names, or 255; found 20, 21, 22",
     ),
     "colours outside the map": (
-        lambda root: (label(PHOTO)(root), label_map("{classes: [x], colors: {'1,2,3': x}}")(root)),
+        lambda root: (label(PHOTO)(root), label_map("{classes: [x, y], colors: {'1,2,3': x}}")(root)),
         ["data={source: {use: folder, root: ROOT, split: train, label_map: map.yaml}, batch_size: 2}"],
         "labels/train/a.png: expected only colours that the label map names; found ",
     ),
     "ids where colours are expected": (
-        label_map("{classes: [x], colors: {'1,2,3': x}}"),
+        label_map("{classes: [x, y], colors: {'1,2,3': x}}"),
         ["data={source: {use: folder, root: ROOT, split: train, label_map: map.yaml}, batch_size: 2}"],
         "labels/train/a.png: expected classes painted in 8-bit RGB colours, found one channel of 8 bits",
     ),
@@ -230,10 +230,10 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
         [LIST],
         "list.txt: expected each image once, found 'train/a.png' twice; remove one.",
     ),
-    "classes of source and target differ": (
+    "classes of source and eval differ": (
         label_map("{classes: [road, car], unknown: ignore}"),
         [MAP],
-        "data.source has 2 classes and data.target has 19; they differ in bicycle, ",
+        "data.source has 2 classes and data.eval has 19; they differ in bicycle, ",
     ),
     "label map with an unknown class": (
         label_map("{ids: {7: raod}}"),
@@ -352,5 +352,5 @@ def test_doctor_ends_with_2_and_says_each_fault_once(root, capsys):
     assert run_dalib("doctor", recipe, "--json", root.parent / "faults.json") == 2
     said = capsys.readouterr().out
     assert said.count("that do not decode") == said.count("images/train/a.png") == said.count("images/train/b.png") == 1
-    assert said.rstrip().endswith("2 faults") and "2 faults, 2 listed above" in said
+    assert said.rstrip().endswith("2 faults") and "1 fault, 1 listed above" in said
     assert '"faults": 2' in (root.parent / "faults.json").read_text()

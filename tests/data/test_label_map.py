@@ -60,7 +60,7 @@ REFUSED = {
     "id is text": ("ids: {one: road}", "ids: expected stored ids in 0..255 as keys, found one"),
     "id is true": ("ids: {true: road}", "expected stored ids in 0..255 as keys, found True"),
     "unknown class": ("ids: {1: rode}", "ids[1]: unknown class 'rode'. Did you mean 'road'?"),
-    "no classes": (
+    "names of others": (
         "ids: {1: crack}",
         "These are Cityscapes', as the file has no `classes:`; list your own, `classes: [...]`.",
     ),
