@@ -57,11 +57,18 @@ def folder(
     if labels not in (None, "labels"):
         existing_folder(label_folder, "a folder of labels")
     found_images = find_images(image_folder, ending=image_suffix)
-    found_labels = find_labels(label_folder, ending=label_suffix) if labels and label_folder.is_dir() else None
-    pairs = listed(found_images, found_labels, list, root=base, split=split, format_name="folder")
+    there = label_folder.is_dir()
+    found_labels = None if labels is None else find_labels(label_folder, ending=label_suffix) if there else {}
+    chosen, files = listed(found_images, found_labels, list, root=base, split=split, format_name="folder")
     scheme = _scheme(label_map, base)
     return PairedFiles(
-        *pairs, label_map=scheme.label_map, size=size, resize=resize, classes=scheme.classes, palette=scheme.palette
+        chosen,
+        files if files or there else None,
+        label_map=scheme.label_map,
+        size=size,
+        resize=resize,
+        classes=scheme.classes,
+        palette=scheme.palette,
     )
 
 

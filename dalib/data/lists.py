@@ -1,5 +1,6 @@
 """Text files that name the images of a split, one per line, alone or with their labels."""
 
+import os
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -25,10 +26,11 @@ def listed(
     """Return the images that a list names, in its order, and their labels; all where neither list nor split is given.
 
     Args:
-        images, labels: files by key: the path below their folder, without ending.
+        images, labels: files by key: the path below their folder, without ending; labels None: those of the list are
+            left out, too.
         list_file: a text file. A line is an image, or an image and its label with a blank, tab or comma between: keys,
-            with or without suffix, paths below ``root``, or absolute paths. ``#`` at a line's start or after a blank
-            starts a comment. ``{split}`` in the list's own name stands for the split.
+            with or without suffix, or paths below ``root``, relative to it or absolute. ``#`` at a line's start or
+            after a blank starts a comment. ``{split}`` in the list's own name stands for the split.
 
     Raises:
         DataError: no such list, a name that is no image or occurs twice, or a split without its own list.
@@ -67,10 +69,9 @@ class _List:
 
     def __init__(self, path: Path, root: Path, images: Mapping[str, Path], labels: Mapping[str, Path] | None) -> None:
         self.path = path
-        self.root = root
+        self.root = _normal(root)
         self.images = images
-        self.labels = labels or {}
-        self.has_labels = labels is not None
+        self.labels = labels
 
     def read(self) -> tuple[_Files, _Files | None]:
         chosen: _Files = {}
@@ -79,12 +80,12 @@ class _List:
             found = self._image(line)
             parts = [line] if found else _parts(line)
             found = found or self._image(parts[0])
-            label = self._file(parts[1], self.labels) if len(parts) == 2 else None
+            label = self._file(parts[1], self.labels or {}) if len(parts) == 2 else None
             if found is None or len(parts) > 2:
                 near = "" if len(parts) > 1 else self._near(line)
                 reason = f"expected names of images, found {line!r}, which is not there.{near}"
                 report([Fault(str(self.path), reason)])
-            elif len(parts) == 2 and label is None:
+            elif len(parts) == 2 and label is None and self.labels is not None:
                 report(
                     [Fault(str(self.path), f"expected the label of an image, found {parts[1]!r}, which is not there.")]
                 )
@@ -92,32 +93,38 @@ class _List:
                 report([Fault(str(self.path), f"expected each image once, found {parts[0]!r} twice; remove one.")])
             else:
                 chosen[found[0]] = found[1]
-                if label := label or self.labels.get(found[0]):
+                if label := label or (self.labels or {}).get(found[0]):
                     paired[found[0]] = label
         if not chosen:
             raise DataError(f"{self.path}: expected names of images, one per line, found none.")
-        return chosen, paired if paired or self.has_labels else None
+        return chosen, None if self.labels is None else paired
 
     def _image(self, name: str) -> tuple[str, Path] | None:
         file = self._file(name, self.images)
         if file is None or file.suffix.lower() not in IMAGE_SUFFIXES:
             return None
-        return self._keys.get(file.absolute(), name), file
+        return self._keys.get(_normal(file), name), file
 
     def _file(self, name: str, files: Mapping[str, Path]) -> Path | None:
         stem, dot, suffix = name.rpartition(".")
         short = stem if dot + suffix.lower() in IMAGE_SUFFIXES else name
-        path = self.root / expanded(name)
-        return files.get(name) or files.get(short) or (path if path.is_file() else None)
+        path = _normal(self.root / name)
+        below = path.is_relative_to(self.root) and path.is_file()
+        return files.get(name) or files.get(short) or (path if below else None)
 
     @cached_property
     def _keys(self) -> dict[Path, str]:
-        return {file.absolute(): key for key, file in self.images.items()}
+        return {_normal(file): key for key, file in self.images.items()}
 
     def _near(self, name: str) -> str:
         if len(self.images) > 5000:  # fuzzy matching with each takes long
             return f" Names look like {next(iter(self.images))!r}."
         return suggest(name, self.images)
+
+
+def _normal(path: Path) -> Path:
+    """Return the absolute path without ``..``; links are not followed."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _lines(path: Path) -> list[str]:

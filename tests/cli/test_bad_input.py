@@ -75,7 +75,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "empty split": (
         emptied,
         [],
-        "images/train: expected images (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp), found none that fit; check the path.",
+        "images/train: expected images (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp), found none that fit",
     ),
     "wrong split of a folder": (
         None,
@@ -117,7 +117,11 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
         [],
         "images/train/a.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
     ),
-    "truncated jpeg": (jpeg_cut, [], "images/train/a.jpg: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found "),
+    "truncated jpeg": (
+        jpeg_cut,
+        [],
+        "images/train/a.jpg: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
+    ),
     "truncated label": (
         cut("labels/train/a.png"),
         [],
@@ -141,7 +145,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "text called png": (
         content("images/train/a.png", b"hello"),
         [],
-        "images/train/a.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found 5 bytes that do not decode",
+        "images/train/a.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found 5 bytes",
     ),
     "a size that nobody has": (
         huge,
