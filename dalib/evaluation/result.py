@@ -100,6 +100,11 @@ class Result:
         """Mean in [0, 1] over the counted classes that the labels have; None where there are no labels of them."""
         return float(self.iou[list(self.averaged)].mean()) if self.averaged else None
 
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share in [0, 1] of the labelled pixels that are predicted right; nan without any."""
+        return float(self.confusion.trace().double() / self.confusion.sum())
+
     def over(self, classes: Sequence[str | int] | str | None) -> "Result":
         """Return the same counts, with ``miou`` over other ``classes``: ``result.over("synthia13").miou``."""
         return dataclasses.replace(self, counted=class_ids(classes, self.classes))
@@ -114,6 +119,8 @@ class Result:
             "absent": list(self.absent),
             "protocol": self.protocol,
             "images": self.images,
+            "pixel_accuracy": _number(self.pixel_accuracy),
+            "confusion": self.confusion.tolist(),
             **({"label_free": self.label_free.to_dict(self.classes)} if self.label_free else {}),
         }
 
