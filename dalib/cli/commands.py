@@ -191,7 +191,9 @@ def doctor(options: Namespace) -> int:
                 compare_sizes(found[-1 - number], found[-1])
             console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
             faults |= dict.fromkeys(found[-1].faults)
-    console.print(counted(len(faults), "fault") if faults else "no faults", style="bold")
+    console.print(
+        counted(len(faults), "fault") if faults else "no faults", style="bold red" if faults else "bold green"
+    )
     if options.json:
         write_json(Path(options.json), {"faults": len(faults), "sets": [findings.to_dict() for findings in found]})
     return 2 if faults else 0

@@ -45,7 +45,8 @@ class SegmentationDataset(Protocol):
     messages; ``for_evaluation()``, the dataset to score on, whose labels may differ from its images in size if it has
     ``labels_at_own_size = True``; ``label(index)``, an item's label alone, without decoding its image;
     ``label_counts()``, see ``dalib.data.label_counts``, or ``labels_depend_on()``, numbers and texts that change with
-    any label, by which counts of them are kept.
+    any label, by which counts of them are kept; ``own_size(index)``, (H, W) of an image before it is resized;
+    ``doubt(pixels)``, why labels with these pixels (256,) by train id are not of the encoding that it reads, or None.
     """
 
     def __len__(self) -> int: ...
@@ -183,12 +184,21 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def label_pixels(dataset: "SegmentationDataset", looked_at: int = 32) -> Tensor:
-    """Return the pixels of each train id in ``looked_at`` items, spread over the data set, (256,) int64."""
+    """Return the pixels of each train id in ``looked_at`` items, spread over the data set, (256,) int64.
+
+    Raises:
+        DataError: a data set with ``doubt(pixels)`` finds that its labels are not of the encoding that it reads.
+    """
+    if callable(own := getattr(dataset, "label_pixels", None)):
+        found: Tensor = own(looked_at)
+        return found
     pixels = torch.zeros(256, dtype=torch.int64)
     for index in spread(len(dataset), looked_at):
         with suppress(Exception):  # it is told where the item is loaded
             if (label := label_of(dataset, index)) is not None:
                 pixels += label.flatten().int().bincount(minlength=256)
+    if doubt := getattr(dataset, "doubt", lambda pixels: None)(pixels):
+        raise DataError(doubt, item=item_name(dataset, 0))
     return pixels
 
 

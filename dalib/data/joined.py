@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from dalib.data.dataset import classes_of, item_name, label_of, palette_of, same_classes
+from dalib.data.dataset import classes_of, item_name, label_of, label_pixels, palette_of, same_classes
 
 if TYPE_CHECKING:
     from dalib.data.dataset import SegmentationDataset
@@ -44,6 +45,10 @@ class Joined:
     def label(self, index: int) -> Tensor | None:
         """An item's label alone."""
         return label_of(*self._at(index))
+
+    def label_pixels(self, looked_at: int) -> Tensor:
+        """The pixels of each train id in ``looked_at`` items of each data set, (256,) int64."""
+        return torch.stack([label_pixels(dataset, looked_at) for dataset in self.datasets]).sum(0)
 
     def item_name(self, index: int) -> str:
         """The item's name in its own data set."""

@@ -10,7 +10,7 @@ from torch import nn
 from dalib.core.context import Purpose
 from dalib.core.create import dataset_from, loss_from, model_from, optimizer_from, schedule_from, strategy_from
 from dalib.core.engine import Engine
-from dalib.data.dataset import checked_item, classes_of, labelled, same_classes, spread
+from dalib.data.dataset import checked_item, classes_of, label_pixels, labelled, same_classes, spread
 from dalib.data.joined import Joined
 from dalib.data.loader import place_of
 from dalib.discovery import default_registry
@@ -62,12 +62,13 @@ def build_eval(recipe: Recipe, classes: tuple[str, ...] | None = None) -> "tuple
     ``classes`` that are trained, the target is evaluated on its own images.
 
     Raises:
-        DataError: the recipe's own ``data.eval`` cannot be read.
+        DataError: the recipe's own ``data.eval`` cannot be read, or its labels are not of the encoding that is read.
     """
     missing = "there is no label in {}; name labelled images in data.eval for a mIoU"
     if recipe.data.eval is not None or recipe.data.target is None:
         dataset = build_dataset(recipe, "eval")
         assert dataset is not None
+        label_pixels(dataset)
         named = "data.source with split val" if recipe.data.eval is None else "data.eval"
         return dataset, "" if labelled(dataset) else missing.format(named)
     try:
@@ -88,7 +89,12 @@ def build_eval(recipe: Recipe, classes: tuple[str, ...] | None = None) -> "tuple
 
 
 def _has_labels(dataset: "SegmentationDataset") -> bool:
-    """Return whether any of 32 items has a labelled pixel; DataError where an item before it cannot be read."""
+    """Return whether any of 32 items has a labelled pixel.
+
+    Raises:
+        DataError: an item before it cannot be read, or the labels looked at are not of the encoding that is read.
+    """
+    label_pixels(dataset)
     labels = (checked_item(dataset, index, scored=True).label for index in spread(len(dataset), 32))
     return any(label is not None and bool((label != IGNORE).any()) for label in labels)
 

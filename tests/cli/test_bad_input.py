@@ -75,7 +75,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "empty split": (
         emptied,
         [],
-        "images/train: expected images (.jpeg, .jpg, .png, .webp), found none that fit; check the path.",
+        "images/train: expected images (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp), found none that fit",
     ),
     "wrong split of a folder": (
         None,
@@ -115,18 +115,22 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "truncated png": (
         cut("images/train/a.png"),
         [],
-        "images/train/a.png: expected a whole .jpeg, .jpg, .png, .webp file, found ",
+        "images/train/a.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
     ),
-    "truncated jpeg": (jpeg_cut, [], "images/train/a.jpg: expected a whole .jpeg, .jpg, .png, .webp file, found "),
+    "truncated jpeg": (
+        jpeg_cut,
+        [],
+        "images/train/a.jpg: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
+    ),
     "truncated label": (
         cut("labels/train/a.png"),
         [],
-        "labels/train/a.png: expected a whole .jpeg, .jpg, .png, .webp file, found ",
+        "labels/train/a.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
     ),
     "broken evaluation image": (
         cut("images/val/d.png"),
         [],
-        "images/val/d.png: expected a whole .jpeg, .jpg, .png, .webp file, found ",
+        "images/val/d.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
     ),
     "empty image": (
         content("images/train/a.png", b""),
@@ -141,7 +145,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "text called png": (
         content("images/train/a.png", b"hello"),
         [],
-        "images/train/a.png: expected a whole .jpeg, .jpg, .png, .webp file, found 5 bytes that do not decode",
+        "images/train/a.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found 5 bytes",
     ),
     "a size that nobody has": (
         huge,
@@ -186,7 +190,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "two images of one name": (
         image(PHOTO, "train/a.jpg"),
         [],
-        "images/train/a.png: expected one file of this name, found ROOT/images/train/a.jpg as well; remove one",
+        "images/train/a.png: expected one file of this name, found ROOT/images/train/a.jpg as well; where one is",
     ),
     "link that goes round": (
         link("images/train/loop", "images"),

@@ -94,3 +94,10 @@ def test_message_about_a_huge_value_stays_short(scheme):
     with pytest.raises(DataError) as caught:
         scheme(f"classes: {{a: {'x' * 10_000}}}")
     assert len(str(caught.value)) < 400
+
+
+def test_painted_classes_are_shown_in_their_first_colour_unless_a_palette_says_otherwise(scheme):
+    colors = "colors:\n  200,60,60: road\n  1,2,3: ignore\n  9,9,9: road\n"
+    assert scheme(colors).palette[:2] == ((200, 60, 60), CITYSCAPES_PALETTE[1])
+    assert scheme("classes: [hut, road]\n" + colors).palette[1] == (200, 60, 60)
+    assert scheme("classes: [road]\npalette: [[4, 5, 6]]\n" + colors).palette == ((4, 5, 6),)
