@@ -15,6 +15,7 @@ from dalib.core.clock import Clock
 from dalib.core.context import Purpose, SetupContext, TeacherSettings
 from dalib.core.forwards import Forwards
 from dalib.core.guard import Guard, NonFinitePolicy
+from dalib.core.inputs import Inputs, check_forms, check_images
 from dalib.core.modules import MakeOptimizer, OwnedModule
 from dalib.core.optim import Schedule, fuse, load_state, parameters_of, sgd, step_unless
 from dalib.core.plan import Plan, Size, make_plan
@@ -113,15 +114,18 @@ class Engine:
 
     def step(self, *micro_batches: Batch) -> dict[str, Tensor]:
         """Do one optimiser step; return unweighted loss terms and logged scalars, detached, by ``strategy/name``."""
+        check_forms(micro_batches)
         self._plan(micro_batches[0])
         self._begin()
-        parts = len(micro_batches)
+        parts, inputs = len(micro_batches), Inputs(self.num_classes)
         terms, forwards = Terms(parts), self._forwards()
         with self.guard.whole_step(self.index, self._undo_strategies()):
             for micro, batch in enumerate(micro_batches):
-                step = Step(self.index, micro, batch.to(self.device), terms, forwards, self.segmentation_loss)
+                given = inputs.given(batch.to(self.device))
+                step = Step(self.index, micro, given, terms, forwards, self.segmentation_loss)
                 with torch.no_grad():
                     self._call("pre_batch", step)
+                    inputs.written(step.batch)
                 for group in self.stack.groups:
                     weights = {s: weight for s in group if (weight := value_at(s.weight, self.index))}
                     self._backward([(w, self._scalars("loss", s, step, terms)) for s, w in weights.items()], parts)
@@ -129,7 +133,7 @@ class Engine:
                 for strategy in self.stack.implementing("critic_loss"):
                     with self._training_critics(strategy):
                         self._backward([(1.0, self._scalars("critic_loss", strategy, step, terms))], parts)
-            step.finite = self._update(terms) == 0
+            step.finite = self._update(terms, inputs) == 0
             with torch.no_grad(), self._refusing_forwards("post_step"):
                 self._call("post_step", step)
             self.index += 1
@@ -156,7 +160,7 @@ class Engine:
             with self.clock.section("backward"):
                 self.precision.scaler.scale(torch.stack(terms).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
 
-    def _update(self, terms: Terms) -> Tensor:
+    def _update(self, terms: Terms, inputs: Inputs) -> Tensor:
         """Step every optimiser that received a gradient, with one gradient scaler; then update the teacher.
 
         Returns:
@@ -164,7 +168,7 @@ class Engine:
         """
         gradients = self._gradients()
         received = [self._optimizers[name] for name in gradients]
-        fault = self.guard.judge(terms.losses, gradients)
+        fault = self.guard.judge(terms.losses, gradients, inputs)
         with self.clock.section("optimizer"):
             for optimizer in received:
                 self.precision.scaler.unscale_(optimizer)
@@ -318,6 +322,7 @@ class Engine:
 
     def predict(self, images: Tensor, *, teacher: bool = False) -> Tensor:
         """Return train ids (B, H, W) uint8 on the CPU for images (B, 3, H, W) uint8, through the predictors."""
+        check_images(images)
         model = self.network(teacher)
         with inference(model):
             logits = self.predictor(model)(images.to(self.device).float() / 255)
