@@ -4,11 +4,13 @@ import copy
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from dalib.core import checkpoint
 from dalib.core.clock import Clock
@@ -16,11 +18,11 @@ from dalib.core.context import Purpose, SetupContext, TeacherSettings
 from dalib.core.forwards import Forwards
 from dalib.core.guard import Guard, NonFinitePolicy
 from dalib.core.inputs import Inputs, check_forms, check_images
-from dalib.core.modules import MakeOptimizer, OwnedModule
+from dalib.core.modules import MakeOptimizer, OwnedModule, made_by
 from dalib.core.optim import Schedule, fuse, load_state, parameters_of, sgd, step_unless
 from dalib.core.plan import Plan, Size, make_plan
 from dalib.core.precision import Precision, PrecisionName
-from dalib.core.ramp import value_at
+from dalib.core.ramp import END, value_at
 from dalib.core.stack import Stack
 from dalib.core.step import Step
 from dalib.core.strategy import Strategy
@@ -38,9 +40,16 @@ from dalib.evaluation.result import Result
 from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.models.freezing import at_rest
 from dalib.models.outputs import training_outputs
 from dalib.models.wrapper import SegmentationModel, network_of, own_loss, unwrap
 from dalib.randomness import seeded
+
+_SCHEDULE = (
+    "The engine sets each rate in every step, to initial_lr times the schedule's factor of that step, so that a resumed "
+    "run has the same. Give Engine(schedule=f), a function of the optimiser step 0, 1, ... such as the one of torch's "
+    "LambdaLR; a rate changes once and for all by param_groups[i]['initial_lr']."
+)
 
 
 class Engine:
@@ -83,6 +92,9 @@ class Engine:
         purpose: Purpose = "train",
         steps: int | None = None,
     ) -> None:
+        _check_model(model)
+        if isinstance(schedule, LRScheduler) or not (schedule is None or callable(schedule)):
+            raise StackError(f"Engine: schedule= {type(schedule).__name__}: {_SCHEDULE}")
         self.device = choose_device(device)
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stack = Stack(strategies)
@@ -94,16 +106,23 @@ class Engine:
         self.index = 0
         self.clock = Clock(self.device)
         self.segmentation_loss = loss or own_loss(network_of(model)) or SegmentationLoss()
+        weights = getattr(self.segmentation_loss, "class_weights", None)
+        if weights is not None and len(weights) != self.num_classes:
+            raise StackError(
+                f"class_weights of the loss: expected {self.num_classes} values, one per class, got {len(weights)}."
+            )
         self.modules: dict[str, OwnedModule] = {}  # by strategy and name, "adversarial/logits"
         self._taps: dict[str, int] = {}
         self._planned: dict[str, tuple[int, int]] = {}
         self._watched: set[Strategy] = set()
         self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)), purpose, steps)
-        self.optimizer = (optimizer or sgd(lr=2.5e-4))(self._parameters())
+        self.optimizer = made_by(optimizer or sgd(lr=2.5e-4), self._parameters(), "Engine")
         for each in self.optimizers:
             fuse(each)
             for group in each.param_groups:
                 group.setdefault("initial_lr", group["lr"])
+        self._rates = self._present_rates()
+        self._frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
         trained = [module for module in self.modules.values() if module.trains]
         modules = [self.model, *(module.module for module in trained)]
         modules += [module.averaged for module in trained if module.averaged is not None]
@@ -115,6 +134,8 @@ class Engine:
     def step(self, *micro_batches: Batch) -> dict[str, Tensor]:
         """Do one optimiser step; return unweighted loss terms and logged scalars, detached, by ``strategy/name``."""
         check_forms(micro_batches)
+        for batch in micro_batches:
+            self.stack.check_paired(batch)
         self._plan(micro_batches[0])
         self._begin()
         parts, inputs = len(micro_batches), Inputs(self.num_classes)
@@ -145,13 +166,33 @@ class Engine:
         return lambda: self.stack.load_state_dict(states)
 
     def _begin(self) -> None:
-        self.model.train()
+        self._train_mode()
         self.model.zero_grad(set_to_none=True)  # includes parameters without an optimiser, which clip reads
+        if self._present_rates() != self._rates:
+            raise StackError(
+                f"the learning rates were {self._rates} and have been set to {self._present_rates()}. {_SCHEDULE}"
+            )
         factor = self.schedule(self.index) if self.schedule else 1.0
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * group.get("lr_scale", 1.0) * factor
+        self._rates = self._present_rates()
+
+    def _train_mode(self) -> None:
+        """Set the student to training, but for what is frozen: in eval mode, and without a gradient."""
+        if any(parameter.requires_grad for parameter in self._frozen):
+            raise StackError(
+                "a parameter that was frozen when the engine was made requires a gradient now, and the optimiser does "
+                "not have it; unfreeze before the engine is made, or make another one."
+            )
+        resting = list(at_rest(self.model))
+        self.model.train()
+        for module in resting:
+            module.eval()
+
+    def _present_rates(self) -> list[float]:
+        return [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _backward(self, weighted: Sequence[tuple[float, Mapping[str, Tensor]]], accumulate: int) -> None:
         """Backpropagate the weighted sum of the terms that require a gradient."""
@@ -417,6 +458,7 @@ class Engine:
         self.stack.load_state_dict(state["strategies"])
         self.guard.load_state_dict(state["skipped"])
         self.seed, self.index = state["seed"], state["step"]
+        self._rates = self._present_rates()
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically."""
@@ -476,9 +518,25 @@ class Engine:
         Raises:
             StackError: the strategies do not fit together.
         """
+        self._check_training()
         declared = {entry for s in self.stack.strategies for of in (s.outputs, s.critic_outputs) for entry in of or ()}
         every_model = all(entry.endswith(".logits") for entry in declared)
         return make_plan(self.stack, sizes, None if every_model else self._outputs_in_training(), fields)
+
+    def _check_training(self) -> None:
+        """Refuse what would run to the end and train nothing."""
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise StackError(
+                "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
+                "returns is for inference."
+            )
+        weights = {s.name: (value_at(s.weight, self.index), value_at(s.weight, END)) for s in self.stack.strategies}
+        losses = [s.name for s in self.stack.implementing("loss")]
+        if not any(any(weights[name]) for name in losses) and not self.stack.implementing("critic_loss"):
+            found = f"the weights of {', '.join(losses)} are 0" if losses else "no strategy of the stack has a loss"
+            raise StackError(
+                f"{found}, so nothing would be trained; the supervised loss is a strategy, too: {{use: supervised}}."
+            )
 
     def _outputs_in_training(self) -> Collection[str] | None:
         """Return the names of what the model gives in training, tapped layers included; None where it is not known."""
@@ -491,11 +549,17 @@ class Engine:
         """Check the model, and the stack against the batch's streams, whenever their sizes change."""
         sizes = {name: stream.size for name, stream in batch.items()}
         if sizes != self._planned:
-            if not any(p.requires_grad for p in self.model.parameters()):
-                raise StackError(
-                    "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
-                    "returns is for inference."
-                )
             for message in self.plan(sizes, {name: stream.fields() for name, stream in batch.items()}).warnings:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes
+
+
+def _check_model(model: nn.Module) -> None:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise StackError(f"Engine: a {type(model).__name__}; an engine trains on one device: give model.module.")
+    inner = unwrap(model) if isinstance(model, nn.Module) else None
+    if inner is None or not hasattr(inner, "num_classes") or "outputs" not in signature(inner.forward).parameters:
+        raise StackError(
+            f"Engine: expected a model of create_model or wrap_model, got a {type(model).__name__}. A network of your "
+            "own, which gives logits of each class, is wrapped by dalib.wrap_model(network, num_classes)."
+        )

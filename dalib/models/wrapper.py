@@ -22,7 +22,7 @@ class SegmentationModel(nn.Module):
         network: maps normalised (B, 3, H, W) to logits, or to a dict of ``logits`` and any of ``aux.*``, ``boundary``,
             ``features`` and ``low_res``.
         num_classes: K, the channels of the logits.
-        mean, std: of the RGB channels, for images in [0, 1].
+        mean, std: of the RGB channels, for images in [0, 1]; DalibError for those of images in 0..255.
     """
 
     mean: Tensor
@@ -162,4 +162,8 @@ def _three(values: Sequence[float], name: str) -> Tensor:
     tensor = torch.as_tensor(values, dtype=torch.float32).detach().clone().flatten()
     if tensor.numel() != 3:
         raise DalibError(f"{name} of a model: expected 3 values, one per RGB channel, found {tensor.numel()}.")
+    if not tensor.is_meta and not ((tensor >= 0) & (tensor <= 1)).all():
+        found = ", ".join(f"{value:g}" for value in tensor.tolist())
+        advice = " Divide those of images in 0..255 by 255." if tensor.max() > 1 else ""
+        raise DalibError(f"{name} of a model: expected values in 0..1, of images in [0, 1]; found {found}.{advice}")
     return tensor

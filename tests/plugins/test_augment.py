@@ -59,7 +59,7 @@ def test_samples_have_draws_of_their_own(options):
 def test_colours_write_the_image_alone():
     before = same_images(2)
     after = prepared([Augment(color_jitter=(0.5, 0.5, 0.5, 0.05), blur=Blur())], before)["source"]
-    assert after.label is before["source"].label and after.weight is None
+    assert torch.equal(after.label, before["source"].label) and after.weight is None
     assert not torch.equal(after.image, before["source"].image)
 
 
