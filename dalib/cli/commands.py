@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import interpolate as resize
 
-from dalib.core.create import dataset_from
+from dalib.core.create import dataset_from, strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
@@ -168,11 +168,14 @@ def doctor(options: Namespace) -> int:
     _check_json(options)
     console, found = Console(), []
     faults: dict[Fault, None] = {}
+    strategies = [strategy_from(options, f"strategies[{i}]") for i, options in enumerate(recipe.strategies)]
+    required = {field for strategy in strategies for field in strategy.requires}
     for name in (*recipe.data.names(), "eval"):
         one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
             create = partial(dataset_from, chosen, path)
-            found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size))
+            needs = f"{name}.label" in required
+            found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size, needs_labels=needs))
             compare(found[0], found[-1])
             if one_size and number:
                 compare_sizes(found[-1 - number], found[-1])

@@ -46,8 +46,8 @@ from dalib.models.wrapper import SegmentationModel, network_of, own_loss, unwrap
 from dalib.randomness import seeded
 
 _SCHEDULE = (
-    "The engine sets each rate in every step, to initial_lr times the schedule's factor of that step, so that a resumed "
-    "run has the same. Give Engine(schedule=f), a function of the optimiser step 0, 1, ... such as the one of torch's "
+    "The engine sets each rate in every step, to initial_lr times the schedule's factor, so that a resumed run has the "
+    "same. Give Engine(schedule=f), a function of the optimiser step 0, 1, ... such as the one of torch's "
     "LambdaLR; a rate changes once and for all by param_groups[i]['initial_lr']."
 )
 
@@ -343,6 +343,7 @@ class Engine:
         eval: SegmentationDataset | None = None,
     ) -> Result | None:
         """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it."""
+        self.check_training()
         for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers):
             pass
         return None if eval is None else self.evaluate(eval)
@@ -512,24 +513,8 @@ class Engine:
         averaged = [(m.module, m.averaged) for m in self.modules.values() if m.averaged is not None]
         return Teacher(self.model, settings.decay, settings.batch_norm, settings.start, averaged)
 
-    def plan(self, sizes: Mapping[str, Size], fields: Mapping[str, Collection[str]] | None = None) -> Plan:
-        """Check the stack against the streams' (H, W) and fields, where known, and against what the model gives.
-
-        Raises:
-            StackError: the strategies do not fit together.
-        """
-        self._check_training()
-        declared = {entry for s in self.stack.strategies for of in (s.outputs, s.critic_outputs) for entry in of or ()}
-        every_model = all(entry.endswith(".logits") for entry in declared)
-        return make_plan(self.stack, sizes, None if every_model else self._outputs_in_training(), fields)
-
-    def _check_training(self) -> None:
-        """Refuse what would run to the end and train nothing."""
-        if not any(p.requires_grad for p in self.model.parameters()):
-            raise StackError(
-                "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
-                "returns is for inference."
-            )
+    def check_training(self) -> None:
+        """Raise StackError where no strategy's loss counts, so that a run would train nothing to its end."""
         weights = {s.name: (value_at(s.weight, self.index), value_at(s.weight, END)) for s in self.stack.strategies}
         losses = [s.name for s in self.stack.implementing("loss")]
         if not any(any(weights[name]) for name in losses) and not self.stack.implementing("critic_loss"):
@@ -537,6 +522,16 @@ class Engine:
             raise StackError(
                 f"{found}, so nothing would be trained; the supervised loss is a strategy, too: {{use: supervised}}."
             )
+
+    def plan(self, sizes: Mapping[str, Size], fields: Mapping[str, Collection[str]] | None = None) -> Plan:
+        """Check the stack against the streams' (H, W) and fields, where known, and against what the model gives.
+
+        Raises:
+            StackError: the strategies do not fit together.
+        """
+        declared = {entry for s in self.stack.strategies for of in (s.outputs, s.critic_outputs) for entry in of or ()}
+        every_model = all(entry.endswith(".logits") for entry in declared)
+        return make_plan(self.stack, sizes, None if every_model else self._outputs_in_training(), fields)
 
     def _outputs_in_training(self) -> Collection[str] | None:
         """Return the names of what the model gives in training, tapped layers included; None where it is not known."""
@@ -549,6 +544,11 @@ class Engine:
         """Check the model, and the stack against the batch's streams, whenever their sizes change."""
         sizes = {name: stream.size for name, stream in batch.items()}
         if sizes != self._planned:
+            if not any(p.requires_grad for p in self.model.parameters()):
+                raise StackError(
+                    "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
+                    "returns is for inference."
+                )
             for message in self.plan(sizes, {name: stream.fields() for name, stream in batch.items()}).warnings:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes

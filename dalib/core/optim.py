@@ -160,7 +160,7 @@ def parameters_of(network: nn.Module) -> Any:
     """Return what an optimiser takes: the network's own ``parameter_groups()``, else all parameters.
 
     A group's ``lr_scale`` multiplies its learning rate, such as DeepLabV2's 10 for its heads. Of a network inside
-    another, whose own has no such method, the groups are taken, too. Frozen parameters are left out, unless all are frozen.
+    another, whose own has no such method, the groups are taken, too. Frozen parameters are left out, unless all are.
 
     Raises:
         StackError: there are no parameters; one is listed twice, so updated twice per step, as in the code of

@@ -63,7 +63,7 @@ class SegmentationLoss:
     def __post_init__(self) -> None:
         if self.class_weights is not None and not any(weight > 0 for weight in self.class_weights):
             raise RecipeError(
-                f"class_weights: expected one above 0 at least, got {list(self.class_weights)}; nothing would be trained."
+                f"class_weights: expected one above 0 at least, got {list(self.class_weights)}; nothing would train."
             )
 
     def __call__(

@@ -22,8 +22,8 @@ def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
     known = [name for name in known if not name.endswith("Base2D")]
     if use in ("Normalize", "Denormalize"):
         raise StackError(
-            f"strategy {owner!r}: kornia's {use} takes images out of [0, 1], which strategies and model expect; a model "
-            "normalises by itself, by the mean and std that wrap_model is given. Drop it."
+            f"strategy {owner!r}: kornia's {use} takes images out of [0, 1], which strategies and model expect; a "
+            "model normalises by itself, by the mean and std that wrap_model is given. Drop it."
         )
     if use not in known:
         raise StackError(f"strategy {owner!r}: kornia has no image augmentation {use!r}.{suggest(use, known)}")
@@ -59,8 +59,9 @@ def make_warp(owner: str, use: str = "", **options: Any) -> nn.Module:
 def apply(warp: nn.Module, stream: Stream) -> Stream:
     """Return the stream with image, label, weight and ``extra`` maps transformed by the same random parameters.
 
-    The image stays in [0, 1], which noise would leave. All but the image are channels of one mask, with labels shifted so that kornia's zero padding means ignore. Masks
+    All but the image are channels of one mask, with labels shifted so that kornia's zero padding means ignore. Masks
     are sampled by nearest neighbour, and float32 keeps labels exact whatever the run's precision; maps are as exact.
+    Images are clamped to [0, 1], which noise would leave.
     """
     label = torch.full_like(stream.image[:, 0], IGNORE) if stream.label is None else stream.label.float()
     weight = torch.ones_like(label) if stream.weight is None else stream.weight.float()
