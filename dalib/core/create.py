@@ -42,7 +42,11 @@ def create_model(
         RecipeError: an option is unknown or has a wrong value.
         WeightsError: the file of weights does not fit.
     """
-    return model_from({"use": use, "weights": weights, "freeze": list(freeze), **options}, num_classes, use)
+    return model_from(
+        {"use": use, "weights": weights, "freeze": list(freeze) if isinstance(freeze, tuple) else freeze, **options},
+        num_classes,
+        use,
+    )
 
 
 def create_dataset(name: str, **options: Any) -> "SegmentationDataset":

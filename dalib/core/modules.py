@@ -112,9 +112,10 @@ class OwnedModule:
 
 def made_by(make: MakeOptimizer, parameters: Any, whose: str) -> torch.optim.Optimizer:
     """Return the optimiser that ``make`` makes; StackError, which names ``whose``, unless it makes one."""
-    optimizer = None if isinstance(make, torch.optim.Optimizer) else make(parameters)
+    ready = isinstance(make, torch.optim.Optimizer)
+    optimizer = None if ready else make(parameters)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        found = f"an {type(make).__name__} that is made" if optimizer is None else f"one that makes {optimizer!r:.60}"
+        found = f"an {type(make).__name__} that is made" if ready else f"one that makes {optimizer!r:.60}"
         raise StackError(
             f"{whose}: expected optimizer= as a function that makes an optimiser from parameters, such as "
             f"functools.partial(torch.optim.SGD, lr=0.01), got {found}."

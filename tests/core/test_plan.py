@@ -209,6 +209,6 @@ def test_the_engine_plans_for_the_streams_that_really_come_and_warns_once():
 
 
 def test_the_engine_refuses_sizes_that_only_the_data_show():
-    engine = Engine(tiny_model(), [dacs], device="cpu")
+    engine = Engine(tiny_model(), [dacs, Supervised()], device="cpu")
     with pytest.raises(StackError, match="it would get source 12x16, target 8x8"):
         engine.fit(TinyData(), TinyData(size=(8, 8)), steps=1, batch_size=2)

@@ -176,3 +176,17 @@ def test_classes_that_differ_are_a_fault_of_the_later_set():
 def test_a_set_that_does_not_open_is_a_finding(tmp_path):
     findings = examine_new(lambda: folder(root=str(tmp_path / "nowhere")), name="source")
     assert "nowhere: expected a folder of images and labels, found nothing" in text_of(findings)
+
+
+@pytest.mark.parametrize(("needs_labels", "faults"), [(True, 1), (False, 0)])
+def test_a_set_to_train_on_whose_pixels_are_all_ignored_has_a_fault(needs_labels, faults):
+    unlabelled = [(torch.randint(0, 256, (3, 4, 6), dtype=torch.uint8), torch.full((4, 6), 255).byte())] * 3
+    found = examine(unlabelled, needs_labels=needs_labels).faults
+    assert len(found) == faults
+    assert all("no pixel has a label, and a strategy trains on them" in fault.reason for fault in found)
+
+
+def test_one_labelled_pixel_is_enough_to_train_on():
+    label = torch.full((4, 6), 255).byte()
+    label[2, 3] = 1
+    assert not examine([(torch.zeros(3, 4, 6, dtype=torch.uint8), label)], needs_labels=True).faults
