@@ -50,7 +50,9 @@ def test_what_is_no_segmentation_model_is_refused_with_how_to_wrap_it(make):
 
 @pytest.mark.parametrize("name", ["bisenet", "deeplabv2", "timm"])
 def test_a_backbone_that_is_a_module_is_refused_with_what_to_do(name):
-    with pytest.raises(RecipeError, match="backbone: expected the name of a timm backbone, got a Conv2d. .*wrap_model"):
+    with pytest.raises(
+        RecipeError, match=r"backbone: expected the name of a timm backbone, got a Conv2d. .*wrap_model"
+    ):
         create_model(name, 5, backbone=nn.Conv2d(3, 8, 3))
 
 
@@ -199,7 +201,7 @@ def test_class_weights_of_0_alone_are_refused(weights):
 
 
 def test_class_weights_of_0_alone_are_refused_in_a_strategy_by_its_name():
-    with pytest.raises(RecipeError, match="class_weights: expected .* raised by strategy 'supervised'"):
+    with pytest.raises(RecipeError, match=r"class_weights: expected .* raised by strategy 'supervised'"):
         engine_of(stack=[create_strategy("supervised", class_weights=[0] * 5)])
 
 
