@@ -8,7 +8,7 @@ import torch
 
 from dalib.files import load_tensors
 from tests.command import refusal, run_dalib
-from tests.streets import LABEL, RECIPE, make_streets, save, write_recipe
+from tests.streets import LABEL, PHOTO, RECIPE, make_streets, save, write_recipe
 
 SAID = "strategy 'supervised' needs source.label. No image of the source data that was looked at has a labelled pixel."
 
@@ -40,6 +40,19 @@ def test_a_source_without_a_labelled_pixel_is_refused_and_a_fault(prepare, tmp_p
     assert not faults["data.target"]
 
 
+def test_the_test_split_of_cityscapes_whose_labels_are_blank_is_refused_as_a_source(tmp_path, capsys):
+    root = tmp_path / "cityscapes"
+    for split, stored in (("train", 7), ("val", 7), ("test", 0)):
+        save(root / f"leftImg8bit/{split}/bonn/bonn_000000_000019_leftImg8bit.png", PHOTO)
+        save(root / f"gtFine/{split}/bonn/bonn_000000_000019_gtFine_labelIds.png", np.full_like(LABEL, stored))
+    text = RECIPE.replace("use: folder", "use: cityscapes")
+    recipe = write_recipe(
+        root, text.replace("split: train", "split: test", 1).replace("batch_size: 2", "batch_size: 1")
+    )
+    assert SAID in refusal(capsys, "train", recipe, "--out", tmp_path / "run")
+    assert run_dalib("doctor", recipe) == 2
+
+
 def test_the_doctor_of_a_source_that_no_strategy_trains_on_finds_no_fault(tmp_path):
     root = make_streets(tmp_path)
     no_labels(root)
@@ -61,6 +74,7 @@ def test_a_recipe_that_would_train_nothing_is_refused(override, said, tmp_path, 
     recipe = write_recipe(make_streets(tmp_path))
     assert said in refusal(capsys, "train", recipe, override, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    assert said in refusal(capsys, "plan", recipe, override)
 
 
 def test_whole_class_weights_train(tmp_path):
