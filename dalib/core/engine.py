@@ -4,15 +4,14 @@ import copy
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from dalib.core import checkpoint
+from dalib.core.arguments import RATES, check_class_weights, check_model, check_schedule
 from dalib.core.clock import Clock
 from dalib.core.context import Purpose, SetupContext, TeacherSettings
 from dalib.core.forwards import Forwards
@@ -44,12 +43,6 @@ from dalib.models.freezing import at_rest
 from dalib.models.outputs import training_outputs
 from dalib.models.wrapper import SegmentationModel, network_of, own_loss, unwrap
 from dalib.randomness import seeded
-
-_SCHEDULE = (
-    "The engine sets each rate in every step, to initial_lr times the schedule's factor, so that a resumed run has the "
-    "same. Give Engine(schedule=f), a function of the optimiser step 0, 1, ... such as the one of torch's "
-    "LambdaLR; a rate changes once and for all by param_groups[i]['initial_lr']."
-)
 
 
 class Engine:
@@ -92,9 +85,8 @@ class Engine:
         purpose: Purpose = "train",
         steps: int | None = None,
     ) -> None:
-        _check_model(model)
-        if isinstance(schedule, LRScheduler) or not (schedule is None or callable(schedule)):
-            raise StackError(f"Engine: schedule= {type(schedule).__name__}: {_SCHEDULE}")
+        check_model(model)
+        check_schedule(schedule)
         self.device = choose_device(device)
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stack = Stack(strategies)
@@ -106,11 +98,7 @@ class Engine:
         self.index = 0
         self.clock = Clock(self.device)
         self.segmentation_loss = loss or own_loss(network_of(model)) or SegmentationLoss()
-        weights = getattr(self.segmentation_loss, "class_weights", None)
-        if weights is not None and len(weights) != self.num_classes:
-            raise StackError(
-                f"class_weights of the loss: expected {self.num_classes} values, one per class, got {len(weights)}."
-            )
+        check_class_weights(self.segmentation_loss, self.num_classes)
         self.modules: dict[str, OwnedModule] = {}  # by strategy and name, "adversarial/logits"
         self._taps: dict[str, int] = {}
         self._planned: dict[str, tuple[int, int]] = {}
@@ -170,7 +158,7 @@ class Engine:
         self.model.zero_grad(set_to_none=True)  # includes parameters without an optimiser, which clip reads
         if self._present_rates() != self._rates:
             raise StackError(
-                f"the learning rates were {self._rates} and have been set to {self._present_rates()}. {_SCHEDULE}"
+                f"the learning rates were {self._rates} and have been set to {self._present_rates()}. {RATES}"
             )
         factor = self.schedule(self.index) if self.schedule else 1.0
         for optimizer in self.optimizers:
@@ -552,14 +540,3 @@ class Engine:
             for message in self.plan(sizes, {name: stream.fields() for name, stream in batch.items()}).warnings:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes
-
-
-def _check_model(model: nn.Module) -> None:
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise StackError(f"Engine: a {type(model).__name__}; an engine trains on one device: give model.module.")
-    inner = unwrap(model) if isinstance(model, nn.Module) else None
-    if inner is None or not hasattr(inner, "num_classes") or "outputs" not in signature(inner.forward).parameters:
-        raise StackError(
-            f"Engine: expected a model of create_model or wrap_model, got a {type(model).__name__}. A network of your "
-            "own, which gives logits of each class, is wrapped by dalib.wrap_model(network, num_classes)."
-        )

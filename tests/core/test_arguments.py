@@ -110,10 +110,22 @@ def test_a_function_that_makes_no_optimiser_is_refused():
         engine_of(optimizer=lambda parameters: None)
 
 
-def test_a_schedule_object_of_torch_is_refused_with_what_to_give():
-    other = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    with pytest.raises(StackError, match=r"schedule= StepLR: .*Give Engine\(schedule=f\), a function of the optimiser"):
-        engine_of(schedule=StepLR(other, 1))
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        StepLR(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), 1),
+        StepLR,
+        partial(StepLR, step_size=1),
+        lambda optimizer: StepLR(optimizer, 1),
+        lambda step: None,
+        0.1,
+    ],
+)
+def test_a_schedule_that_is_no_function_of_the_step_is_refused_with_what_to_give(schedule):
+    with pytest.raises(
+        StackError, match=r"no function from step to factor\. .*Give Engine\(schedule=f\), a function of"
+    ):
+        engine_of(schedule=schedule)
 
 
 CHANGES = {
