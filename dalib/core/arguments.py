@@ -1,7 +1,7 @@
 """Checks of what people give to an engine, by habit from other libraries too."""
 
 from inspect import signature
-from numbers import Real
+from numbers import Number
 
 from torch import nn
 
@@ -38,7 +38,7 @@ def check_schedule(schedule: Schedule | None) -> None:
         factor: object = schedule(0)
     except Exception as error:  # such as a function from optimiser to scheduler, or a scheduler, which is no function
         factor, cause = None, error
-    if not isinstance(factor, Real):
+    if not isinstance(factor, Number):
         raise StackError(f"Engine: schedule= is no function from step to factor. {RATES}") from cause
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dalib.data.palette import colorize
@@ -49,11 +50,13 @@ def sample_panel(image: Tensor, truth: Tensor, predictions: Mapping[str, Tensor]
     return draw_panel({"image": image} | {caption: colorize(label, palette) for caption, label in labels.items()})
 
 
-def write_png(path: Path, image: Tensor) -> None:
-    """Write uint8 (1 or 3, H, W) as a PNG, atomically."""
+def write_png(path: Path, image: Tensor, texts: Mapping[str, str] | None = None) -> None:
+    """Write uint8 (1 or 3, H, W) as a PNG, atomically, with the texts, by keyword, in it."""
     pixels = image.cpu().movedim(0, -1).squeeze(-1).numpy()
-    encoded = BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG")
+    encoded, info = BytesIO(), PngInfo()
+    for keyword, text in (texts or {}).items():
+        info.add_text(keyword, text)
+    Image.fromarray(pixels).save(encoded, "PNG", pnginfo=info)
     write_atomically(path, encoded.getvalue())
 
 
