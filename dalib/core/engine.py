@@ -554,10 +554,14 @@ class Engine:
             raise StackError(f"strategy {strategy.name!r} adds {hung[0]!r} to the model; {advice}")
         models = {id(parameter) for parameter in self.model.parameters()}
         for name, value in vars(strategy).items():
-            parameters = value.parameters() if isinstance(value, nn.Module) else [value]
-            for parameter in parameters:
+            if isinstance(value, nn.Module) and not value.training:
+                continue  # it is used as it is
+            for parameter in value.parameters() if isinstance(value, nn.Module) else [value]:
                 if isinstance(parameter, nn.Parameter) and parameter.requires_grad and id(parameter) not in models:
-                    raise StackError(f"strategy {strategy.name!r} keeps its own trainable {name!r}; {advice}")
+                    raise StackError(
+                        f"strategy {strategy.name!r} keeps its own trainable {name!r}; {advice} One that is never "
+                        "trained goes into eval mode, .eval()."
+                    )
 
     def plan(self, sizes: Mapping[str, Size], fields: Mapping[str, Collection[str]] | None = None) -> Plan:
         """Check the stack against the streams' (H, W) and fields, where known, and against what the model gives.
