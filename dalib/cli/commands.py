@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import interpolate as resize
 
+from dalib.core.create import strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
@@ -134,6 +135,7 @@ def plan(options: Namespace) -> None:
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
+    engine.check_training()
     for number, row in enumerate(made.rows, start=1):
         modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]
         console.print(_described(number, row, modules), highlight=False, soft_wrap=True)
@@ -172,6 +174,8 @@ def doctor(options: Namespace) -> int:
     found: list[Findings] = []
     labelled: list[Findings] = []
     faults: dict[Fault, None] = {}
+    strategies = [strategy_from(options, f"strategies[{i}]") for i, options in enumerate(recipe.strategies)]
+    required = {field for strategy in strategies for field in strategy.requires}
     for name in (*recipe.data.names(), "eval"):
         one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
         if (
@@ -183,7 +187,8 @@ def doctor(options: Namespace) -> int:
             continue
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
             create = partial(open_dataset, name, chosen, path)
-            found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size))
+            needs = f"{name}.label" in required
+            found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size, needs_labels=needs))
             if name != "target":  # whose labels are not read
                 labelled.append(found[-1])
                 compare(labelled[0], found[-1])

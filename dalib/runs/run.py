@@ -75,6 +75,7 @@ class Run:
         model = build_model(recipe, self.classes, device)
         model = compiled(model, device) if recipe.train.compile else model
         self.engine = build_engine(recipe, model, self.classes, device)
+        self.engine.check_training()
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
