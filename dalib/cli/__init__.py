@@ -8,10 +8,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dalib import __version__
 from dalib.errors import DalibError
+from dalib.files import find_checkpoint
+from dalib.yaml import read_yaml
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -34,18 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before torch is imported: OpenMP threads that spin while waiting made a step eight times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     configure_logging()
-    from dalib.cli import commands
-    from dalib.discovery import allow_bundled_only
-
-    if options.safe:
-        allow_bundled_only()
     try:
+        _check_paths(options)
+        from dalib.cli.starting import end_quickly, starting
+
+        end_quickly()
+        with starting("importing PyTorch"):
+            from dalib.cli import commands
+            from dalib.discovery import allow_bundled_only
+
+        if options.safe:
+            allow_bundled_only()
         return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
     except DalibError as error:
         _say(str(error))
         stopped_by = getattr(error, "signal", None)  # of an InterruptedRunError
         return USER_ERROR if stopped_by is None else 128 + stopped_by
     except KeyboardInterrupt:
+        _say("interrupted.")
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away, as `| head` does
@@ -57,15 +66,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
 
 
+def _check_paths(options: argparse.Namespace) -> None:
+    """Refuse a recipe or a run that is not there before PyTorch is imported, which takes seconds."""
+    recipe, run = getattr(options, "recipe", None), getattr(options, "run", None)
+    if run is not None:
+        find_checkpoint(Path(run))
+    if recipe is not None and not os.path.isdir(recipe):  # unlike Path.is_dir, False for a path that cannot be one
+        read_yaml(Path(recipe))
+
+
 def configure_logging() -> None:
     """Write dalib's log messages from INFO on to stderr, and each warning on one line without its source line."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ToStderr()], force=True)
     logging.getLogger("dalib").setLevel(logging.INFO)
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what ``sys.stderr`` is at the time, so that a message stands above a bar that is being drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)  # noqa: T201
+
+
 def _say(message: str) -> None:
-    print(f"dalib: {message}", file=sys.stderr)  # noqa: T201
+    colored = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    print(f"\033[31mdalib: {message}\033[0m" if colored else f"dalib: {message}", file=sys.stderr)  # noqa: T201
 
 
 def _take_overrides(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> None:

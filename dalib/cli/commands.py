@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import interpolate as resize
 
+from dalib.cli.starting import without_garbage_collection
 from dalib.core.create import dataset_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
@@ -117,6 +118,7 @@ def predict(options: Namespace) -> None:
     Console().print(f"{len(written)} files in {options.out}", soft_wrap=True)
 
 
+@without_garbage_collection()  # the model's libraries are imported here
 def plan(options: Namespace) -> None:
     """Check a stack on the meta device, without data or memory, and print it."""
     recipe = load_recipe(options.recipe, options.overrides)

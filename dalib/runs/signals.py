@@ -1,12 +1,15 @@
 """Stopping of a run by SIGINT or SIGTERM at the end of a step."""
 
 import signal
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 from dalib.errors import DalibError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ONE_PRESS = 1.0  # seconds within which signals count as one: a key pressed twice, or a parent that passes it on
 
 
 class InterruptedRunError(DalibError):
@@ -17,11 +20,22 @@ class InterruptedRunError(DalibError):
         self.signal = number
 
 
-class Interruption:
-    """Records the first SIGINT or SIGTERM in the body; a second one goes to the previous handler, at once."""
+def signal_name(number: int) -> str:
+    """Return what a user calls the signal."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
-    def __init__(self) -> None:
+
+class Interruption:
+    """Records the first SIGINT or SIGTERM in the body; one more, a second later, goes to the previous handler, at once.
+
+    Args:
+        tell: called at the first signal, within its handler.
+    """
+
+    def __init__(self, tell: Callable[[], None] = lambda: None) -> None:
         self.signal: int | None = None
+        self._tell = tell
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -37,8 +51,12 @@ class Interruption:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
+        if self.signal is None:
+            self.signal, self._since = number, time.monotonic()
+            self._tell()
+        elif time.monotonic() - self._since > ONE_PRESS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

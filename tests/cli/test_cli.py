@@ -263,7 +263,7 @@ def test_an_interrupt_ends_with_130_and_a_stopped_run_with_128_and_its_signal(re
     assert run_dalib("plan", recipe) == 130
     monkeypatch.setattr("dalib.cli.commands.plan", stopped)
     assert run_dalib("plan", recipe) == 143
-    assert capsys.readouterr().err == "dalib: stopped at step 1.\n"
+    assert capsys.readouterr().err == "dalib: interrupted.\ndalib: stopped at step 1.\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(recipe, monkeypatch):
