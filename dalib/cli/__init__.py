@@ -18,6 +18,7 @@ from dalib.yaml import read_yaml
 
 USER_ERROR = 2
 INTERRUPTED = 130
+NATIVE = "native"  # the size of predict
 
 # Errors of the file system that the user can fix: a wrong path, its permissions, a full disk.
 OUTSIDE = {
@@ -28,6 +29,8 @@ OUTSIDE = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for a user's error (one message, no traceback), 128 + a signal.
+
+    ``predict`` ends with 3 where it is done, but left out images that could not be read.
 
     Any other exception propagates, with its traceback and status 1: it is a fault of dalib.
     """
@@ -71,7 +74,7 @@ def _check_paths(options: argparse.Namespace) -> None:
     recipe, run = getattr(options, "recipe", None), getattr(options, "run", None)
     if run is not None:
         find_checkpoint(Path(run))
-    if recipe is not None and not os.path.isdir(recipe):  # unlike Path.is_dir, False for a path that cannot be one
+    if recipe is not None and not Path(recipe).is_dir():
         read_yaml(Path(recipe))
 
 
@@ -123,11 +126,19 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.eval.split=test")
     evaluate.add_argument("--json", metavar="FILE", help="write the result here, too")
 
-    predict = _add_command(commands, "predict", "segment an image or a folder of images")
+    predict = _add_command(commands, "predict", "segment images and folders of images")
     _add_run(predict)
-    predict.add_argument("input", metavar="INPUT", help="an image, or a folder of images")
-    predict.add_argument("--out", metavar="DIR", required=True, help="where labels, colours and blends are written")
-    predict.add_argument("--size", nargs=2, type=count, metavar=("H", "W"), help="size that the network sees")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="images, or folders of images")
+    predict.add_argument(
+        "--out", metavar="DIR", required=True, help="where blends, and in labels/ train ids, are written"
+    )
+    predict.add_argument(
+        "--size",
+        nargs="+",
+        action=_SizeOrNative,
+        metavar=("H", "W"),
+        help="size that the network sees, or `native`: the image's own (default: that of the run's evaluation)",
+    )
     predict.add_argument("--teacher", action="store_true", help="use the teacher instead of the student")
 
     plan = _add_command(commands, "plan", "check a recipe's stack and print it in order")
@@ -184,6 +195,19 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+class _SizeOrNative(argparse.Action):
+    """Takes two whole numbers, or ``native``."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            size = NATIVE if values == [NATIVE] else tuple(map(count, values))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        if size != NATIVE and len(size) != 2:
+            raise argparse.ArgumentError(self, f"expected H W, or {NATIVE}, got {' '.join(values)}")
+        setattr(namespace, self.dest, size)
 
 
 def seconds(text: str) -> float:

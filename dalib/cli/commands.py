@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import interpolate as resize
 
+from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
 from dalib.core.create import dataset_from
 from dalib.core.modules import OwnedModule
@@ -49,11 +51,13 @@ from dalib.runs.build import (
 )
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
+from dalib.runs.progress import image_bar
 from dalib.runs.recipe import Recipe, load_recipe
 from dalib.runs.run import run as run_recipe
 
 logger = logging.getLogger("dalib")
 
+SKIPPED = 3  # the exit status: done, but some inputs were skipped and are named
 CALIBRATED_ON = 32  # images, of which every second one is for the comparison
 
 
@@ -88,34 +92,45 @@ def evaluate(options: Namespace) -> None:
     if classes is not None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
     _check_json(options)
-    settings = recipe.evaluate
-    result = score(
-        dataset,
-        protocol=settings.protocol,
-        classes=settings.classes,
-        batch_size=settings.batch_size,
-        limit=settings.limit,
-    )
-    Console().print(result.table())
+    settings, console = recipe.evaluate, Console()
+    with image_bar(console, "evaluating") as progress:
+        result = score(
+            dataset,
+            protocol=settings.protocol,
+            classes=settings.classes,
+            batch_size=settings.batch_size,
+            limit=settings.limit,
+            progress=progress,
+        )
+    console.print(result.table())
     if options.json:
         write_json(Path(options.json), result.to_dict())
 
 
-def predict(options: Namespace) -> None:
-    """Segment images."""
+def predict(options: Namespace) -> int:
+    """Segment images; status 3 when some could not be read."""
     loaded = load_run(options.run)
-    engine = loaded.engine
-    written = predict_images(
-        engine.network(options.teacher),
-        Path(options.input),
-        Path(options.out),
-        loaded.palette,
-        loaded.classes,
-        engine.device,
-        predict=engine.predictor(engine.network(options.teacher)),
-        size=None if options.size is None else tuple(options.size),
-    )
-    Console().print(f"{len(written)} files in {options.out}", soft_wrap=True)
+    engine, own = loaded.engine, options.size is None
+    console, started = Console(), time.perf_counter()
+    with image_bar(console, "predicting") as progress:
+        done = predict_images(
+            engine.network(options.teacher),
+            [Path(name) for name in options.inputs],
+            Path(options.out),
+            loaded.palette,
+            loaded.classes,
+            engine.device,
+            predict=engine.predictor(engine.network(options.teacher)),
+            size=_size(loaded.recipe, "eval") if own else None if options.size == NATIVE else options.size,
+            protocol=loaded.recipe.evaluate.protocol if own else "full",
+            progress=progress,
+        )
+    rate = len(done.blends) / (time.perf_counter() - started)
+    told = f"{counted(len(done.blends), 'image')} in {options.out} ({rate:.1f} images/s), labels in its folder labels"
+    console.print(told, soft_wrap=True, highlight=False)
+    for message in done.skipped.values():
+        logger.warning("skipped: %s", message)
+    return SKIPPED if done.skipped else 0
 
 
 @without_garbage_collection()  # the model's libraries are imported here

@@ -54,7 +54,9 @@ class Display:
         shown = {name: self._shown(name, value, step) for name, value in metrics.items() if name not in QUIET}
         self._scores |= {name: text for name, text in shown.items() if name.startswith("eval/")}
         if self._live is None:
-            self.console.print(f"step {step}/{self._steps}  {'  '.join(shown.values())}", soft_wrap=True, highlight=False)
+            self.console.print(
+                f"step {step}/{self._steps}  {'  '.join(shown.values())}", soft_wrap=True, highlight=False
+            )
         elif terms := [text for name, text in shown.items() if name not in (*self._scores, "images_per_second")]:
             self._terms = terms
 

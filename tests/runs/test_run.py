@@ -198,17 +198,20 @@ def test_resuming_without_a_checkpoint_starts_at_step_0(tmp_path):
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(number, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(number, name, times, whole, tmp_path, monkeypatch, capfd):
     folder = tmp_path / "run"
 
     def signalled(self, *batches):
         if self.index == 1 and not (folder / "checkpoints").exists():
-            os.kill(os.getpid(), number)
+            for _ in range(times):  # a key pressed twice
+                os.kill(os.getpid(), number)
+            assert capfd.readouterr().err == "stopping after this step\n"
         return STEP(self, *batches)
 
     monkeypatch.setattr(Engine, "step", signalled)
-    with pytest.raises(InterruptedRunError, match=r"stopped at step 2 of 4 by signal \d+; it is saved") as caught:
+    with pytest.raises(InterruptedRunError, match=rf"stopped at step 2 of 4 by {name}; it is saved") as caught:
         run(recipe(eval_every=3), folder)
     assert caught.value.signal == number
     assert torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["step"] == 2
