@@ -18,6 +18,7 @@ from dalib.yaml import read_yaml
 
 USER_ERROR = 2
 INTERRUPTED = 130
+RED, YELLOW = 31, 33
 NATIVE = "native"  # the size of predict
 
 # Errors of the file system that the user can fix: a wrong path, its permissions, a full disk.
@@ -80,7 +81,7 @@ def _check_paths(options: argparse.Namespace) -> None:
 
 def configure_logging() -> None:
     """Write dalib's log messages from INFO on to stderr, and each warning on one line without its source line."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: _colored(f"warning: {message}", YELLOW) + "\n"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ToStderr()], force=True)
     logging.getLogger("dalib").setLevel(logging.INFO)
 
@@ -89,12 +90,17 @@ class _ToStderr(logging.Handler):
     """Writes to what ``sys.stderr`` is at the time, so that a message stands above a bar that is being drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)  # noqa: T201
+        text = self.format(record)
+        print(_colored(text, YELLOW) if record.levelno >= logging.WARNING else text, file=sys.stderr)  # noqa: T201
 
 
 def _say(message: str) -> None:
-    colored = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    print(f"\033[31mdalib: {message}\033[0m" if colored else f"dalib: {message}", file=sys.stderr)  # noqa: T201
+    print(_colored(f"dalib: {message}", RED), file=sys.stderr)  # noqa: T201
+
+
+def _colored(text: str, color: int) -> str:
+    """Return a text for stderr in a colour of ANSI, where that is a terminal and NO_COLOR is not set."""
+    return f"\033[{color}m{text}\033[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def _take_overrides(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> None:
@@ -157,7 +163,7 @@ def make_parser() -> argparse.ArgumentParser:
         "networks",
         nargs="+",
         metavar="NETWORK",
-        help="registered models, see `dalib plugins`; with options in quotes: 'timm backbone=convnext_atto'",
+        help="registered models, see `dalib plugins`; with options in quotes: 'timm backbone=convnext_atto'; or runs",
     )
     bench.add_argument("--size", nargs=2, type=count, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
     bench.add_argument(

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from rich.console import Console
@@ -40,6 +40,7 @@ from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.labels import CITYSCAPES_CLASSES
+from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.registry import Kind
 from dalib.runs.build import (
     build_dataset,
@@ -71,6 +72,7 @@ def train(options: Namespace) -> None:
 def evaluate(options: Namespace) -> None:
     """Evaluate a run, or an exported file on a recipe's data."""
     score: Callable[..., Result]
+    console = Console()
     recipe = None if options.recipe is None else load_recipe(options.recipe)
     stack = [override for override in options.overrides if override.startswith(("strategies", "plugins"))]
     others = [override for override in options.overrides if override not in stack]
@@ -83,7 +85,8 @@ def evaluate(options: Namespace) -> None:
         file = ExportedFile(options.run)
         classes, score = file.classes, partial(score_model, file)
     else:
-        loaded = load_run(options.run, overrides=options.overrides if recipe is None else stack)
+        with console.status("loading the run"):
+            loaded = load_run(options.run, overrides=options.overrides if recipe is None else stack)
         recipe = loaded.recipe if recipe is None else overridden(recipe, others)
         classes = loaded.classes
         score = partial(loaded.engine.evaluate, teacher=recipe.evaluate.model == "teacher")
@@ -92,7 +95,7 @@ def evaluate(options: Namespace) -> None:
     if classes is not None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
     _check_json(options)
-    settings, console = recipe.evaluate, Console()
+    settings = recipe.evaluate
     with image_bar(console, "evaluating") as progress:
         result = score(
             dataset,
@@ -109,9 +112,10 @@ def evaluate(options: Namespace) -> None:
 
 def predict(options: Namespace) -> int:
     """Segment images; status 3 when some could not be read."""
-    loaded = load_run(options.run)
-    engine, own = loaded.engine, options.size is None
-    console, started = Console(), time.perf_counter()
+    console = Console()
+    with console.status("loading the run"):
+        loaded = load_run(options.run)
+    engine, own, started = loaded.engine, options.size is None, time.perf_counter()
     with image_bar(console, "predicting") as progress:
         done = predict_images(
             engine.network(options.teacher),
@@ -202,31 +206,42 @@ def doctor(options: Namespace) -> int:
 
 
 def bench(options: Namespace) -> None:
-    """Measure networks."""
-    measured = run_bench(
-        options.networks,
-        tuple(options.size),
-        options.variants or VARIANTS,
-        device=options.device,
-        threads=options.threads,
-        seconds=options.seconds,
-    )
+    """Measure networks, registered ones and those of runs."""
+    console, rows = Console(), []
+    with console.status("building the networks"):
+        measured = run_bench(
+            [_network(name) for name in options.networks],
+            tuple(options.size),
+            options.variants or VARIANTS,
+            device=options.device,
+            threads=options.threads,
+            seconds=options.seconds,
+        )
     _check_json(options)
-    rows = []
+    logger.info("measuring, some %.3g s each", 2 * options.seconds)  # no spinner, which would take part in it
     try:
         for row in measured:
             rows.append(row)
             logger.info("%s, %s: %.1f ms", row.model, row.variant, row.median_ms)
     finally:  # what is measured is kept when the next one fails
         if rows:
-            Console().print(bench_table(rows))
+            console.print(bench_table(rows))
             if options.json:
                 write_json(Path(options.json), {"rows": [row.to_dict() for row in rows]})
 
 
+def _network(name: str) -> str | tuple[str, SegmentationModel]:
+    """Return a run's model with its name, or the name of a registered network."""
+    if not Path(name).exists():
+        return name
+    return name, cast(SegmentationModel, unwrap(load_run(name, device="cpu").engine.model))
+
+
 def export(options: Namespace) -> None:
     """Write a run's model for other runtimes."""
-    loaded = load_run(options.run, device="cpu")
+    console = Console()
+    with console.status("loading the run"):
+        loaded = load_run(options.run, device="cpu")
     trained = _size(loaded.recipe, "eval")
     size = tuple(options.size) if options.size else trained or (512, 1024)
     image = None if options.image is None else read_image(Path(options.image)).float() / 255
@@ -235,16 +250,17 @@ def export(options: Namespace) -> None:
             "the run predicts through %s; the file is of the network alone, and gives what it gives without.",
             ", ".join(around),
         )
-    written = export_model(
-        loaded.engine.network(options.teacher),
-        options.out,
-        size,
-        image=image,
-        classes=loaded.classes,
-        palette=loaded.palette,
-        calibrate=_calibration(options, loaded.recipe, size),
-    )
-    Console().print(str(written), soft_wrap=True, highlight=False)
+    with console.status("exporting and comparing"):
+        written = export_model(
+            loaded.engine.network(options.teacher),
+            options.out,
+            size,
+            image=image,
+            classes=loaded.classes,
+            palette=loaded.palette,
+            calibrate=_calibration(options, loaded.recipe, size),
+        )
+    console.print(str(written), soft_wrap=True, highlight=False)
 
 
 def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> list[Tensor] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
 from dalib.core import checkpoint
@@ -296,9 +297,14 @@ class Engine:
         streams: Mapping[str, SegmentationDataset] | None = None,
         workers: int = 0,
         eval: SegmentationDataset | None = None,
+        progress: bool = False,
     ) -> Result | None:
-        """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it."""
-        for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers):
+        """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it.
+
+        ``progress`` shows a bar; ``iterate`` takes the same arguments and gives the terms of each step.
+        """
+        done = self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers)
+        for _ in track(done, "training", total=steps - self.index, disable=not progress):
             pass
         return None if eval is None else self.evaluate(eval)
 

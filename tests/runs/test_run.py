@@ -220,6 +220,17 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(number, name, times,
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
+def test_ctrl_c_before_the_first_step_leaves_no_run(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dalib.runs.run.Samples.predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(), tmp_path / "run")
+    monkeypatch.undo()
+    run(recipe(steps=1), tmp_path / "run")  # the folder is free
+
+
 def test_a_loaded_run_predicts_what_the_run_scored(whole):
     folder, result = whole
     loaded = load_run(folder)
@@ -314,6 +325,8 @@ def test_a_run_that_skips_bad_items_says_each_once_and_resumes_to_the_same_end(a
     assert [said.count(f"skipping a bad item: {d} {i} is torn.") for d in ("source", "target") for i in (0, 3)] == [
         1
     ] * 4
+    listed = said.partition("skipped, 4 items in all:\n")[2]
+    assert all(f"  {d} {i} is torn.\n" in listed for d in ("source", "target") for i in (0, 3))
     results = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert sorted(results["bad_items"].values()) == [f"{d} {i} is torn." for d in ("source", "target") for i in (0, 3)]
     assert metrics(tmp_path / "whole")[-1]["bad_items"] == 4
