@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_paths(options: argparse.Namespace) -> None:
     """Refuse a recipe or a run that is not there before PyTorch is imported, which takes seconds."""
     recipe, run = getattr(options, "recipe", None), getattr(options, "run", None)
-    if run is not None:
+    if run is not None and not run.endswith(".onnx"):
         find_checkpoint(Path(run))
     if recipe is not None and not Path(recipe).is_dir():
         read_yaml(Path(recipe))

@@ -218,11 +218,12 @@ def bench(options: Namespace) -> None:
             seconds=options.seconds,
         )
     _check_json(options)
-    logger.info("measuring, some %.3g s each", 2 * options.seconds)  # no spinner, which would take part in it
+    doing = f"measuring, for some {2 * options.seconds:.3g} s each"
     try:
-        for row in measured:
-            rows.append(row)
-            logger.info("%s, %s: %.1f ms", row.model, row.variant, row.median_ms)
+        with console.status(doing, refresh_per_second=2):  # a livelier one would take part in what is measured
+            for row in measured:
+                rows.append(row)
+                logger.info("%s, %s: %.1f ms", row.model, row.variant, row.median_ms)
     finally:  # what is measured is kept when the next one fails
         if rows:
             console.print(bench_table(rows))
