@@ -57,7 +57,8 @@ class StrategyError(RuntimeError):
 def add_to(error: Exception, sentence: str) -> None:
     """Append a sentence to the message of a DalibError, or to any other error as a note below its traceback."""
     if isinstance(error, DalibError):
-        error.args = (f"{error} {sentence}",)
+        said = str(error)
+        error.args = (f"{said}{'' if said.endswith(('.', '?', '!')) else '.'} {sentence}",)
     else:
         error.add_note(sentence)
 

@@ -1,5 +1,6 @@
 """The registry of what a recipe can name, with the plugin that registered each name."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -57,6 +58,9 @@ class Registry:
 
         ``steps`` is ``train.steps``, and ``step`` counts from 0.
         """
+        taken = inspect.signature(factory).parameters
+        if "steps" not in taken and all(p.kind is not p.VAR_KEYWORD for p in taken.values()):
+            raise RegistryError(f"schedule {name!r}: its factory must take `steps`, the length of the run.")
         self._add("schedule", name, factory)
 
     def get(self, kind: Kind, name: str) -> Factory:

@@ -334,6 +334,10 @@ def _value(value: float | Ramp) -> str:
     return f"{value['from']:g} to {value['to']:g} in steps {start} to {start + value['steps']}"
 
 
+def _kind(module: OwnedModule) -> str:
+    return (module.trains or "frozen") + (", averaged" if module.averaged is not None else "")
+
+
 def _described(number: int, row: PlannedStrategy, modules: Sequence[OwnedModule]) -> str:
     """Return a row of a plan as text, a line per aspect, to fit a terminal of 80 columns."""
     strategy = row.strategy
@@ -347,7 +351,7 @@ def _described(number: int, row: PlannedStrategy, modules: Sequence[OwnedModule]
         "writes": ", ".join(sorted(strategy.writes | strategy.provides)),
         "outputs": f"{outputs} (backward pass {row.group + 1})" if outputs and row.group is not None else "",
         "critics see": critic_outputs if "critic_loss" in row.hooks else "",
-        "modules": ", ".join(f"{module.name.partition('/')[2]} ({module.trains or 'frozen'})" for module in modules),
+        "modules": ", ".join(f"{module.name.partition('/')[2]} ({_kind(module)})" for module in modules),
         "sizes after": ", ".join(
             f"{n} {'?' if size is None else f'{size[0]}x{size[1]}'}" for n, size in row.sizes.items()
         ),

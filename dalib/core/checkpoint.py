@@ -105,6 +105,9 @@ def _check_module(what: str, state: Mapping[str, Any], mine: Mapping[str, Any]) 
     kept, expected = ([k for k, v in of.items() if v is not None or k == "fingerprint"] for of in (state, mine))
     if kept != expected:
         raise CheckpointError(f"{what}: the checkpoint has its {', '.join(kept)}; this run has {', '.join(expected)}.")
+    theirs, ours = state.get("fingerprint"), mine.get("fingerprint")
+    if theirs != ours and None not in (theirs, ours):  # it is not made for an evaluation
+        raise CheckpointError(f"the frozen {what} has other weights than when the run began; give it the same file.")
     for part in ("module", "teacher"):
         if mine.get(part) is not None:
             _check_tensors(what, state[part], mine[part])
@@ -113,7 +116,10 @@ def _check_module(what: str, state: Mapping[str, Any], mine: Mapping[str, Any]) 
 
 
 def for_stack(state: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state for a run with another stack: strategies in both keep theirs, new ones have that of ``mine``."""
+    """Return the state to evaluate a run with another stack: strategies in both keep theirs, new ones that of ``mine``.
+
+    The model's optimiser, which an evaluation does not use, may have had parameters of other strategies' modules.
+    """
     kept = [name for name, kind in mine["stack"] if [name, kind] in state["stack"]]
 
     def chosen(section: str) -> dict[str, Any]:
@@ -122,8 +128,10 @@ def for_stack(state: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, An
         return {key: theirs.get(key, own) for key, own in mine[section].items()}
 
     teacher = None if mine["teacher"] is None else state["teacher"]
+    if teacher is None and mine["teacher"] is not None:
+        raise CheckpointError("a strategy that was added asks for the teacher, and the run was trained without one.")
     sections = {section: chosen(section) for section in ("modules", "strategies")}
-    return {**state, **sections, "stack": mine["stack"], "teacher": teacher}
+    return {**state, **sections, "stack": mine["stack"], "teacher": teacher, "optimizer": mine["optimizer"]}
 
 
 def _listed(stack: list[list[str]]) -> str:

@@ -92,20 +92,40 @@ class SetupContext:
         key = f"{self.strategy}/{name}"
         if key in self._modules:
             raise StackError(f"strategy {self.strategy!r} makes two modules named {name!r}; give each its own name.")
+        if trains not in ("loss", "critic_loss", None):
+            raise StackError(f"module {key!r}: expected trains to be 'loss', 'critic_loss' or None, got {trains!r}.")
         if trains == "critic_loss" and optimizer is None:
             raise StackError(f"module {key!r} trains in critic_loss, so it needs an optimiser: give optimizer=.")
         if trains is None and (optimizer or averaged):
             raise StackError(f"module {key!r} is frozen (trains=None): give neither optimizer= nor averaged=True.")
+        if isinstance(make, nn.Module):
+            raise StackError(
+                f"module {key!r}: ctx.module takes a function that makes the module, such as "
+                f"`lambda: {type(make).__name__}(...)`, so that it is made only where it is needed; it got the module."
+            )
         module = make() if trains is not None or self.purpose == "train" else None
         if module is not None:
             if not isinstance(module, nn.Module):
                 raise StackError(f"module {key!r}: make() must return an nn.Module; it returned {module!r:.80}.")
-            module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._check_parameters(key, module)
+            flat = all(parameter.dim() <= 4 for parameter in module.parameters())
+            module.to(self.device, **({"memory_format": torch.channels_last} if flat else {}))  # type: ignore[call-overload]
         self._teacher.asked |= averaged
         self._modules[key] = OwnedModule(
             self.strategy, key, module, self._precision, trains=trains, make_optimizer=optimizer, averaged=averaged
         )
         return self._modules[key]
+
+    def _check_parameters(self, key: str, module: nn.Module) -> None:
+        """Refuse parameters that the model or another module has: they would be frozen or updated twice."""
+        owners = {"the model": self.model} | {f"module {name!r}": other for name, other in self._modules.items()}
+        mine = {id(parameter) for parameter in module.parameters()}
+        for owner, other in owners.items():
+            theirs = other.module_parameters() if isinstance(other, OwnedModule) else other.parameters()
+            if not mine.isdisjoint(map(id, theirs)):
+                raise StackError(
+                    f"module {key!r} shares parameters with {owner}; make a copy of it, copy.deepcopy(...)."
+                )
 
     def critic(self, name: str, module: nn.Module, make_optimizer: MakeOptimizer) -> OwnedModule:
         """Add a module that ``critic_loss`` trains against the model; short for ``module``."""
@@ -126,6 +146,10 @@ class SetupContext:
         self._teacher.asked = True
         if decay is not None and not all(0 <= value_at(decay, step) <= 1 for step in (0, 2**62)):
             raise StackError(f"strategy {self.strategy!r}: expected a teacher's decay in 0..1, got {decay!r}.")
+        if batch_norm not in ("train", "eval", None):
+            raise StackError(f"strategy {self.strategy!r}: expected batch_norm 'train' or 'eval', got {batch_norm!r}.")
+        if start is not None and start < 0:
+            raise StackError(f"strategy {self.strategy!r}: expected a teacher's start of at least 0, got {start}.")
         self._teacher.ask(self.strategy, "decay", decay)
         self._teacher.ask(self.strategy, "batch_norm", batch_norm)
         self._teacher.ask(self.strategy, "start", start)

@@ -1,5 +1,6 @@
 """Creation of models, data sets, strategies and what trains them by their registered names."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,12 @@ def strategy_from(options: Options, path: str) -> Strategy:
 def loss_from(options: Options, path: str) -> SegmentationLossFunction:
     """Create the segmentation loss of ``{use: name, **options}``; without ``use`` it is ``cross_entropy``."""
     loss: SegmentationLossFunction = _checked("loss", {"use": "cross_entropy", **options}, path)
+    taken = inspect.signature(loss).parameters
+    if "across" not in taken and all(p.kind is not p.VAR_KEYWORD for p in taken.values()):
+        raise RecipeError(
+            f"{path}: the loss must be a function (outputs, label, weight=None, *, across); it takes "
+            f"{', '.join(taken)}."
+        )
     return loss
 
 

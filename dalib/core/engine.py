@@ -1,6 +1,7 @@
 """The training engine: one loop that every strategy hooks into."""
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,18 +98,15 @@ class Engine:
         self.modules: dict[str, OwnedModule] = {}  # by strategy and name, "adversarial/logits"
         self._taps: dict[str, int] = {}
         self._planned: dict[str, tuple[int, int]] = {}
-        self._watched: set[Strategy] = set()
+        self._watched: set[tuple[str, Strategy]] = set()
+        self._closed = False
         self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)), purpose, steps)
         self.optimizer = (optimizer or sgd(lr=2.5e-4))(self._parameters())
         for each in self.optimizers:
             fuse(each)
             for group in each.param_groups:
                 group.setdefault("initial_lr", group["lr"])
-        trained = [module for module in self.modules.values() if module.trains]
-        modules = [self.model, *(module.module for module in trained)]
-        modules += [module.averaged for module in trained if module.averaged is not None]
-        modules += [self.teacher.module] if self.teacher else []
-        self.guard = Guard(on_non_finite, self.device, self.precision, modules)
+        self.guard = Guard(on_non_finite, self.device, self.precision, self._networks())
 
     # ------------------------------------------------------------------------------------------------ one step
 
@@ -144,18 +142,34 @@ class Engine:
     def _begin(self) -> None:
         self.model.train()
         self.model.zero_grad(set_to_none=True)  # includes parameters without an optimiser, which clip reads
-        factor = self.schedule(self.index) if self.schedule else 1.0
+        factor = self._factor()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * group.get("lr_scale", 1.0) * factor
 
+    def _factor(self) -> float:
+        """Return the schedule's factor on every learning rate."""
+        factor = self.schedule(self.index) if self.schedule else 1.0
+        if isinstance(factor, complex) or not math.isfinite(factor) or factor < 0:
+            raise StackError(f"the schedule gave {factor} for step {self.index + 1}; expected a number of at least 0.")
+        return float(factor)
+
     def _backward(self, weighted: Sequence[tuple[float, Mapping[str, Tensor]]], accumulate: int) -> None:
         """Backpropagate the weighted sum of the terms that require a gradient."""
         terms = [weight * term.float() for weight, terms in weighted for term in terms.values() if term.requires_grad]
         if terms:
+            total = self.precision.scaler.scale(torch.stack(terms).sum() / accumulate)
             with self.clock.section("backward"):
-                self.precision.scaler.scale(torch.stack(terms).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
+                try:
+                    total.backward()  # type: ignore[no-untyped-call]
+                except RuntimeError as error:
+                    if "a second time" not in str(error):
+                        raise
+                    raise StackError(
+                        "a term reaches into the graph of an earlier step or of another backward pass; detach what a "
+                        "strategy keeps from step to step, and read outputs through the step."
+                    ) from error
 
     def _update(self, terms: Terms) -> Tensor:
         """Step every optimiser that received a gradient, with one gradient scaler; then update the teacher.
@@ -183,13 +197,13 @@ class Engine:
         return flag
 
     def _scalars(self, hook: str, strategy: Strategy, step: Step, terms: Terms) -> dict[str, Tensor]:
-        if hook == "loss" and strategy not in self._watched:  # an author's mistake shows in the first call
-            self._watched.add(strategy)
+        if (hook, strategy) not in self._watched:  # an author's mistake shows in the first call
+            self._watched.add((hook, strategy))
             before = self._gradient_versions()
             scalars = self.stack.scalars(hook, strategy, step)
             if self._gradient_versions() != before:
                 raise StackError(
-                    f"strategy {strategy.name!r} calls backward in its hook 'loss'; return the term, and the engine "
+                    f"strategy {strategy.name!r} calls backward in its hook {hook!r}; return the term, and the engine "
                     "backpropagates it. For gradients of your own take torch.autograd.grad."
                 )
         else:
@@ -215,30 +229,30 @@ class Engine:
     @contextmanager
     def _training_critics(self, strategy: Strategy) -> Iterator[None]:
         """Let this strategy's critics learn, and nothing else."""
-        mine = [m for m in self.modules.values() if m.trains == "critic_loss" and m.owner == strategy.name]
-        others = [module for module in self.modules.values() if module.trains == "loss"]
-        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        for module in (*mine, *others):
-            module.learn(module in mine)
+        critics = [m for m in self.modules.values() if m.trains == "critic_loss" and m.owner == strategy.name]
+        others = (module.module for module in self.modules.values() if module.trains == "loss")
+        learning = [p for module in (self.model, *others) for p in module.parameters() if p.requires_grad]
+        for critic in critics:
+            critic.learn(True)
         for parameter in learning:
             parameter.requires_grad_(False)
         try:
             yield
         finally:
-            for module in (*mine, *others):
-                module.learn(module in others)
+            for critic in critics:
+                critic.learn(False)
             for parameter in learning:
                 parameter.requires_grad_(True)
 
     @contextmanager
     def _refusing_forwards(self, hook: str) -> Iterator[None]:
-        """Refuse forwards of student and teacher, which would move BatchNorm's running statistics."""
+        """Refuse forwards of networks and trained modules, which would move BatchNorm's running statistics."""
 
         def refuse(*forward: Any) -> None:
             raise StackError(f"a forward in {hook} would move BatchNorm's running statistics; make it in `loss`.")
 
-        networks = [self.model, *([self.teacher.module] if self.teacher else [])]
-        handles = [n.register_forward_pre_hook(refuse) for n in networks if self.stack.implementing(hook)]
+        networks = self._networks() if self.stack.implementing(hook) else []
+        handles = [network.register_forward_pre_hook(refuse) for network in networks]
         try:
             yield
         finally:
@@ -337,7 +351,13 @@ class Engine:
                 logits: Tensor = model(images)
             return logits.float()
 
-        return self.stack.predictor(model, predict, self.device, self.seed)
+        wrapped = self.stack.predictor(model, predict, self.device, self.seed)
+
+        def predict_all(images: Tensor) -> Tensor:
+            with inference(*self._networks()):  # strategies' modules in a predictor, too
+                return wrapped(images)
+
+        return predict_all
 
     # --------------------------------------------------------------------------------------------------- state
 
@@ -364,6 +384,13 @@ class Engine:
         }
         return {name: gradients for name, gradients in received.items() if gradients}
 
+    def _networks(self) -> list[nn.Module]:
+        """Return student, teacher, strategies' trained modules and their averaged copies."""
+        trained = [module for module in self.modules.values() if module.trains]
+        averaged = [module.averaged for module in trained if module.averaged is not None]
+        teacher = [self.teacher.module] if self.teacher else []
+        return [self.model, *teacher, *(module.module for module in trained), *averaged]
+
     def _shared_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of strategies' modules that the model's optimiser trains."""
         shared = (m for m in self.modules.values() if m.trains == "loss" and not m.optimizer)
@@ -379,6 +406,8 @@ class Engine:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all training state as tensors and primitives; only after a complete, finite step.
+
+        Its tensors are those of the engine, which the next step changes; ``copy.deepcopy`` keeps them.
 
         Raises:
             NonFiniteError: a step that the host had not yet checked was not finite.
@@ -406,6 +435,12 @@ class Engine:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned; CheckpointError, and no change, if it does not fit."""
         checkpoint.check_fits(state, self._state())
+        undo = self._undo_strategies()
+        try:
+            self.stack.load_state_dict(state["strategies"])
+        except BaseException:
+            undo()
+            raise
         network_of(self.model).load_state_dict(state["model"])
         load_state(self.optimizer, state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
@@ -415,7 +450,6 @@ class Engine:
             module.load_weights(state["modules"][name])
             if module.optimizer:
                 load_state(module.optimizer, state["modules"][name]["optimizer"])
-        self.stack.load_state_dict(state["strategies"])
         self.guard.load_state_dict(state["skipped"])
         self.seed, self.index = state["seed"], state["step"]
 
@@ -430,8 +464,10 @@ class Engine:
             self.load_state_dict(state)
 
     def close(self) -> None:
-        """Call the strategies' ``teardown`` hooks."""
-        self.stack.teardown()
+        """Call the strategies' ``teardown`` hooks, once."""
+        if not self._closed:
+            self._closed = True
+            self.stack.teardown()
 
     # --------------------------------------------------------------------------------------------------- start
 
@@ -456,12 +492,7 @@ class Engine:
             before = dict(self.model.named_modules()) | dict(self.model.named_parameters())
             with seeded(self.device, self.seed, "setup", strategy.name):
                 self.stack.call("setup", strategy, ctx=ctx)
-            after = dict(self.model.named_modules()) | dict(self.model.named_parameters())
-            if hung := sorted(after.keys() - before.keys()):
-                raise StackError(
-                    f"strategy {strategy.name!r} adds {hung[0]!r} to the model; a module of its own comes from "
-                    "ctx.module(...), so that it is trained, saved and averaged."
-                )
+            self._refuse_own_modules(strategy, before)
         model = unwrap(self.model)
         if purpose == "train" and isinstance(model, SegmentationModel):
             for path in self._taps:
@@ -470,6 +501,23 @@ class Engine:
             return None
         averaged = [(m.module, m.averaged) for m in self.modules.values() if m.averaged is not None]
         return Teacher(self.model, settings.decay, settings.batch_norm, settings.start, averaged)
+
+    def _refuse_own_modules(self, strategy: Strategy, before: Collection[str]) -> None:
+        """Refuse what a strategy made without ``ctx.module``: it would not be trained, saved or averaged as it should.
+
+        Args:
+            before: names of the model's modules and parameters before the strategy's ``setup``.
+        """
+        model = dict(self.model.named_modules()) | dict(self.model.named_parameters())
+        advice = "a module of its own comes from ctx.module(...), so that it is trained, saved and averaged."
+        if hung := sorted(model.keys() - before):
+            raise StackError(f"strategy {strategy.name!r} adds {hung[0]!r} to the model; {advice}")
+        models = {id(parameter) for parameter in self.model.parameters()}
+        for name, value in vars(strategy).items():
+            parameters = value.parameters() if isinstance(value, nn.Module) else [value]
+            for parameter in parameters:
+                if isinstance(parameter, nn.Parameter) and parameter.requires_grad and id(parameter) not in models:
+                    raise StackError(f"strategy {strategy.name!r} keeps its own trainable {name!r}; {advice}")
 
     def plan(self, sizes: Mapping[str, Size], fields: Mapping[str, Collection[str]] | None = None) -> Plan:
         """Check the stack against the streams' (H, W) and fields, where known, and against what the model gives.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dalib.core.deferred_signal import DeferredSignal
 from dalib.core.precision import SMALLEST_SCALE, Precision
-from dalib.errors import DalibError
+from dalib.errors import DalibError, StackError
 
 logger = logging.getLogger(__name__)
 
@@ -195,12 +195,19 @@ class _BufferCopy:
         for module in {module: None for root in modules for module in root.modules()}:
             for name, buffer in module.named_buffers(recurse=False):
                 self._places[buffer.dtype].append((module, name))
+        self._shapes = {dtype: [tensor.shape for tensor in self._live(dtype)] for dtype in self._places}
         self._copies = {dtype: _flat(self._live(dtype)) for dtype in self._places}
 
     def put_back(self, flag: Tensor) -> None:
         """Restore the copied values where the flag is 1; by ``torch.where``, since 0 * NaN is NaN."""
         for dtype, copy in self._copies.items():
             live = self._live(dtype)
+            for (module, name), tensor, shape in zip(self._places[dtype], live, self._shapes[dtype], strict=True):
+                if tensor.shape != shape:
+                    raise StackError(
+                        f"buffer {name!r} of {type(module).__name__} changed its shape within a step, from "
+                        f"{tuple(shape)} to {tuple(tensor.shape)}; give it its final size from the start."
+                    )
             chosen = torch.where(flag.bool(), copy, _flat(live))
             values = torch.split(chosen, [tensor.numel() for tensor in live])
             torch._foreach_copy_(live, [value.view_as(tensor) for value, tensor in zip(values, live, strict=True)])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dalib.core.precision import Precision
-from dalib.errors import CheckpointError, StackError
+from dalib.errors import StackError
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Trains = Literal["loss", "critic_loss"] | None
@@ -47,8 +47,9 @@ class OwnedModule:
         self.parameters = [p for p in module.parameters() if p.requires_grad] if module is not None else []
         self.averaged = copy.deepcopy(module).requires_grad_(False) if averaged and module is not None else None
         self.optimizer = make_optimizer(self.parameters) if make_optimizer else None
-        self._print: str | None = None
-        self.learn(trains == "loss")
+        self._print = None if trains or module is None else _fingerprint(module)
+        if trains == "critic_loss":
+            self.learn(False)
 
     @property
     def module(self) -> nn.Module:
@@ -69,15 +70,25 @@ class OwnedModule:
         with torch.no_grad(), self._precision.autocast():
             return self.averaged(*inputs, **options)
 
+    def module_parameters(self) -> Iterable[nn.Parameter]:
+        """Return all its parameters; none where it was not made."""
+        return () if self._module is None else self._module.parameters()
+
     def learn(self, learns: bool) -> None:
-        """Let gradients into its parameters, or keep them out."""
+        """Let gradients into a critic's parameters, or keep them out."""
         for parameter in self.parameters:
             parameter.requires_grad_(learns)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of module, optimiser and teacher's copy; a fingerprint alone for a frozen reference."""
+        """Return the state of module, optimiser and teacher's copy; a fingerprint alone for a frozen reference.
+
+        Raises:
+            StackError: the frozen reference has changed since it was made.
+        """
         if self.trains is None:
-            return {"fingerprint": self._fingerprint()}
+            if self._module is not None and _fingerprint(self._module) != self._print:
+                raise StackError(f"the frozen module {self.name!r} has changed since it was made; leave it as it is.")
+            return {"fingerprint": self._print}
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
@@ -85,29 +96,20 @@ class OwnedModule:
         }
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
-        """Restore module and teacher's copy, not the optimiser.
-
-        Raises:
-            CheckpointError: a frozen reference is not the one that the run began with.
-        """
+        """Restore module and teacher's copy, not the optimiser."""
         if self.trains is not None:
             self.module.load_state_dict(state["module"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["teacher"])
-        elif self._module is not None and state["fingerprint"] != self._fingerprint():
-            raise CheckpointError(
-                f"the frozen module {self.name!r} has other weights than when the run began; give it the same file."
-            )
 
-    def _fingerprint(self) -> str | None:
-        """Return a hash of the weights, computed once; None where the module was not made."""
-        if self._print is None and self._module is not None:
-            digest = hashlib.blake2b(digest_size=16)
-            for key, tensor in self._module.state_dict().items():
-                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(_bytes(tensor))
-            self._print = digest.hexdigest()
-        return self._print
+
+def _fingerprint(module: nn.Module) -> str:
+    """Return a hash of the weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, tensor in module.state_dict().items():
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -121,9 +121,10 @@ def _check_same_size(strategy: Strategy, sizes: Mapping[str, Size]) -> None:
 
 
 def _provide(strategy: Strategy, provided: dict[str, str], sizes: dict[str, Size]) -> None:
+    before = {field.split(".")[0]: owner for field, owner in provided.items()}
     for field in sorted(strategy.provides):
-        if field in provided:
-            raise StackError(f"{field} is provided twice: by {provided[field]!r} and by {strategy.name!r}; drop one.")
+        if owner := before.get(field.split(".")[0]):
+            raise StackError(f"{field} is provided twice: by {owner!r} and by {strategy.name!r}; drop one.")
         provided[field] = strategy.name
         shared = [sizes[name] for name in sorted(strategy.same_size) if name in sizes]
         sizes.setdefault(field.split(".")[0], shared[0] if shared else None)

@@ -121,7 +121,7 @@ class Stack:
             key = (seed, "predictor", strategy.name)
             with seeded(device, *key):
                 predict = self.call("predictor", strategy, model=model, predict=predict)
-            predict = _returned(predict, strategy, "predictor", device, key)
+            predict = _checked_logits(_returned(predict, strategy, "predictor", device, key), strategy, model)
         return predict
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
@@ -191,6 +191,8 @@ def calling(strategy: Strategy, hook: str, step: Step | None = None) -> Iterator
 
 def _check_state(strategy: str, value: Any, path: str = "state") -> None:
     """Refuse state of other types than a checkpoint can hold, which could be written but not read."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise StackError(f"state_dict of strategy {strategy!r} returned {path} with its graph; detach it.")
     if isinstance(value, Tensor) or type(value) in (bool, int, float, str, NoneType):
         return
     if type(value) not in (dict, list, tuple):
@@ -221,11 +223,32 @@ def _returned(
     return call
 
 
+def _checked_logits(predict: Predict, strategy: Strategy, model: Any) -> Predict:
+    """Return the function of a ``predictor`` with a check that it returns logits of the images' size."""
+
+    def checked(images: Tensor) -> Tensor:
+        logits = predict(images)
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        channels = getattr(model, "num_classes", found[1] if len(found) == 4 else "K")
+        expected = (len(images), channels, *images.shape[-2:])
+        if found != expected:
+            raise StackError(
+                f"the predictor of strategy {strategy.name!r} must return logits {expected} (B, K, H, W), got {found}."
+            )
+        return logits
+
+    return checked
+
+
 def _check_names(strategies: Sequence[Strategy]) -> None:
     seen: set[str] = set()
     for strategy in strategies:
         if not isinstance(strategy, Strategy):
             raise StackError(f"a stack holds Strategy instances; got {strategy!r}. Did you pass the class?")
+        if "/" in strategy.name:
+            raise StackError(
+                f"strategy name {strategy.name!r}: expected one without '/', which parts it from its terms."
+            )
         strategy.name = strategy.name or strategy.registered_name  # where a __post_init__ of its own replaced ours
         if strategy.name in seen:
             raise StackError(

@@ -49,6 +49,7 @@ class Step:
         self._hook = ""
         self._strategy: Strategy | None = None
         self._outputs: dict[tuple[str, bool], tuple[int, Outputs]] = {}  # (stream, teacher) -> (its version, outputs)
+        self._versions: dict[tuple[str, bool], dict[str, int]] = {}  # how often each had been changed in place
 
     def output(self, stream: str, name: str = "logits", *, teacher: bool = False) -> Tensor:
         """Return one output of the student, or of the teacher: one cached forward per stream and network.
@@ -102,7 +103,7 @@ class Step:
         self._check_reading(stream, "logits", teacher=False)
         return (loss or self._segmentation_loss)(self._read(stream, False), of.label, of.weight, across=LOCAL)
 
-    def mean(self, values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+    def mean(self, values: Tensor, valid: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Return sum(weight * values * valid) / sum(valid) over the whole batch; see ``dalib.losses.Local.mean``."""
         return LOCAL.mean(values, valid, weight)
 
@@ -128,11 +129,16 @@ class Step:
         finally:
             self._hook, self._strategy = "", None
             self.batch.permit(None)
-        for field, tensor, version in before:
+        outputs = [
+            (f"the {'teacher' if teacher else 'student'}'s output {stream}.{name}", value, version)
+            for (stream, teacher), versions in self._versions.items()
+            for (name, version), value in zip(versions.items(), self._outputs[stream, teacher][1].values(), strict=True)
+        ]
+        for field, tensor, version in before + outputs:
             if tensor._version != version:
                 raise StackError(
                     f"strategy {strategy.name!r} changed {field} in place, which other strategies may hold; make a new "
-                    "tensor and give it to step.batch.write in `pre_batch`."
+                    "tensor; one for a stream goes to step.batch.write in `pre_batch`."
                 )
 
     def detach_outputs(self) -> None:
@@ -145,20 +151,24 @@ class Step:
         return self._strategy.name if self._strategy else ""
 
     def _read(self, stream: str, teacher: bool) -> Outputs:
-        version, forwards = self.batch.version(stream), self._forwards
+        stream_now, forwards = self.batch[stream], self._forwards
+        version = self.batch.version(stream)
         cached = self._outputs.get((stream, teacher))
         if cached is None or cached[0] != version:
-            image, at = self.batch[stream].image, (self.index, self.micro, stream)
+            image, at = stream_now.image, (self.index, self.micro, stream)
             if teacher:
                 assert forwards.teacher is not None  # checked by _check_reading
                 outputs = forwards.of_teacher(forwards.teacher, image, *at)
             else:
                 outputs = forwards.of_student(image, *at, graph=_STUDENT[self._hook])
             cached = self._outputs[stream, teacher] = (version, outputs)
+            self._versions[stream, teacher] = {name: value._version for name, value in outputs.items()}
         return cached[1]
 
     def _check_reading(self, stream: str, name: str, teacher: bool) -> None:
         hook = self._hook
+        if not hook:
+            raise StackError("a step was read outside of every hook; keep nothing of it after the hook.")
         if teacher and self._forwards.teacher is None:
             raise StackError(f"strategy {self._name!r} reads the teacher; ask for it in setup with ctx.teacher().")
         if hook not in (_TEACHER if teacher else _STUDENT):

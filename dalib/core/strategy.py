@@ -48,7 +48,13 @@ class Strategy:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.registered_name = cls.__name__.lower()
-        dataclass(eq=False, kw_only=True)(cls)
+        try:
+            dataclass(eq=False, kw_only=True)(cls)
+        except ValueError as error:  # a mutable default
+            raise StackError(
+                f"{cls.__name__}: {error}. Write a list as a tuple, `sizes: tuple[float, ...] = (0.5, 1.0)`, which a "
+                "recipe gives as a list; or use dataclasses.field."
+            ) from None
         options = [option.name for option in fields(cls)]  # type: ignore[arg-type]
         if annotated := [name for name in options if name in DECLARATIONS]:
             raise StackError(

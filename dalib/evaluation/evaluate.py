@@ -71,10 +71,11 @@ def evaluate(
 
 
 @contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
+def inference(*models: nn.Module) -> Iterator[None]:
     """Run the body in eval mode without gradients; then restore each module's own mode, frozen ones' included."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
     try:
         with torch.no_grad():
             yield

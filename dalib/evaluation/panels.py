@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dalib.data.palette import colorize
@@ -78,9 +80,12 @@ def with_legend(picture: Tensor, entries: Mapping[str, Color]) -> Tensor:
     return torch.cat([torch.nn.functional.pad(picture.cpu(), padding, value=BACKGROUND), _pixels(strip)], 1)
 
 
-def write_png(path: Path, image: Tensor) -> None:
-    """Write uint8 (1 or 3, H, W) as a PNG, atomically."""
-    _write(path, image, "PNG")
+def write_png(path: Path, image: Tensor, texts: Mapping[str, str] | None = None) -> None:
+    """Write uint8 (1 or 3, H, W) as a PNG, atomically, with the texts, by keyword, in it."""
+    info = PngInfo()
+    for keyword, text in (texts or {}).items():
+        info.add_text(keyword, text)
+    _write(path, image, "PNG", pnginfo=info)
 
 
 def write_jpeg(path: Path, image: Tensor) -> None:
@@ -88,7 +93,7 @@ def write_jpeg(path: Path, image: Tensor) -> None:
     _write(path, image, "JPEG", quality=90)
 
 
-def _write(path: Path, image: Tensor, format: str, **options: int) -> None:
+def _write(path: Path, image: Tensor, format: str, **options: Any) -> None:
     pixels = image.cpu().movedim(0, -1).squeeze(-1).numpy()
     encoded = BytesIO()
     Image.fromarray(pixels).save(encoded, format, **options)

@@ -88,6 +88,11 @@ class Result:
         """Mean in [0, 1] over the counted classes that occur in truth or prediction; nan when none does."""
         return float(self.iou[list(self.averaged)].mean())
 
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share in [0, 1] of the labelled pixels that are predicted right; nan without any."""
+        return float(self.confusion.trace().double() / self.confusion.sum())
+
     def over(self, classes: Sequence[str | int] | str | None) -> "Result":
         """Return the same counts, with ``miou`` over other ``classes``: ``result.over("synthia13").miou``."""
         return dataclasses.replace(self, counted=class_ids(classes, self.classes))
@@ -102,6 +107,8 @@ class Result:
             "counted": counted,
             "protocol": self.protocol,
             "images": self.images,
+            "pixel_accuracy": _number(self.pixel_accuracy),
+            "confusion": self.confusion.tolist(),
         }
 
     def table(self) -> Table:

@@ -3,21 +3,33 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from dalib.errors import StackError
 
 
 class Local:
     """Reductions over the whole batch, where one process holds all of it."""
 
-    def mean(self, values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+    def mean(self, values: Tensor, valid: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Return sum(weight * values * valid) / sum(valid) in float32; 0, and still in the graph, when none is valid.
 
         Weights stay out of the denominator: dividing by them would cancel a confidence that is the same for every
         pixel, as DACS's is.
 
         Args:
-            values: of any shape and float type. valid: bool. weight: float >= 0. All of one shape.
+            values: of any shape and float type. valid: bool; None: all are. weight: float >= 0. All of one shape.
         """
+        valid = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
+        for name, other in (("valid", valid), ("weight", weight)):
+            if (
+                other is not None and other.shape != values.shape
+            ):  # broadcast, the mean would be several times too large
+                raise StackError(
+                    f"mean: {name} must have the shape of the values, {tuple(values.shape)}, got {tuple(other.shape)}; "
+                    "use expand_as, or a mean over channels first."
+                )
         values = values.float().masked_fill(~valid, 0.0)
         if weight is not None:
             values = values * weight

@@ -63,7 +63,7 @@ def tap(model: nn.Module, path: str) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    if fault := _fault(path, calls, outputs):
+    if fault := _fault(path, calls, {} if path in inner.taps else outputs):
         raise StackError(f"layer {path!r} cannot be tapped: {fault}")
     channels: int = calls[-1][0].shape[1]
     return channels

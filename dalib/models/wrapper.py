@@ -34,14 +34,15 @@ class SegmentationModel(nn.Module):
         self.num_classes = num_classes
         self.register_buffer("mean", _three(mean, "mean"))
         self.register_buffer("std", _three(std, "std"))
-        self._taps: dict[str, _Tap] = {}
+        self.taps: dict[str, _Tap] = {}
         guard_batch_norm(network)
 
     def tap(self, path: str) -> None:
         """Let ``forward`` give the output of a layer of the network; before ``torch.compile`` traces the first one."""
         layer = self.layer(path)
-        self._taps[path] = _Tap()
-        layer.register_forward_hook(self._taps[path])
+        if path not in self.taps:
+            self.taps[path] = _Tap()
+            layer.register_forward_hook(self.taps[path])
 
     def layer(self, path: str) -> nn.Module:
         """Return the layer of the network that ``named_modules`` gives this name; StackError if there is none."""
@@ -64,11 +65,11 @@ class SegmentationModel(nn.Module):
             outputs: may name layers of the network by their paths, whose outputs the dict then holds, too.
         """
         for path in () if isinstance(outputs, bool) else outputs:
-            if path not in self._taps:
+            if path not in self.taps:
                 self.tap(path)
         found = self.network((x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1))
         named = {"logits": found} if isinstance(found, Tensor) else _named(found)
-        named |= {path: tap.take() for path, tap in self._taps.items()}
+        named |= {path: tap.take() for path, tap in self.taps.items()}
         if named["logits"].shape[1] != self.num_classes:
             raise DalibError(
                 f"the network gives {named['logits'].shape[1]} channels of logits for {self.num_classes} classes; "

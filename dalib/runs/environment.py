@@ -1,8 +1,11 @@
 """The software versions and the hardware of a run, recorded beside its results."""
 
 import platform
+import shlex
 import sys
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +24,8 @@ def environment_of(device: torch.device) -> dict[str, Any]:
         "hardware": hardware_name(device),
         "threads": torch.get_num_threads(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "command": " ".join(["dalib", *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]),
+        "started": datetime.now().astimezone().isoformat(" ", "seconds"),
     }
 
 

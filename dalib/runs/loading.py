@@ -113,7 +113,8 @@ class Earlier:
         if not results.is_file():
             raise DalibError(f"{path}: expected a finished run to compare with, found no {results.name} in it.")
         stored = json.loads(results.read_text())
-        return cls(load_run(path).engine, {"miou": stored["miou"], "iou": stored["iou"]})
+        scores = {"name": path.resolve().name, "miou": stored["miou"], "iou": stored["iou"]}
+        return cls(load_run(path).engine, scores)
 
 
 def _mapping(text: object, name: str) -> dict[str, Any]:

@@ -248,6 +248,9 @@ def apply_override(value: Any, override: str) -> None:
     if isinstance(value, dict):
         value[last] = new
     else:
+        if isinstance(value, list) and last == str(len(value)):
+            value.append(new)
+            return
         _entry(value, last, override, ".".join(parents))
         value[int(last)] = new
 
@@ -257,7 +260,8 @@ def _entry(value: Any, key: str, override: str, path: str) -> Any:
     if isinstance(value, list):
         if not key.isdigit() or int(key) >= len(value):
             raise RecipeError(
-                f"override {override!r}: {path} is a list of {len(value)}; expected an index, got {key!r}."
+                f"override {override!r}: {path} is a list of {len(value)}; expected an index up to "
+                f"{len(value) - 1}, or {len(value)} to append, got {key!r}."
             )
         return value[int(key)]
     if not isinstance(value, dict):

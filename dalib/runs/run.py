@@ -95,7 +95,7 @@ class Run:
 
     def go(self, resume: bool) -> Result:
         """Train the missing steps, then evaluate, write the panels and report."""
-        with locked(self.folder.path):
+        with locked(self.folder.path), closing(self.engine):
             return self._go(resume)
 
     def _go(self, resume: bool) -> Result:
@@ -111,7 +111,7 @@ class Run:
             raise
         with image_bar(self.console, "evaluating") as progress:
             result = self._score(progress)
-        samples.predict("prediction after", self.engine, teacher=self._teacher)
+        samples.predict("prediction", self.engine, teacher=self._teacher)
         samples.write(self.folder.panels)
         self._finish(result)
         return result
@@ -124,7 +124,8 @@ class Run:
             state = self.folder.newest()
         if state is None:
             self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
-        samples.predict("prediction before", self.before.engine if self.before else self.engine)
+        if self.before or self.recipe.model.get("weights"):  # random weights predict noise
+            samples.predict("prediction before", self.before.engine if self.before else self.engine)
         if state is not None:  # after the prediction, which shows the untrained model
             self._restore(state)
 

@@ -122,6 +122,8 @@ def test_dictionary_has_names_and_no_nan():
         "counted": ["road", "car"],
         "protocol": "dacs",
         "images": 7,
+        "pixel_accuracy": 1.0,
+        "confusion": [[1, 0, 0], [0, 1, 0], [0, 0, 0]],
     }
 
 

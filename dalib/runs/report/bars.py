@@ -1,12 +1,8 @@
-"""Horizontal bars as inline SVG: pure functions from numbers to text."""
+"""Horizontal bars as HTML, whose text keeps its size on a narrow screen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from dalib.runs.report.svg import hint, line, rectangle, svg, text
-
-LABELS, FIGURES, NOTES = 122, 82, 50  # widths, in the chart's own units: left of the bars, right of them, far right
-ROW = 26
+from html import escape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,39 +30,17 @@ class Bar:
     faint: bool = False
 
 
-def bar_chart(bars: Sequence[Bar], *, label: str, width: int, percent_axis: bool = False) -> str:
-    """Return the rows under each other, over grid lines every 25 % if ``percent_axis``.
-
-    Args:
-        bars: from top to bottom.
-        label: what the chart shows, in words.
-        width: in the chart's own units, which are pixels at its natural size.
-        percent_axis: whether the full length of a bar means 100 %.
-    """
-    top, span = 24 if percent_axis else 2, width - LABELS - FIGURES - NOTES
-    height = top + ROW * len(bars)
-    shapes = list(_grid(top, height, span)) if percent_axis else []
-    shapes += (_row(bar, top + i * ROW, span) for i, bar in enumerate(bars))
-    return svg(width, height, label, shapes)
+def bar_chart(bars: Sequence[Bar], *, label: str) -> str:
+    """Return the rows under each other as a list; ``label`` is what a screen reader says of it."""
+    return f'<ul class="bars" aria-label="{escape(label)}">{"".join(map(_row, bars))}</ul>'
 
 
-def _grid(top: float, height: float, span: float) -> Iterator[str]:
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x = LABELS + share * span
-        yield line(x, top - 4, x, height, "grid")
-        yield text(x, top - 9, f"{share:.0%}", "tick", "middle")
-
-
-def _row(bar: Bar, top: float, span: float) -> str:
-    base, right = top + 17, LABELS + span + FIGURES
-    shapes = [text(20 if bar.swatch else 0, base, bar.label, "label"), text(right, base, bar.figure, "figure", "end")]
-    shapes.append(text(right + NOTES, base, bar.note, bar.tone, "end"))
-    if bar.swatch:
-        shapes.append(rectangle(0, top + 7, 11, 11, bar.swatch))
-    if bar.value is not None:
-        y, height = (4, 11) if bar.before is not None else (6, 14)
-        shapes.append(rectangle(LABELS, top + y, bar.value * span, height, bar.color))
-    if bar.before is not None:
-        shapes.append(rectangle(LABELS, top + 17, bar.before * span, 4, "var(--before)"))
-    row = hint("".join(shapes), " ".join(part for part in (bar.label, bar.figure, bar.note) if part))
-    return f'<g class="faint">{row}</g>' if bar.faint else row
+def _row(bar: Bar) -> str:
+    swatch = f'<i style="background:{escape(bar.swatch)}"></i>' if bar.swatch else ""
+    lengths = ((bar.value, escape(bar.color)), (bar.before, "var(--before)"))
+    track = "".join(f'<b style="width:{length:.2%};background:{c}"></b>' for length, c in lengths if length is not None)
+    faint = ' class="faint"' if bar.faint else ""
+    return (
+        f"<li{faint}><span>{swatch}{escape(bar.label)}</span><div>{track}</div>"
+        f'<strong>{escape(bar.figure)}</strong><small class="{bar.tone}">{escape(bar.note)}</small></li>'
+    )

@@ -6,10 +6,14 @@ import math
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from PIL import Image
+
+from dalib.evaluation.panels import GAP
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, Color
 from dalib.runs.report.bars import Bar, bar_chart
 from dalib.runs.report.curves import line_chart, short
@@ -21,7 +25,7 @@ EVALUATION = "eval/"
 
 def render(run: RunRecord) -> str:
     """Return the page as HTML that loads no other file."""
-    sections = (headline, overview, panels, losses, progress, settings)
+    sections = (headline, overview, panels, confusion, losses, progress, skipped, settings)
     body = "\n".join(section(run) for section in sections)
     style = files("dalib.runs.report").joinpath("style.css").read_text(encoding="utf-8")
     return f"""<!DOCTYPE html>
@@ -35,7 +39,7 @@ def render(run: RunRecord) -> str:
 </head>
 <body>
 <main>
-<header><p>dalib run</p><h1>{escape(run.name)}</h1></header>
+<header><p>dalib run{_started(run)}</p><h1>{escape(run.name)}</h1></header>
 {body}
 </main>
 </body>
@@ -49,7 +53,8 @@ def headline(run: RunRecord) -> str:
     rates = [value for _, value in run.curves.get("images_per_second", []) if math.isfinite(value)]
     tiles = [
         _tile("mIoU %", _percent(results.get("miou")), _against(results.get("miou"), before.get("miou")), main=True),
-        _tile("mIoU % before", _percent(before.get("miou"))) if before else "",
+        _tile("mIoU % before", _percent(before.get("miou")), before.get("name", "")) if before else "",
+        _tile("pixel accuracy %", _percent(accuracy)) if (accuracy := results.get("pixel_accuracy")) else "",
         _tile("steps", f"{_steps(run):,}"),
         _tile("time", _duration(results["seconds"])) if "seconds" in results else "",
         _tile("images per second", f"{median(rates):.1f}", "median") if rates else "",
@@ -58,15 +63,16 @@ def headline(run: RunRecord) -> str:
 
 
 def overview(run: RunRecord) -> str:
-    """IoU by class; beside it the evaluations during training, and the time by part."""
-    beside = evaluation(run) + time(run)
-    columns = [f"<div>{column}</div>" for column in (classes(run), beside) if column]
-    return f'<div class="columns">{"".join(columns)}</div>' if columns else ""
+    """IoU by class, the evaluations during training, and the time by part, in columns of even height."""
+    sections = classes(run) + evaluation(run) + time(run)
+    return f'<div class="columns">{sections}</div>' if sections else ""
 
 
 def evaluation(run: RunRecord) -> str:
     """Scores on held-out images during training."""
     curves = {name: series for name, series in run.curves.items() if name.startswith(EVALUATION)}
+    if EVALUATION + "miou" in curves:
+        curves[EVALUATION + "miou %"] = [(step, 100 * value) for step, value in curves.pop(EVALUATION + "miou")]
     cards = [_chart(name, series, "var(--accent)", smooth=False) for name, series in curves.items()]
     return _section("Evaluation", f'<div class="charts">{"".join(cards)}</div>' if cards else "")
 
@@ -107,7 +113,7 @@ def classes(run: RunRecord) -> str:
         for name, score in scores.items()
     ]
     key = _key({"after": "var(--accent)", "before": "var(--before)"}) if before else ""
-    chart = bar_chart(bars, label="intersection over union by class", width=620, percent_axis=True)
+    chart = bar_chart(bars, label="intersection over union by class")
     return _section("IoU by class", f'{_protocol(run)}<div class="card">{key}{chart}</div>')
 
 
@@ -116,6 +122,41 @@ def panels(run: RunRecord) -> str:
     pictures = "".join(_picture(path) for path in run.panels)
     legend = _key(_palette(run) | {"ignored": "#000000"}, "legend")
     return _section("Samples", f'<div class="card">{pictures}{legend}</div>' if pictures else "")
+
+
+def confusion(run: RunRecord) -> str:
+    """What the pixels of each class were taken for."""
+    counts, names = run.results.get("confusion", []), list(run.results.get("iou", {}))
+    present = [i for i, row in enumerate(counts) if sum(row)]
+    if not present:
+        return ""
+    head = "".join(f"<th scope=col><span>{escape(name)}</span></th>" for name in names)
+    rows = "".join(_shares(names, i, counts[i]) for i in present)
+    return _section(
+        "What was taken for what",
+        "<p>Of the pixels of each class (row), the share in % that was predicted as each class (column).</p>"
+        f'<div class="card wide"><table class="confusion"><tr><td></td>{head}</tr>{rows}</table></div>',
+    )
+
+
+def _shares(names: list[str], row: int, counts: list[int]) -> str:
+    cells = []
+    for column, count in enumerate(counts):
+        share = count / sum(counts)
+        tone = "var(--gain)" if column == row else "var(--loss)"
+        hint = f"{names[row]} taken for {names[column]}: {share:.1%}"
+        shown = f"{100 * share:.0f}" if share >= 0.005 else ""
+        cells.append(
+            f'<td title="{escape(hint)}" style="background:color-mix(in srgb,{tone} {70 * share:.0f}%,transparent)">'
+            f"{shown}</td>"
+        )
+    return f"<tr><th scope=row>{escape(names[row])}</th>{''.join(cells)}</tr>"
+
+
+def skipped(run: RunRecord) -> str:
+    """Training images that could not be read."""
+    rows = "".join(f"<li>{escape(message)}</li>" for message in run.results.get("bad_items", {}).values())
+    return _section("Skipped files", f'<div class="card"><ul class="plain">{rows}</ul></div>' if rows else "")
 
 
 def time(run: RunRecord) -> str:
@@ -137,7 +178,7 @@ def time(run: RunRecord) -> str:
     ]
     return _section(
         "Where the time went",
-        f'<div class="card">{bar_chart(bars, label="seconds by part of the step", width=380)}</div>',
+        f'<div class="card">{bar_chart(bars, label="seconds by part of the step")}</div>',
     )
 
 
@@ -176,11 +217,22 @@ def _protocol(run: RunRecord) -> str:
 
 
 def _picture(path: Path) -> str:
-    caption = escape(path.stem.replace("_", " "))
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-    )
+    """A panel taken apart, so that its pictures find room below each other on a narrow screen."""
+    with Image.open(path) as panel:
+        panel.load()
+    contents = json.loads(panel.info.get("dalib", "{}"))
+    captions, (height, width) = contents.get("captions", [path.stem]), contents.get("size", panel.size[::-1])
+    pictures = []
+    for i, caption in enumerate(captions):
+        left = i * (width + GAP)
+        part, encoded = panel.crop((left, panel.height - height, left + width, panel.height)), BytesIO()
+        part.save(encoded, "PNG")
+        data = base64.b64encode(encoded.getvalue()).decode()
+        image = f'<img src="data:image/png;base64,{data}" alt="{escape(caption)}">'
+        zoom = f'<input type="checkbox" aria-label="enlarge: {escape(caption)}">{image}'
+        pictures.append(f'<label title="click to enlarge">{zoom}<span>{escape(caption)}</span></label>')
+    title = escape(contents.get("title", path.stem.replace("_", " ")))
+    return f'<figure><figcaption>{title}</figcaption><div class="panel">{"".join(pictures)}</div></figure>'
 
 
 def _key(colors: Mapping[str, str], style: str = "key") -> str:
@@ -199,6 +251,11 @@ def _strategy_colors(run: RunRecord) -> dict[str, str]:
     terms = [name for name in run.curves if "/" in name and not name.startswith(EVALUATION)]
     strategies = dict.fromkeys(name.split("/")[0] for name in terms)
     return {name: f"var(--c{i % COLORS})" for i, name in enumerate(strategies)}
+
+
+def _started(run: RunRecord) -> str:
+    started = run.environment.get("started")
+    return f", {escape(started)}" if started else ""
 
 
 def _steps(run: RunRecord) -> int:

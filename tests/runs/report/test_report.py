@@ -1,14 +1,17 @@
 """The report of a run."""
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
+from io import BytesIO
 
 import pytest
 import torch
+from PIL import Image
 
 from dalib.errors import DataError
-from dalib.evaluation.panels import write_png
+from dalib.evaluation.panels import draw_panel, write_png
 from dalib.runs.report import write_report
 from dalib.runs.report.run_files import read_run
 
@@ -22,8 +25,11 @@ RESULTS = {
     "steps": 40_000,
     "seconds": 5_000.0,
     "time": {"supervised": 30.0, "fda": 10.0},
-    "before": {"miou": 0.375, "iou": {"road": 0.25, "sky": 0.5}},
+    "before": {"name": "source only", "miou": 0.375, "iou": {"road": 0.25, "sky": 0.5}},
     "palette": {"road": [1, 2, 3]},
+    "pixel_accuracy": 0.625,
+    "confusion": [[3, 1, 0], [2, 2, 0], [0, 0, 0]],
+    "bad_items": {"a.png": f"a.png: damaged {HOSTILE}"},
 }
 
 
@@ -35,7 +41,9 @@ def run_folder(tmp_path):
     records[4] |= {"eval/miou": 0.5, f"fda/{HOSTILE}": float("nan")}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "results.json").write_text(json.dumps(RESULTS))
-    (folder / "environment.json").write_text(json.dumps({"torch": "2.14", "note": HOSTILE}))
+    (folder / "environment.json").write_text(
+        json.dumps({"torch": "2.14", "note": HOSTILE, "started": "2026-11-26 01:02:03"})
+    )
     (folder / "recipe.yaml").write_text(f"# {HOSTILE}\nmodel: {{use: bisenet}}\n")
     write_png(folder / "panels" / f"{HOSTILE.replace('/', '')}.png", torch.zeros(3, 4, 8, dtype=torch.uint8))
     return folder
@@ -52,7 +60,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.names.add(tag)
         self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
@@ -82,6 +90,11 @@ def test_page_shows_the_numbers_of_the_run(run_folder):
     page = write_report(run_folder).read_text()
     for shown in (
         "my run",
+        "source only",
+        "62.5",
+        'title="road taken for sky: 25.0%"',
+        'title="sky taken for sky: 50.0%"',
+        "2026-11-26 01:02:03",
         "50.0",
         "37.5",
         "+12.5 over before",
@@ -119,3 +132,29 @@ def test_curves_survive_a_torn_line_and_take_the_later_of_two_values(tmp_path):
     lines = ('"step": 2, "a/b": 1, "c/d": 7}', '"step": 1, "a/b": 5}', '"step": 2, "a/b": 3, "e": "x"}', '"step": 3,')
     (tmp_path / "metrics.jsonl").write_text("\n".join("{" + line for line in lines))
     assert read_run(tmp_path).curves == {"a/b": [(1, 5), (2, 3)], "c/d": [(2, 7)]}
+
+
+def test_a_class_without_pixels_has_no_row_of_what_it_was_taken_for(run_folder):
+    page = write_report(run_folder).read_text().split("What was taken for what")[1].split("</table>")[0]
+    assert page.count("scope=row") == 2 and page.count("scope=col") == 3
+
+
+def test_skipped_files_are_listed(run_folder):
+    page = write_report(run_folder).read_text()
+    assert "a.png: damaged &lt;script" in page.split("Skipped files")[1]
+
+
+def test_a_panel_is_taken_apart_into_its_pictures_under_its_title(run_folder):
+    colors = {"image": 10, "truth": 20, "prediction": 30}
+    panel = draw_panel({name: torch.full((3, 6, 8), value, dtype=torch.uint8) for name, value in colors.items()})
+    contents = {"title": "worst of 3: a.png", "captions": list(colors), "size": [6, 8]}
+    for old in (run_folder / "panels").iterdir():
+        old.unlink()
+    write_png(run_folder / "panels" / "1_worst.png", panel, {"dalib": json.dumps(contents)})
+    page = write_report(run_folder).read_text()
+    assert "worst of 3: a.png" in page
+    pictures = re.findall(r'base64,([^"]+)" alt="(\w+)"', page)
+    assert [name for _, name in pictures] == list(colors)
+    for data, name in pictures:
+        picture = Image.open(BytesIO(base64.b64decode(data)))
+        assert picture.size == (8, 6) and picture.getextrema() == ((colors[name],) * 2,) * 3
