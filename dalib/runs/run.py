@@ -102,7 +102,7 @@ class Run:
         samples = Samples(self.eval, self.palette)
         fresh = not self.folder.recipe.exists()
         try:
-            with self.console.status("predicting with the model as it is"):
+            with self.console.status("preparing the run"):
                 self._begin(resume, samples)
             self._train()
         except (DalibError, KeyboardInterrupt):

@@ -224,7 +224,7 @@ def test_ctrl_c_before_the_first_step_leaves_no_run(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dalib.runs.run.Samples.predict", interrupted)
+    monkeypatch.setattr(Engine, "iterate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(recipe(), tmp_path / "run")
     monkeypatch.undo()
