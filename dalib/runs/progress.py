@@ -65,10 +65,12 @@ class Display:
         self._doing = "training" if done == total else f"evaluating {done}/{total}"
 
     def stopping(self) -> None:
-        """Say that the run stops; from a signal's handler, so that it takes no lock and no buffer."""
+        """Say that the run stops; from any thread."""
         self._stopping = True
         if self._live is None:
             os.write(STDERR, f"{STOPPING}\n".encode())
+        else:
+            self._live.refresh()
 
     def _shown(self, name: str, value: float, step: int) -> str:
         if name != "eval/miou":

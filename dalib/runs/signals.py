@@ -1,6 +1,8 @@
 """Stopping of a run by SIGINT or SIGTERM at the end of a step."""
 
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -29,7 +31,7 @@ class Interruption:
     """Records the first SIGINT or SIGTERM in the body; one more, a second later, goes to the previous handler, at once.
 
     Args:
-        tell: called at the first signal, within its handler.
+        tell: called at once at the first signal, in a thread; a handler waits for PyTorch to return, as long as a step.
     """
 
     def __init__(self, tell: Callable[[], None] = lambda: None) -> None:
@@ -37,23 +39,41 @@ class Interruption:
         self._tell = tell
         self._since = 0.0
         self._before: dict[int, Any] = {}
+        self._writer: int | None = None
+        self._wakeup = -1
 
     def __enter__(self) -> "Interruption":
         try:
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         except ValueError:  # only the main thread may set handlers; elsewhere signals act as usual
             self._before = {}
+            return self
+        reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._writer is not None:
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._writer)  # ends the thread
+            self._writer = None
         self._restore()
+
+    def _watch(self, reader: int) -> None:
+        with os.fdopen(reader, "rb", buffering=0) as numbers:
+            told = False
+            while number := numbers.read(1):
+                if number[0] in SIGNALS and not told:
+                    told = True
+                    self._tell()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal, self._since = number, time.monotonic()
-            self._tell()
         elif time.monotonic() - self._since > ONE_PRESS:
             self._restore()
             signal.raise_signal(number)
