@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
 from dalib.core import checkpoint
@@ -356,8 +357,11 @@ class Engine:
         streams: Mapping[str, SegmentationDataset] | None = None,
         workers: int = 0,
         eval: SegmentationDataset | None = None,
+        progress: bool = False,
     ) -> Result | None:
         """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it.
+
+        ``progress`` shows a bar; ``iterate`` takes the same arguments and gives the terms of each step.
 
         Raises:
             DataError: the classes of the data sets are not the network's, or those of ``eval``, if it has labels, not
@@ -369,7 +373,8 @@ class Engine:
         if source is not None and own and (absent := absent_classes(own, label_pixels(source))):
             logger.warning("the source, %d of %d images looked at: %s", min(32, len(source)), len(source), absent)
         self.check_training()
-        for _ in self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers):
+        done = self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers)
+        for _ in track(done, "training", total=steps - self.index, disable=not progress):
             pass
         return None if eval is None else self.evaluate(eval)
 

@@ -1,7 +1,8 @@
 """timm backbones that give features by stride, and loading of their pretrained weights."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -195,7 +196,8 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         )
     torch.set_rng_state(drawn_from)
     try:
-        published = _for_any_size(partial(create, pretrained=True))
+        with _offline_without_network():
+            published = _for_any_size(partial(create, pretrained=True))
     except Exception as error:  # the kind depends on the client that timm downloads with
         reason = str(error).partition("\n")[0].rstrip(".")
         raise WeightsError(
@@ -204,6 +206,23 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         ) from error
     _count_published(name, published, body)
     return published
+
+
+@contextmanager
+def _offline_without_network() -> Iterator[None]:
+    """Without a network let timm take what it downloaded before; its client would try again for a minute."""
+    from huggingface_hub import constants, get_session
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not before:
+            get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # the kind depends on the version of the client
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _count_published(name: str, body: nn.Module, untrained: nn.Module) -> None:

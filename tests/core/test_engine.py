@@ -519,6 +519,12 @@ def test_fit_trains_up_to_the_step_and_evaluates():
     assert 0 <= result.miou <= 1
 
 
+@pytest.mark.parametrize("progress", [False, True])
+def test_fit_shows_a_bar_where_it_is_asked_to(progress, capsys):
+    engine([Supervised()]).fit(TinyData(), steps=2, batch_size=4, progress=progress)
+    assert ("100%" in capsys.readouterr().out) == progress
+
+
 def test_data_are_read_in_this_process_unless_workers_are_asked_for():
     class Seen(TinyData):
         here = 0
