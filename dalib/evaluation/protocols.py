@@ -85,7 +85,7 @@ def sliding(predict: Predict, window: Size, stride: Size) -> Predict:
             total[here] += logits
             cover[here] += 1
         assert total is not None
-        return total / cover
+        return total.div_(cover)
 
     return predict_windows
 
