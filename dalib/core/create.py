@@ -23,7 +23,7 @@ Options = Mapping[str, Any]
 
 
 def create_model(
-    use: str,
+    name: str = "",
     num_classes: int = 19,
     *,
     weights: str | Path | None = None,
@@ -33,7 +33,7 @@ def create_model(
     """Create a model that maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W) of the input's size.
 
     Args:
-        use: a registered model, see ``list_models``. ``create_model(**options)`` takes what a recipe says.
+        name: a registered model, see ``list_models``; ``create_model(**options)`` takes it from ``use``, as a recipe.
         weights: a file of weights, a checkpoint or a run folder to start from; of another number of classes, the rest
             of the network starts from it.
         freeze: paths of modules that do not train, see ``dalib.models.freeze``.
@@ -44,11 +44,9 @@ def create_model(
         RecipeError: an option is unknown or has a wrong value.
         WeightsError: the file of weights does not fit.
     """
-    return model_from(
-        {"use": use, "weights": weights, "freeze": list(freeze) if isinstance(freeze, tuple) else freeze, **options},
-        num_classes,
-        use,
-    )
+    name = name or options.pop("use", "")
+    frozen = list(freeze) if isinstance(freeze, tuple) else freeze
+    return model_from({"use": name, "weights": weights, "freeze": frozen, **options}, num_classes, name or "model")
 
 
 def create_dataset(name: str, **options: Any) -> "SegmentationDataset":
