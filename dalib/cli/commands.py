@@ -183,7 +183,8 @@ def doctor(options: Namespace) -> int:
             continue
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
             create = partial(open_dataset, name, chosen, path)
-            found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size))
+            checks = {"one_size": one_size, "needs_labels": name not in ("target", "eval")}
+            found.append(examine_new(create, name=path, limit=options.sample, **checks))
             if name != "target":  # whose labels are not read
                 labelled.append(found[-1])
                 compare(labelled[0], found[-1])

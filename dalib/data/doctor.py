@@ -66,7 +66,7 @@ class Findings:
     def notes(self) -> list[str]:
         """Return remarks that are not faults."""
         notes = []
-        if self.sizes and self.ignored == 1:
+        if self.sizes and self.ignored == 1 and not self.faults:
             notes.append("every pixel is ignored: unlabelled images, or a label map that fits no id")
         elif absent := absent_classes(self.classes, self.pixels):
             notes.append(absent.removesuffix("."))
@@ -134,6 +134,7 @@ def examine(
     name: str = "dataset",
     limit: int | None = None,
     one_size: bool = False,
+    needs_labels: bool = False,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """Read the items of any ``SegmentationDataset`` and collect all faults instead of stopping at the first.
@@ -141,6 +142,7 @@ def examine(
     Args:
         limit: read at most this many items, evenly spread; None reads all.
         one_size: count it as a fault when images differ in size, since they cannot be batched.
+        needs_labels: count it as a fault when no pixel has a class.
         advance: called with (items done, items to do), for a progress bar.
     """
     findings = Findings(name, classes_of(dataset), len(dataset))
@@ -158,6 +160,10 @@ def examine(
         findings.faults.append(Fault("", "expected images, found none; check its root, split and lists."))
     if doubt := getattr(dataset, "doubt", lambda pixels: None)(findings.pixels):
         findings.faults.append(Fault("", doubt))
+    if needs_labels and findings.sizes and not findings.pixels[:IGNORE].any():
+        findings.faults.append(
+            Fault("", "expected labels, found none, or a label map that fits no id: all pixels are 255.")
+        )
     if one_size and len(findings.sizes) > 1:
         findings.faults.append(Fault("", "the images differ in size; give `size: [H, W]` to make batches of them."))
     return findings
