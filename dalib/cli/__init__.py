@@ -8,13 +8,18 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dalib import __version__
 from dalib.errors import DalibError
+from dalib.files import find_checkpoint
+from dalib.yaml import read_yaml
 
 USER_ERROR = 2
 INTERRUPTED = 130
+RED, YELLOW = 31, 33
+NATIVE = "native"  # the size of predict
 
 # Errors of the file system that the user can fix: a wrong path, its permissions, a full disk.
 OUTSIDE = {
@@ -26,6 +31,8 @@ OUTSIDE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for a user's error (one message, no traceback), 128 + a signal.
 
+    ``predict`` ends with 3 where it is done, but left out images that could not be read.
+
     Any other exception propagates, with its traceback and status 1: it is a fault of dalib.
     """
     parser = make_parser()
@@ -34,18 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before torch is imported: OpenMP threads that spin while waiting made a step eight times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     configure_logging()
-    from dalib.cli import commands
-    from dalib.discovery import allow_bundled_only
-
-    if options.safe:
-        allow_bundled_only()
     try:
+        _check_paths(options)
+        from dalib.cli.starting import end_quickly, starting
+
+        end_quickly()
+        with starting("importing PyTorch"):
+            from dalib.cli import commands
+            from dalib.discovery import allow_bundled_only
+
+        if options.safe:
+            allow_bundled_only()
         return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
     except DalibError as error:
         _say(str(error))
         stopped_by = getattr(error, "signal", None)  # of an InterruptedRunError
         return USER_ERROR if stopped_by is None else 128 + stopped_by
     except KeyboardInterrupt:
+        _say("interrupted.")
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away, as `| head` does
@@ -57,15 +70,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
 
 
+def _check_paths(options: argparse.Namespace) -> None:
+    """Refuse a recipe or a run that is not there before PyTorch is imported, which takes seconds."""
+    recipe, run = getattr(options, "recipe", None), getattr(options, "run", None)
+    if run is not None and not run.endswith(".onnx"):
+        find_checkpoint(Path(run))
+    if recipe is not None and not Path(recipe).is_dir():
+        read_yaml(Path(recipe))
+
+
 def configure_logging() -> None:
     """Write dalib's log messages from INFO on to stderr, and each warning on one line without its source line."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    warnings.formatwarning = lambda message, *_, **__: _colored(f"warning: {message}", YELLOW) + "\n"
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ToStderr()], force=True)
     logging.getLogger("dalib").setLevel(logging.INFO)
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what ``sys.stderr`` is at the time, so that a message stands above a bar that is being drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        print(_colored(text, YELLOW) if record.levelno >= logging.WARNING else text, file=sys.stderr)  # noqa: T201
+
+
 def _say(message: str) -> None:
-    print(f"dalib: {message}", file=sys.stderr)  # noqa: T201
+    print(_colored(f"dalib: {message}", RED), file=sys.stderr)  # noqa: T201
+
+
+def _colored(text: str, color: int) -> str:
+    """Return a text for stderr in a colour of ANSI, where that is a terminal and NO_COLOR is not set."""
+    return f"\033[{color}m{text}\033[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def _take_overrides(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> None:
@@ -97,11 +132,19 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.eval.split=test")
     evaluate.add_argument("--json", metavar="FILE", help="write the result here, too")
 
-    predict = _add_command(commands, "predict", "segment an image or a folder of images")
+    predict = _add_command(commands, "predict", "segment images and folders of images")
     _add_run(predict)
-    predict.add_argument("input", metavar="INPUT", help="an image, or a folder of images")
-    predict.add_argument("--out", metavar="DIR", required=True, help="where labels, colours and blends are written")
-    predict.add_argument("--size", nargs=2, type=count, metavar=("H", "W"), help="size that the network sees")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="images, or folders of images")
+    predict.add_argument(
+        "--out", metavar="DIR", required=True, help="where blends, and in labels/ train ids, are written"
+    )
+    predict.add_argument(
+        "--size",
+        nargs="+",
+        action=_SizeOrNative,
+        metavar=("H", "W"),
+        help="size that the network sees, or `native`: the image's own (default: that of the run's evaluation)",
+    )
     predict.add_argument("--teacher", action="store_true", help="use the teacher instead of the student")
 
     plan = _add_command(commands, "plan", "check a recipe's stack and print it in order")
@@ -120,7 +163,7 @@ def make_parser() -> argparse.ArgumentParser:
         "networks",
         nargs="+",
         metavar="NETWORK",
-        help="registered models, see `dalib plugins`; with options in quotes: 'timm backbone=convnext_atto'",
+        help="registered models, see `dalib plugins`; with options in quotes: 'timm backbone=convnext_atto'; or runs",
     )
     bench.add_argument("--size", nargs=2, type=count, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
     bench.add_argument(
@@ -158,6 +201,19 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+class _SizeOrNative(argparse.Action):
+    """Takes two whole numbers, or ``native``."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            size = NATIVE if values == [NATIVE] else tuple(map(count, values))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        if size != NATIVE and len(size) != 2:
+            raise argparse.ArgumentError(self, f"expected H W, or {NATIVE}, got {' '.join(values)}")
+        setattr(namespace, self.dest, size)
 
 
 def seconds(text: str) -> float:

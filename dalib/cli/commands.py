@@ -2,11 +2,12 @@
 
 import logging
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import interpolate as resize
 
+from dalib.cli import NATIVE
+from dalib.cli.starting import without_garbage_collection
+from dalib.core.create import strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
@@ -36,6 +40,7 @@ from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.labels import CITYSCAPES_CLASSES
+from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.registry import Kind
 from dalib.runs.build import (
     build_dataset,
@@ -49,11 +54,13 @@ from dalib.runs.build import (
 )
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
+from dalib.runs.progress import image_bar
 from dalib.runs.recipe import Recipe, load_recipe
 from dalib.runs.run import run as run_recipe
 
 logger = logging.getLogger("dalib")
 
+SKIPPED = 3  # the exit status: done, but some inputs were skipped and are named
 CALIBRATED_ON = 32  # images, of which every second one is for the comparison
 
 
@@ -67,6 +74,7 @@ def train(options: Namespace) -> None:
 def evaluate(options: Namespace) -> None:
     """Evaluate a run, or an exported file on a recipe's data."""
     score: Callable[..., Result]
+    console = Console()
     recipe = None if options.recipe is None else load_recipe(options.recipe)
     stack = [override for override in options.overrides if override.startswith(("strategies", "plugins"))]
     others = [override for override in options.overrides if override not in stack]
@@ -79,7 +87,8 @@ def evaluate(options: Namespace) -> None:
         file = ExportedFile(options.run)
         classes, score = file.classes, partial(score_model, file, names=file.classes)
     else:
-        loaded = load_run(options.run, overrides=options.overrides if recipe is None else stack)
+        with console.status("loading the run"):
+            loaded = load_run(options.run, overrides=options.overrides if recipe is None else stack)
         recipe = loaded.recipe if recipe is None else overridden(recipe, others)
         classes = loaded.classes
         score = partial(loaded.engine.evaluate, teacher=recipe.evaluate.model == "teacher")
@@ -90,35 +99,48 @@ def evaluate(options: Namespace) -> None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
     _check_json(options)
     settings = recipe.evaluate
-    result = score(
-        dataset,
-        protocol=settings.protocol,
-        classes=settings.classes,
-        batch_size=settings.batch_size,
-        limit=settings.limit,
-    )
-    Console().print(result.table())
+    with image_bar(console, "evaluating") as progress:
+        result = score(
+            dataset,
+            protocol=settings.protocol,
+            classes=settings.classes,
+            batch_size=settings.batch_size,
+            limit=settings.limit,
+            progress=progress,
+        )
+    console.print(result.table())
     if options.json:
         write_json(Path(options.json), result.to_dict())
 
 
-def predict(options: Namespace) -> None:
-    """Segment images."""
-    loaded = load_run(options.run)
-    engine = loaded.engine
-    written = predict_images(
-        engine.network(options.teacher),
-        Path(options.input),
-        Path(options.out),
-        loaded.palette,
-        loaded.classes,
-        engine.device,
-        predict=engine.predictor(engine.network(options.teacher)),
-        size=None if options.size is None else tuple(options.size),
-    )
-    Console().print(f"{len(written)} files in {options.out}", soft_wrap=True)
+def predict(options: Namespace) -> int:
+    """Segment images; status 3 when some could not be read."""
+    console = Console()
+    with console.status("loading the run"):
+        loaded = load_run(options.run)
+    engine, own, started = loaded.engine, options.size is None, time.perf_counter()
+    with image_bar(console, "predicting") as progress:
+        done = predict_images(
+            engine.network(options.teacher),
+            [Path(name) for name in options.inputs],
+            Path(options.out),
+            loaded.palette,
+            loaded.classes,
+            engine.device,
+            predict=engine.predictor(engine.network(options.teacher)),
+            size=_size(loaded.recipe, "eval") if own else None if options.size == NATIVE else options.size,
+            protocol=loaded.recipe.evaluate.protocol if own else "full",
+            progress=progress,
+        )
+    rate = len(done.blends) / (time.perf_counter() - started)
+    told = f"{counted(len(done.blends), 'image')} in {options.out} ({rate:.1f} images/s), labels in its folder labels"
+    console.print(told, soft_wrap=True, highlight=False)
+    for message in done.skipped.values():
+        logger.warning("skipped: %s", message)
+    return SKIPPED if done.skipped else 0
 
 
+@without_garbage_collection()  # the model's libraries are imported here
 def plan(options: Namespace) -> None:
     """Check a stack on the meta device, without data or memory, and print it."""
     recipe = load_recipe(options.recipe, options.overrides)
@@ -134,6 +156,7 @@ def plan(options: Namespace) -> None:
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
+    engine.check_training()
     for number, row in enumerate(made.rows, start=1):
         modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]
         console.print(_described(number, row, modules), highlight=False, soft_wrap=True)
@@ -172,6 +195,8 @@ def doctor(options: Namespace) -> int:
     found: list[Findings] = []
     labelled: list[Findings] = []
     faults: dict[Fault, None] = {}
+    strategies = [strategy_from(options, f"strategies[{i}]") for i, options in enumerate(recipe.strategies)]
+    required = {field for strategy in strategies for field in strategy.requires}
     for name in (*recipe.data.names(), "eval"):
         one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
         if (
@@ -183,8 +208,8 @@ def doctor(options: Namespace) -> int:
             continue
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
             create = partial(open_dataset, name, chosen, path)
-            checks = {"one_size": one_size, "needs_labels": name not in ("target", "eval")}
-            found.append(examine_new(create, name=path, limit=options.sample, **checks))
+            needs = f"{name}.label" in required
+            found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size, needs_labels=needs))
             if name != "target":  # whose labels are not read
                 labelled.append(found[-1])
                 compare(labelled[0], found[-1])
@@ -201,31 +226,43 @@ def doctor(options: Namespace) -> int:
 
 
 def bench(options: Namespace) -> None:
-    """Measure networks."""
-    measured = run_bench(
-        options.networks,
-        tuple(options.size),
-        options.variants or VARIANTS,
-        device=options.device,
-        threads=options.threads,
-        seconds=options.seconds,
-    )
+    """Measure networks, registered ones and those of runs."""
+    console, rows = Console(), []
+    with console.status("building the networks"):
+        measured = run_bench(
+            [_network(name) for name in options.networks],
+            tuple(options.size),
+            options.variants or VARIANTS,
+            device=options.device,
+            threads=options.threads,
+            seconds=options.seconds,
+        )
     _check_json(options)
-    rows = []
+    doing = f"measuring, for some {2 * options.seconds:.3g} s each"
     try:
-        for row in measured:
-            rows.append(row)
-            logger.info("%s, %s: %.1f ms", row.model, row.variant, row.median_ms)
+        with console.status(doing, refresh_per_second=2):  # a livelier one would take part in what is measured
+            for row in measured:
+                rows.append(row)
+                logger.info("%s, %s: %.1f ms", row.model, row.variant, row.median_ms)
     finally:  # what is measured is kept when the next one fails
         if rows:
-            Console().print(bench_table(rows))
+            console.print(bench_table(rows))
             if options.json:
                 write_json(Path(options.json), {"rows": [row.to_dict() for row in rows]})
 
 
+def _network(name: str) -> str | tuple[str, SegmentationModel]:
+    """Return a run's model with its name, or the name of a registered network."""
+    if not Path(name).exists():
+        return name
+    return name, cast(SegmentationModel, unwrap(load_run(name, device="cpu").engine.model))
+
+
 def export(options: Namespace) -> None:
     """Write a run's model for other runtimes."""
-    loaded = load_run(options.run, device="cpu")
+    console = Console()
+    with console.status("loading the run"):
+        loaded = load_run(options.run, device="cpu")
     trained = _size(loaded.recipe, "eval")
     size = tuple(options.size) if options.size else trained or (512, 1024)
     image = None if options.image is None else read_image(Path(options.image)).float() / 255
@@ -234,16 +271,17 @@ def export(options: Namespace) -> None:
             "the run predicts through %s; the file is of the network alone, and gives what it gives without.",
             ", ".join(around),
         )
-    written = export_model(
-        loaded.engine.network(options.teacher),
-        options.out,
-        size,
-        image=image,
-        classes=loaded.classes,
-        palette=loaded.palette,
-        calibrate=_calibration(options, loaded.recipe, size),
-    )
-    Console().print(str(written), soft_wrap=True, highlight=False)
+    with console.status("exporting and comparing"):
+        written = export_model(
+            loaded.engine.network(options.teacher),
+            options.out,
+            size,
+            image=image,
+            classes=loaded.classes,
+            palette=loaded.palette,
+            calibrate=_calibration(options, loaded.recipe, size),
+        )
+    console.print(str(written), soft_wrap=True, highlight=False)
 
 
 def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> list[Tensor] | None:

@@ -142,7 +142,7 @@ def examine(
     Args:
         limit: read at most this many items, evenly spread; None reads all.
         one_size: count it as a fault when images differ in size, since they cannot be batched.
-        needs_labels: count it as a fault when no pixel has a class.
+        needs_labels: count it as a fault when no pixel has a label.
         advance: called with (items done, items to do), for a progress bar.
     """
     findings = Findings(name, classes_of(dataset), len(dataset))
@@ -160,12 +160,11 @@ def examine(
         findings.faults.append(Fault("", "expected images, found none; check its root, split and lists."))
     if doubt := getattr(dataset, "doubt", lambda pixels: None)(findings.pixels):
         findings.faults.append(Fault("", doubt))
-    if needs_labels and findings.sizes and not findings.pixels[:IGNORE].any():
-        findings.faults.append(
-            Fault("", "expected labels, found none, or a label map that fits no id: all pixels are 255.")
-        )
     if one_size and len(findings.sizes) > 1:
         findings.faults.append(Fault("", "the images differ in size; give `size: [H, W]` to make batches of them."))
+    if needs_labels and findings.sizes and findings.ignored == 1:
+        reason = "no pixel has a label, and a strategy trains on them; check the labels, the split and the label map."
+        findings.faults.append(Fault("", reason))
     return findings
 
 

@@ -73,7 +73,7 @@ class Row:
 
 
 def bench(
-    networks: Sequence[str],
+    networks: Sequence[str | tuple[str, SegmentationModel]],
     size: Size = (512, 1024),
     variants: Sequence[str] = VARIANTS,
     *,
@@ -84,7 +84,8 @@ def bench(
     """Measure networks in each variant, with random weights unless their options load some; yield rows one by one.
 
     Args:
-        networks: registered models, see ``dalib.list_models``, alone or with options: "timm backbone=convnext_atto".
+        networks: registered models, see ``dalib.list_models``, alone or with options: "timm backbone=convnext_atto";
+            or models with the names to measure them under.
         size: (H, W) of the image.
         variants: "eager"; "fused", "bf16", "channels-last" and "compiled", alone or joined by "+"; or the exported file
             in "onnxruntime" or "openvino", on a CPU, with "-int8" quantised and calibrated on procedural streets.
@@ -99,16 +100,22 @@ def bench(
     chosen = choose_device(device)
     for variant in variants:
         check_variant(variant)
-    uses = [parse_use(network) for network in networks]
-    models = [cast(SegmentationModel, model_from(use, 19, use["use"])) for use in uses]
+    models = [_named(network) for network in networks]
 
     def rows() -> Iterator[Row]:
         with cpu_threads(threads):
-            for network, model in zip(networks, models, strict=True):
+            for name, model in models:
                 for variant in variants:
-                    yield measure(model, size, variant, name=network, device=chosen, seconds=seconds)
+                    yield measure(model, size, variant, name=name, device=chosen, seconds=seconds)
 
     return rows()
+
+
+def _named(network: str | tuple[str, SegmentationModel]) -> tuple[str, SegmentationModel]:
+    if not isinstance(network, str):
+        return network
+    use = parse_use(network)
+    return network, cast(SegmentationModel, model_from(use, 19, use["use"]))
 
 
 def measure(
@@ -136,6 +143,7 @@ def measure(
     elif "compiled" in forms:
         ready = compiled(form, image)
     with torch.inference_mode():
+        _try(ready, image, name)
         times, processor, rate = time_forward(lambda: ready(image), device, seconds)
     return Row(
         model=name,
@@ -231,6 +239,17 @@ def time_forward(
         times.append(_timed(forward, 1, device))
         processor.append(time.process_time() - started)
     return times, processor, len(times) / _timed(forward, len(times), device)
+
+
+def _try(ready: Callable[[Tensor], Tensor], image: Tensor, name: str) -> None:
+    try:
+        ready(image)
+    except RuntimeError as error:
+        height, width = image.shape[-2:]
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise DalibError(
+            f"{name} fails on an image of {height}x{width} (HxW): {reason}. Give another --size."
+        ) from error
 
 
 def inference_parameters(model: SegmentationModel) -> int:

@@ -1,97 +1,175 @@
-"""Predictions for image files, written as label maps and pictures."""
+"""Predictions for image files, written as pictures to look at and as label maps."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalib.data.decode import read_image
+from dalib.data.decode import read_image, resize_image
 from dalib.data.files import existing_folder, find_images
-from dalib.data.palette import blend, colorize
+from dalib.data.palette import blend
 from dalib.errors import DataError
 from dalib.evaluation.evaluate import inference, model_device
-from dalib.evaluation.panels import write_png
+from dalib.evaluation.panels import with_legend, write_jpeg, write_png
+from dalib.evaluation.protocols import Protocol, Size, get_protocol, sliding
 from dalib.files import write_atomically
 from dalib.hooks import Predict
 from dalib.labels import Color
-from dalib.resizing import resize_logits
+
+LARGE = 1024 * 2048  # pixels; a network sees more of them in windows, since its memory grows with them
+WINDOW, STRIDE = (1024, 1024), (768, 768)
+SQUEEZED = 2.0  # at most so much is an image's shape changed
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was written, and why the others were not: messages by image."""
+
+    blends: list[Path] = field(default_factory=list)
+    skipped: dict[Path, str] = field(default_factory=dict)
 
 
 def predict_images(
     model: nn.Module,
-    inputs: Path,
+    inputs: Path | Sequence[Path],
     out: Path,
     palette: Sequence[Color],
     classes: Sequence[str],
     device: torch.device | str | None = None,
     *,
     predict: Predict | None = None,
-    size: tuple[int, int] | None = None,
-) -> list[Path]:
-    """Write for every image NAME its ``NAME_label.png``, ``NAME_color.png`` and ``NAME_blend.png``, at its own size.
+    size: Size | None = None,
+    protocol: str | Protocol = "full",
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Write for every image NAME, at its own size, ``NAME_blend.jpg`` with a legend and ``labels/NAME.png``.
 
-    The label holds train ids as grey values; ``classes.json`` says which class and colour each id is. A folder is
-    searched with its subfolders, which are repeated under ``out``.
+    The label holds train ids as grey values; ``classes.json`` says which class and colour each id is. Folders are
+    searched with their subfolders, which are repeated under ``out``; of several inputs, each folder has one of its
+    name there. An image that cannot be read is left out.
 
     Args:
         model: maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
-        inputs: an image, or a folder of them.
-        out: the folder to write to; it may lie in ``inputs``, whose search leaves it out.
+        inputs: images, or folders of them.
+        out: the folder to write to; it may lie in an input, whose search leaves it out.
         palette: (red, green, blue) in 0..255 of each class.
         classes: name of each class.
         device: the model is moved there; None: the model's own.
         predict: maps images to logits in place of the model.
-        size: (H, W) that the network sees; None: each image's own.
-
-    Returns:
-        The paths of the pictures, in the order of their images.
+        size: (H, W) that images are resized to, as those that the model was scored on; see ``shaped``. None: their own.
+        protocol: how the model was scored: its input size and windows. Where it has no windows, images of more than
+            1024 x 2048 pixels (or ``size``, if it is larger) are seen in overlapping windows of 1024 x 1024.
+        progress: called with (images done, images in all) after every image.
 
     Raises:
-        DataError: no image, a file that is not an image, or two images whose pictures would have the same name.
+        DataError: an input that is missing, no image that can be read, or two images whose files would have one name.
     """
-    outputs = _outputs(inputs, out)
+    outputs = _outputs([inputs] if isinstance(inputs, Path) else inputs, out)
+    protocol = get_protocol(protocol)
     device = model_device(model) if device is None else torch.device(device)
     predict = predict or model.to(device)
-    written: list[Path] = []
+    done = Predictions()
     with inference(model.to(device)):
-        for source, name in outputs.items():
-            image = read_image(source)
-            label = _label(predict, image.to(device), size).cpu()
-            written += _write(image, label, out, name, palette)
+        for number, (source, name) in enumerate(outputs.items(), start=1):
+            try:
+                image = read_image(source)
+            except DataError as error:
+                done.skipped[source] = str(error)
+            else:
+                if not done.blends:
+                    _write_legend(out, palette, classes)
+                label = _label(predict, image, size, protocol, device)
+                done.blends.append(out / f"{name}_blend.jpg")
+                write_jpeg(done.blends[-1], _picture(image, label, palette, classes))
+                write_png(out / "labels" / f"{name}.png", label[None])
+            if progress:
+                progress(number, len(outputs))
+    if not done.blends:
+        raise DataError(next(iter(done.skipped.values())))
+    return done
+
+
+def shaped(own: Size, size: Size) -> Size:
+    """Return the (H, W) that an image of size ``own`` is resized to where a network expects ``size``.
+
+    That is ``size``, unless it would change the image's shape by more than 2: a portrait for a network that was trained
+    on landscapes keeps its shape, at as many pixels.
+    """
+    factors = size[0] / own[0], size[1] / own[1]
+    if max(factors) <= SQUEEZED * min(factors):
+        return size
+    factor = math.sqrt(math.prod(factors))
+    return max(1, round(factor * own[0])), max(1, round(factor * own[1]))
+
+
+def _label(predict: Predict, image: Tensor, size: Size | None, protocol: Protocol, device: torch.device) -> Tensor:
+    """Return train ids (H, W) uint8 on the CPU for an image, uint8 (3, H, W)."""
+    own = (image.shape[1], image.shape[2])
+    if size is not None:
+        image = resize_image(image, shaped(own, size))
+    if protocol.input_size is not None:
+        protocol = replace(protocol, input_size=shaped(own, protocol.input_size))
+    seen = protocol.resize_image(image[None].to(device).float() / 255)
+    if protocol.window is None and seen[0, 0].numel() > max(LARGE, math.prod(size or ())):
+        predict = sliding(predict, WINDOW, STRIDE)
+    return _best_class(protocol.predictor(predict)(seen), own, protocol).cpu()
+
+
+def _best_class(logits: Tensor, size: Size, protocol: Protocol) -> Tensor:
+    """Return the argmax of the resized logits, uint8 (H, W); a class at a time, as 19 of 12 megapixels take 1 GB."""
+    best = torch.full(size, -math.inf, device=logits.device)
+    label = torch.zeros(size, dtype=torch.uint8, device=logits.device)
+    for i in range(logits.shape[1]):
+        scores = protocol.resize_logits(logits[:, i : i + 1], size)[0, 0]
+        label.masked_fill_(scores > best, i)
+        best = torch.maximum(best, scores)
+    return label
+
+
+def _picture(image: Tensor, label: Tensor, palette: Sequence[Color], classes: Sequence[str]) -> Tensor:
+    shares = torch.bincount(label.flatten(), minlength=len(classes)) / label.numel()
+    entries = {
+        f"{classes[i]} {f'{100 * share:.0f}' if share >= 0.01 else '<1'} %": palette[i]
+        for share, i in sorted(zip(shares.tolist(), range(len(classes)), strict=True), reverse=True)
+        if share
+    }
+    return with_legend(blend(image, label, palette), entries)
+
+
+def _write_legend(out: Path, palette: Sequence[Color], classes: Sequence[str]) -> None:
     legend = [{"id": i, "name": name, "color": palette[i]} for i, name in enumerate(classes)]
     write_atomically(out / "classes.json", json.dumps(legend, indent=1).encode())
-    return written
 
 
-def _label(predict: Predict, image: Tensor, size: tuple[int, int] | None) -> Tensor:
-    batch, own = image[None].float() / 255, image.shape[-2:]
-    if size is not None and size != own:
-        batch = F.interpolate(batch, size, mode="bilinear", antialias=True)
-    logits = resize_logits(predict(batch), (own[0], own[1]))
-    return logits[0].argmax(0).to(torch.uint8)
+def _outputs(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
+    """Map each image to the name of its files below ``out``; faults in names are found before any work."""
+    labels, ours = out / "labels", out / "classes.json"
+    if labels.is_dir() and any(labels.iterdir()) and not ours.is_file():
+        raise DataError(f"{labels} holds files that are no predictions, which could be replaced; name another folder.")
+    found: dict[str, Path] = {}
+    for given in inputs:
+        images = {given.stem: given} if given.is_file() else _images(given, out)
+        prefix = f"{given.resolve().name}/" if len(inputs) > 1 and not given.is_file() else ""
+        for name, image in images.items():
+            other = found.setdefault(prefix + name, image)
+            if other is not image:
+                raise DataError(
+                    f"{image}: its files would be named {prefix + name}, as those of {other} are; predict one of "
+                    "them into another folder."
+                )
+    return {image: name for name, image in found.items()}
 
 
-def _write(image: Tensor, label: Tensor, out: Path, name: str, palette: Sequence[Color]) -> list[Path]:
-    pictures = {"label": label[None], "color": colorize(label, palette), "blend": blend(image, label, palette)}
-    paths = [out / f"{name}_{kind}.png" for kind in pictures]  # a name may be "." or "..", so add the suffix first
-    for path, picture in zip(paths, pictures.values(), strict=True):
-        write_png(path, picture)
-    return paths
-
-
-def _outputs(inputs: Path, out: Path) -> dict[Path, str]:
-    """Map each image to the name of its pictures below ``out``; faults in names are found before any work."""
-    if inputs.is_file():
-        return {inputs: inputs.stem}
+def _images(folder: Path, out: Path) -> dict[str, Path]:
     inside = out.resolve()
-    if inputs.resolve() == inside:
+    if folder.resolve() == inside:
         raise DataError(f"{out}: predictions would lie among their own inputs; name another folder.")
 
     def key(name: str) -> str | None:
-        return None if (inputs / name).resolve().is_relative_to(inside) else name
+        return None if (folder / name).resolve().is_relative_to(inside) else name
 
-    images = find_images(existing_folder(inputs, "an image or a folder of images", "the path"), key)
-    return {image: name for name, image in images.items()}
+    return find_images(existing_folder(folder, "an image or a folder of images", "the path"), key)

@@ -145,7 +145,7 @@ class Result:
 
     def _label_free_table(self, measures: LabelFree, source: Mapping[str, float]) -> Table:
         title = f"no labels, so no mIoU: protocol {self.protocol}, {self.images} images"
-        table = Table("class", title=title, caption=f"{measures}")
+        table = Table("class", title=title, caption=f"{measures}", caption_justify="left")
         table.add_column("predicted %", justify="right")
         if source:
             table.add_column("labels of the source %", justify="right")

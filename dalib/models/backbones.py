@@ -1,7 +1,8 @@
 """timm backbones that give features by stride, and loading of their pretrained weights."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -91,6 +92,11 @@ def create_backbone(
             ``pretrained`` and ``weights`` are given.
         WeightsError: the file does not fit, or timm has no published weights or could not fetch them.
     """
+    if not isinstance(name, str):
+        raise RecipeError(
+            f"backbone: expected the name of a timm backbone, got a {type(name).__name__}. A network around modules of "
+            "your own is wrapped by dalib.wrap_model(network, num_classes)."
+        )
     if pretrained and weights is not None:
         raise RecipeError("pretrained and backbone_weights both say where the backbone starts; give one of them.")
     options = {} if output_stride is None else {"output_stride": output_stride}
@@ -190,7 +196,8 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         )
     torch.set_rng_state(drawn_from)
     try:
-        published = _for_any_size(partial(create, pretrained=True))
+        with _offline_without_network():
+            published = _for_any_size(partial(create, pretrained=True))
     except Exception as error:  # the kind depends on the client that timm downloads with
         reason = str(error).partition("\n")[0].rstrip(".")
         raise WeightsError(
@@ -199,6 +206,23 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         ) from error
     _count_published(name, published, body)
     return published
+
+
+@contextmanager
+def _offline_without_network() -> Iterator[None]:
+    """Without a network let timm take what it downloaded before; its client would try again for a minute."""
+    from huggingface_hub import constants, get_session
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not before:
+            get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # the kind depends on the version of the client
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _count_published(name: str, body: nn.Module, untrained: nn.Module) -> None:

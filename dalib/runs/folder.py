@@ -101,8 +101,8 @@ class RunFolder:
 
     def discard(self) -> None:
         """Delete what ``start`` wrote."""
-        self.recipe.unlink()
-        self.environment.unlink()
+        self.recipe.unlink(missing_ok=True)
+        self.environment.unlink(missing_ok=True)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append a line to the metrics."""

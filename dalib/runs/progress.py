@@ -1,48 +1,118 @@
-"""The progress display of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""What a run shows of its progress: a bar and the terms on a terminal, plain lines elsewhere."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 QUIET = ("seconds", "lr")  # in the metrics, but not shown
+STOPPING = "stopping after this step"
+STDERR = 2  # its file descriptor
 
 
 class Display:
-    """The progress of one run, in steps."""
+    """The progress of one run in steps: a line for the bar, and below it the terms and scores.
 
-    def __init__(self, console: Console, steps: int, done: int) -> None:
+    Args:
+        batch_size: images per step, for the rate.
+    """
+
+    def __init__(self, console: Console, steps: int, done: int, batch_size: int) -> None:
         self.console = console
         self._steps = steps
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[terms]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("training", total=steps, completed=done, terms="")
+        self._doing, self._stopping = "training", False
+        self._terms: list[str] = []
+        self._scores: dict[str, str] = {}
+        self._best = (-1.0, 0)  # mIoU, step
+        self._progress = _bar(console)
+        self._task = self._progress.add_task(self._doing, total=steps, completed=done, images=batch_size)
+        self._live = Live(console=console, get_renderable=self._render) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
-        self._progress.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._live:
+            self._live.stop()
 
     def step(self, step: int) -> None:
         """Move the bar."""
         self._progress.update(self._task, completed=step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the metrics of a logged step."""
-        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in QUIET)
-        if self.console.is_terminal:
-            self._progress.update(self._task, terms=text)
+        """Show the metrics of a logged step; those of ``eval/`` stay until the next evaluation."""
+        shown = {name: self._shown(name, value, step) for name, value in metrics.items() if name not in QUIET}
+        self._scores |= {name: text for name, text in shown.items() if name.startswith("eval/")}
+        if self._live is None:
+            self.console.print(
+                f"step {step}/{self._steps}  {'  '.join(shown.values())}", soft_wrap=True, highlight=False
+            )
+        elif terms := [text for name, text in shown.items() if name not in (*self._scores, "images_per_second")]:
+            self._terms = terms
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Say how far an evaluation between two steps is, in images."""
+        self._doing = "training" if done == total else f"evaluating {done}/{total}"
+
+    def stopping(self) -> None:
+        """Say that the run stops; from any thread."""
+        self._stopping = True
+        if self._live is None:
+            os.write(STDERR, f"{STOPPING}\n".encode())
         else:
-            self.console.print(f"step {step}/{self._steps}  {text}", soft_wrap=True, highlight=False)
+            self._live.refresh()
+
+    def _shown(self, name: str, value: float, step: int) -> str:
+        if name != "eval/miou":
+            return f"{name} {value:.4g}"
+        best, since = self._best
+        if value >= best:
+            self._best = (value, step)
+            return f"{name} {100 * value:.1f} % (best)"
+        return f"{name} {100 * value:.1f} % (best {100 * best:.1f} % at step {since})"
+
+    def _render(self) -> Group:
+        self._progress.update(self._task, description=STOPPING if self._stopping else self._doing)
+        return Group(self._progress, Columns([Text(text) for text in (*self._terms, *self._scores.values())], (0, 2)))
+
+
+class ImagesPerSecond(ProgressColumn):
+    """The speed of a task times its field ``images``, those per step."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, or nothing where it is not known yet."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed * task.fields['images']:.1f} images/s")
+
+
+@contextmanager
+def image_bar(console: Console, doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar of images on a terminal while the body calls what is yielded with (images done, images in all)."""
+    progress = _bar(console)
+    with progress:
+        task = progress.add_task(doing, total=None, images=1)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        ImagesPerSecond(),
+        console=console,
+        expand=True,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -3,13 +3,14 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.status import Status
 from torch import Tensor
 
 from dalib.core import checkpoint
@@ -27,7 +28,7 @@ from dalib.runs.folder import RunFolder
 from dalib.runs.loading import Earlier
 from dalib.runs.lock import locked
 from dalib.runs.pictures import Samples
-from dalib.runs.progress import Display
+from dalib.runs.progress import Display, image_bar
 from dalib.runs.recipe import Recipe
 from dalib.runs.report import write_report
 from dalib.runs.resuming import check_same_recipe
@@ -53,7 +54,7 @@ def run(
     Raises:
         DalibError: the user has to act; recipe, data and stack are checked before the first step.
     """
-    return Run(recipe, Path(out), console or Console(quiet=True), before).go(resume)
+    return Run(recipe, Path(out), console or Console(quiet=True, force_terminal=False), before).go(resume)
 
 
 class Run:
@@ -64,6 +65,11 @@ class Run:
         self.folder = RunFolder(out)
         self.console = console
         self.before = None if before is None else Earlier.read(Path(before))
+        with self.console.status("reading the data") as status:
+            self._build(status)
+
+    def _build(self, status: Status) -> None:
+        recipe = self.recipe
         built = {name: build_dataset(recipe, name) for name in recipe.data.names()}
         self.streams = {name: dataset for name, dataset in built.items() if dataset is not None}
         trained = {name: dataset for name, dataset in self.streams.items() if name != "target"}
@@ -71,12 +77,15 @@ class Run:
         self.classes = check_classes(self.streams | ({} if self.unlabelled else {"eval": self.eval}))
         self.palette = palette_of(self.streams.get("source", self.eval) if self.unlabelled else self.eval)
         class_ids(recipe.evaluate.classes, self.classes)
+        status.update("building the model")
         device = choose_device(recipe.train.device)
         model = build_model(recipe, self.classes, device)
         model = compiled(model, device) if recipe.train.compile else model
         self.engine = build_engine(recipe, model, self.classes, device)
+        self.engine.check_training()
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
+        status.update("looking at the first images")
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
         sizes = {name: stream.size for name, stream in seen.items()}
         self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
@@ -95,14 +104,16 @@ class Run:
     def _go(self, resume: bool) -> Result:
         samples = Samples(self.eval, self.palette)
         fresh = not self.folder.recipe.exists()
-        self._begin(resume, samples)
         try:
+            with self.console.status("preparing the run"):
+                self._begin(resume, samples)
             self._train()
-        except DalibError:
+        except (DalibError, KeyboardInterrupt):
             if fresh and not self.engine.index:  # leave no run behind if no step was done
                 self.folder.discard()
             raise
-        result = self._score()
+        with image_bar(self.console, "evaluating") as progress:
+            result = self._score(progress)
         if self.recipe.train.eval_every:
             self._keep_best(result)
         samples.predict("prediction", self.engine, teacher=self._teacher)
@@ -148,8 +159,8 @@ class Run:
             bad_items=self.bad_items,
         )
         with (
-            Interruption() as interruption,
-            Display(self.console, train.steps, self.engine.index) as display,
+            Display(self.console, train.steps, self.engine.index, data.batch_size) as display,
+            Interruption(display.stopping) as interruption,
             self.saving.rescued(interruption),
             closing(steps),
         ):
@@ -167,7 +178,7 @@ class Run:
         if step % train.log_every == 0 or step == train.steps:
             metrics |= self._metrics(terms)
         if train.eval_every and step % train.eval_every == 0 and step < train.steps:
-            metrics |= self._score_on_the_way()
+            metrics |= self._score_on_the_way(display)
         if metrics:
             self.folder.log({"step": step, **metrics})
             display.log(step, metrics)
@@ -195,9 +206,9 @@ class Run:
         schedule, rate = self.engine.schedule, self.engine.optimizer.param_groups[0]["initial_lr"]
         return float(rate * (schedule(self.engine.index - 1) if schedule else 1.0))
 
-    def _score_on_the_way(self) -> dict[str, float]:
+    def _score_on_the_way(self, display: Display) -> dict[str, float]:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
-        result = self._score()
+        result = self._score(display.evaluating)
         self._keep_best(result)
         figures = result.label_free.figures() if result.label_free else {}
         return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}
@@ -240,7 +251,7 @@ class Run:
         """Return seconds by clock section, before a resume included."""
         return self.time + Counter(self.engine.clock.totals())
 
-    def _score(self) -> Result:
+    def _score(self, progress: Callable[[int, int], None]) -> Result:
         options = self.recipe.evaluate
         return self.engine.evaluate(
             self.eval,
@@ -249,6 +260,7 @@ class Run:
             classes=options.classes,
             batch_size=options.batch_size,
             limit=options.limit,
+            progress=progress,
         )
 
     def _skipping(self, message: str) -> None:
@@ -274,8 +286,11 @@ class Run:
         if self.before is not None:
             results["before"] = self.before.scores
         write_json(self.folder.results, results)
-        write_report(self.folder.path)
+        with self.console.status("writing the report"):
+            write_report(self.folder.path)
         self.console.print(result.table(self.shares))
+        if skipped := self.bad_items.messages:
+            self._warn("\n  ".join([f"skipped, {len(skipped)} items in all:", *skipped.values()]))
         if self.best_step:
             self.console.print(
                 f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}", soft_wrap=True

@@ -10,7 +10,7 @@ from dalib.core.engine import Engine
 from dalib.errors import DalibError, add_to
 from dalib.runs.folder import RunFolder
 from dalib.runs.recipe import TrainOptions
-from dalib.runs.signals import InterruptedRunError, Interruption
+from dalib.runs.signals import InterruptedRunError, Interruption, signal_name
 
 
 class Saving:
@@ -67,7 +67,7 @@ class Saving:
         self.save_last()
         return InterruptedRunError(
             number,
-            f"stopped at step {self._engine.index} of {self._train.steps} by signal {number}; it is saved. "
+            f"stopped at step {self._engine.index} of {self._train.steps} by {signal_name(number)}; it is saved. "
             f"{self._go_on}",
         )
 

@@ -109,4 +109,4 @@ def test_what_predict_cannot_read_or_write_is_named(trained, root, capsys):
     assert "that do not decode" in refusal(capsys, "predict", trained, root / "images/train/a.png", "--out", out)
     (root.parent / "file").write_text("")
     said = refusal(capsys, "predict", trained, root / "images/train/b.png", "--out", root.parent / "file" / "out")
-    assert said.startswith(f"{root.parent}/file/out/b_label.png cannot be written: Not a directory. Nothing is left ")
+    assert said.startswith(f"{root.parent}/file/out/classes.json cannot be written: Not a directory. Nothing is left ")

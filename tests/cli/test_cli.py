@@ -15,6 +15,7 @@ from dalib.core import checkpoint
 from dalib.data.diorama import Diorama
 from dalib.errors import DalibError
 from dalib.runs.folder import RunFolder
+from dalib.runs.loading import load_run
 from tests.command import RECIPE, TINY, refusal, run_dalib
 
 SIZES = "data.target.size=[48, 64]"
@@ -217,7 +218,7 @@ def test_evaluate_predict_and_export_take_the_network_that_is_asked_for(teacher,
 
     Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
     assert run_dalib("predict", parted, tmp_path / "a.png", "--out", tmp_path / "out", *flag) == 0
-    assert set(Image.open(tmp_path / "out" / "a_label.png").tobytes()) == {number}
+    assert set(Image.open(tmp_path / "out" / "labels" / "a.png").tobytes()) == {number}
 
     assert run_dalib("export", parted, "--out", tmp_path / "net.pt2", "--size", 32, 64, *flag) == 0
     network = torch.export.load(tmp_path / "net.pt2").module()
@@ -264,7 +265,7 @@ def test_an_interrupt_ends_with_130_and_a_stopped_run_with_128_and_its_signal(re
     assert run_dalib("plan", recipe) == 130
     monkeypatch.setattr("dalib.cli.commands.plan", stopped)
     assert run_dalib("plan", recipe) == 143
-    assert capsys.readouterr().err == "dalib: stopped at step 1.\n"
+    assert capsys.readouterr().err == "dalib: interrupted.\ndalib: stopped at step 1.\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(recipe, monkeypatch):
@@ -300,7 +301,7 @@ def test_a_benchmark_of_nothing_is_wrong_usage(arguments, capsys):
     "arguments",
     [
         ["predict", "run", "images", "--out", "o", "--size", "0", "5"],
-        ["predict", "run", "images", "--out", "o", "--size", "5", "-3"],
+        ["predict", "run", "images", "--out", "o", "--size", "5", "x"],
         ["export", "run", "--out", "o.onnx", "--size", "0", "5"],
         ["doctor", "recipe", "--sample", "-1"],
         ["doctor", "recipe", "--sample", "0"],
@@ -330,6 +331,21 @@ def test_a_benchmark_takes_options_of_networks(tmp_path, capsys):
     assert refusal(capsys, "bench", "timm backbon=x").endswith("Did you mean 'backbone'?")
 
 
+def test_a_benchmark_takes_runs(trained, tmp_path):
+    options = ["--size", "32", "64", "--seconds", "0", "--device", "cpu", "--variants", "eager"]
+    assert run_dalib("bench", trained[1], *options, "--json", tmp_path / "b.json") == 0
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    model = load_run(trained[1], device="cpu").engine.model
+    assert row["model"] == str(trained[1]) and row["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_a_network_that_is_too_deep_for_an_image_is_named_with_its_size(capsys):
+    options = ["--size", "32", "64", "--seconds", "0", "--device", "cpu", "--variants", "eager"]
+    said = refusal(capsys, "bench", "timm backbone=inception_v3", *options).splitlines()[-1]
+    assert said.startswith("timm backbone=inception_v3 fails on an image of 32x64 (HxW): ")
+    assert said.endswith(". Give another --size.")
+
+
 def test_what_a_benchmark_has_measured_is_kept_when_the_next_form_fails(tmp_path, monkeypatch, capsys):
     def fails(*_):
         raise DalibError("no compiler")
@@ -347,7 +363,7 @@ def test_what_a_benchmark_has_measured_is_kept_when_the_next_form_fails(tmp_path
     {
         "train": "train what a recipe says",
         "evaluate": "score a run",
-        "predict": "segment an image",
+        "predict": "segment images",
         "plan": "check a recipe's stack",
         "plugins": "list the installed plugins",
         "doctor": "examine a recipe's data",

@@ -99,7 +99,7 @@ def test_a_source_without_a_labelled_pixel_is_a_fault_of_the_doctor(recipe, tmp_
         (tmp_path / "data/labels").rename(tmp_path / "gone")
     assert run_dalib("doctor", recipe, *trained(f"{{use: folder, {options}}}")) == 2
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("expected labels, found none, or a label map that fits no id: all pixels are 255.") == 1
+    assert said.count("no pixel has a label, and a strategy trains on them") == 1
 
 
 def test_a_run_goes_on_where_its_data_have_moved_and_ends_as_it_would_have(recipe, tmp_path, capsys):

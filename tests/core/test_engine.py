@@ -59,7 +59,7 @@ class Jitter(Strategy):
     @hookimpl
     def pre_batch(self, step):
         image = step.batch["source"].image
-        step.batch.write("source", image=image + 0.1 * torch.rand_like(image))
+        step.batch.write("source", image=(image + 0.1 * torch.rand_like(image)).clamp(0, 1))
 
 
 class Fool(Strategy):
@@ -517,6 +517,12 @@ def test_fit_trains_up_to_the_step_and_evaluates():
     result = mine.fit(TinyData(), TinyData(seed=1), steps=3, batch_size=4, eval=FiveClasses())
     assert mine.index == 3
     assert 0 <= result.miou <= 1
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_fit_shows_a_bar_where_it_is_asked_to(progress, capsys):
+    engine([Supervised()]).fit(TinyData(), steps=2, batch_size=4, progress=progress)
+    assert ("100%" in capsys.readouterr().out) == progress
 
 
 def test_data_are_read_in_this_process_unless_workers_are_asked_for():

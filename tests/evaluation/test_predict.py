@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dalib.data.palette import blend, colorize
+from dalib.data.decode import resize_image
+from dalib.data.palette import blend
 from dalib.errors import DataError
+from dalib.evaluation.evaluate import evaluate
 from dalib.evaluation.predict import predict_images
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
@@ -39,20 +41,31 @@ def predict(model, inputs, out, **options):
     return predict_images(model, inputs, out, palette=CITYSCAPES_PALETTE, classes=CITYSCAPES_CLASSES, **options)
 
 
-def test_folder_gives_label_colour_and_blend_at_each_images_size(tmp_path):
-    image = picture(tmp_path / "in" / "rue de l'été" / "a.png", 10, 16)
+def near(picture, expected):
+    """Whether a JPEG shows what is expected, up to its loss, which is largest at edges."""
+    return (picture.float() - expected.float()).abs().mean() < 6
+
+
+def test_folder_gives_blend_and_label_at_each_images_size(tmp_path):
+    image = picture(tmp_path / "in" / "rue de l'été" / "a.png", 160, 320)
     picture(tmp_path / "in" / "b.png", 7, 5)
-    written = predict(Brightness(), tmp_path / "in", tmp_path / "out")
-    assert [str(p.relative_to(tmp_path / "out")) for p in written] == [
-        *("b_label.png", "b_color.png", "b_blend.png"),
-        *(f"rue de l'été/a_{kind}.png" for kind in ("label", "color", "blend")),
-    ]
-    label, color, mixed = (read(p) for p in written[3:])
+    done = predict(Brightness(), tmp_path / "in", tmp_path / "out")
+    assert [str(p.relative_to(tmp_path / "out")) for p in done.blends] == ["b_blend.jpg", "rue de l'été/a_blend.jpg"]
+    label = read(tmp_path / "out" / "labels" / "rue de l'été" / "a.png")
     expected = (image[0] > 127).to(torch.uint8)
-    assert torch.equal(label, expected)
-    assert torch.equal(color.movedim(-1, 0), colorize(expected, CITYSCAPES_PALETTE))
-    assert torch.equal(mixed.movedim(-1, 0), blend(image, expected, CITYSCAPES_PALETTE))
-    assert read(written[0]).shape == (7, 5)
+    assert torch.equal(label, expected) and read(tmp_path / "out" / "labels" / "b.png").shape == (7, 5)
+    mixed = read(done.blends[1]).movedim(-1, 0)
+    assert near(mixed[:, :160], blend(image, expected, CITYSCAPES_PALETTE))
+
+
+def test_below_the_blend_stand_the_classes_that_occur_in_their_colours(tmp_path):
+    picture(tmp_path / "a.png", 40, 400)
+    (path,) = predict(Brightness(), tmp_path / "a.png", tmp_path / "out").blends
+    strip = read(path)[40:]
+    assert strip.shape[0] > 12 and strip.shape[1] == 400
+    for color, occurs in ((CITYSCAPES_PALETTE[0], True), (CITYSCAPES_PALETTE[1], True), (CITYSCAPES_PALETTE[8], False)):
+        close = (strip.int() - torch.tensor(color)).abs().amax(-1) < 25
+        assert (close.sum() > 50) == occurs
 
 
 def test_legend_names_every_id(tmp_path):
@@ -62,12 +75,73 @@ def test_legend_names_every_id(tmp_path):
     assert legend[1] == {"id": 1, "name": "sidewalk", "color": [244, 35, 232]}
 
 
-def test_network_sees_the_size_given_and_the_output_has_the_images_own(tmp_path):
-    picture(tmp_path / "a.png", 12, 20)
+@pytest.mark.parametrize(
+    ("own", "size", "seen"),
+    [((12, 20), (6, 10), (6, 10)), ((15, 20), (6, 12), (6, 12)), ((40, 20), (5, 10), (10, 5))],
+    ids=["its shape", "almost its shape", "a portrait"],
+)
+def test_network_sees_the_size_given_in_the_images_shape_and_the_output_has_the_images_own(own, size, seen, tmp_path):
+    picture(tmp_path / "a.png", *own)
     model = Brightness()
-    written = predict(model, tmp_path / "a.png", tmp_path / "out", size=(6, 10))
-    assert model.seen == (1, 3, 6, 10)
-    assert read(written[0]).shape == (12, 20)
+    predict(model, tmp_path / "a.png", tmp_path / "out", size=size)
+    assert model.seen == (1, 3, *seen)
+    assert read(tmp_path / "out" / "labels" / "a.png").shape == own
+
+
+@pytest.mark.parametrize("protocol", ["full", "advent"])
+def test_predictions_are_those_that_the_model_is_scored_by(protocol, tmp_path):
+    random = torch.randint(0, 256, (3, 90, 170), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(random.movedim(0, -1).numpy()).save(tmp_path / "a.png")
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 19, 3, padding=1)
+    predict(model, tmp_path / "a.png", tmp_path / "out", size=(45, 85), protocol=protocol)
+    label = read(tmp_path / "out" / "labels" / "a.png")
+    scored = evaluate(model, [(resize_image(random, (45, 85)), label)], protocol=protocol)  # a label may be larger
+    assert scored.miou == 1.0
+
+
+def test_a_large_image_is_seen_in_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr("dalib.evaluation.predict.LARGE", 100 * 100)
+    monkeypatch.setattr("dalib.evaluation.predict.WINDOW", (64, 64))
+    monkeypatch.setattr("dalib.evaluation.predict.STRIDE", (48, 48))
+    image = picture(tmp_path / "a.png", 110, 120)
+    model = Brightness()
+    predict(model, tmp_path / "a.png", tmp_path / "out")
+    assert model.seen == (1, 3, 64, 64)
+    assert torch.equal(read(tmp_path / "out" / "labels" / "a.png"), (image[0] > 127).to(torch.uint8))
+    predict(model, tmp_path / "a.png", tmp_path / "out", size=(110, 120))  # as large as those it was trained on
+    assert model.seen == (1, 3, 110, 120)
+
+
+def test_of_several_inputs_each_folder_has_one_of_its_own(tmp_path):
+    for name in ("one/a.png", "two/a.png", "b.png"):
+        picture(tmp_path / name, 4, 4)
+    inputs = [tmp_path / name for name in ("one", "two", "b.png")]
+    assert len(predict(Brightness(), inputs, tmp_path / "out").blends) == 3
+    labels = tmp_path / "out" / "labels"
+    assert all((labels / name).is_file() for name in ("one/a.png", "two/a.png", "b.png"))
+    with pytest.raises(DataError, match=r"two/a\.png: its files would be named a, as those of .*one/a\.png are"):
+        predict(Brightness(), [tmp_path / "one" / "a.png", tmp_path / "two" / "a.png"], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_cannot_be_read_is_skipped_and_named(tmp_path):
+    picture(tmp_path / "in" / "b.png", 4, 4)
+    (tmp_path / "in" / "a.png").write_text("not an image")
+    calls = []
+    done = predict(Brightness(), tmp_path / "in", tmp_path / "out", progress=lambda *counts: calls.append(counts))
+    assert [path.name for path in done.blends] == ["b_blend.jpg"] and calls == [(1, 2), (2, 2)]
+    assert list(done.skipped) == [tmp_path / "in" / "a.png"]
+    assert done.skipped[tmp_path / "in" / "a.png"].startswith(f"{tmp_path / 'in' / 'a.png'}: expected a whole ")
+
+
+def test_labels_that_somebody_made_are_not_replaced(tmp_path):
+    for part in ("images", "labels"):
+        picture(tmp_path / part / "a.png", 4, 4)
+    with pytest.raises(DataError, match=r"labels holds files that are no predictions"):
+        predict(Brightness(), tmp_path / "images", tmp_path)
+    predict(Brightness(), tmp_path / "images", tmp_path / "out")
+    assert len(predict(Brightness(), tmp_path / "images", tmp_path / "out").blends) == 1  # over those of its own
 
 
 def test_a_second_run_into_a_subfolder_leaves_its_own_output_out(tmp_path):

@@ -191,7 +191,7 @@ def test_data_of_ones_own_goes_from_plan_to_predictions_as_the_quick_start_says(
     assert main(["doctor", "mine.yaml", *small]) == 0
     assert main(["train", "mine.yaml", *small, "train={steps: 1, device: cpu}", "--out", "run"]) == 0
     assert main(["predict", "run", "city/images/val", "--out", "predictions", "--size", "64", "64"]) == 0
-    assert len(list(Path("predictions").glob("*_blend.png"))) == 2
+    assert len(list(Path("predictions").glob("*_blend.jpg"))) == 2
     assert read_label_map(Path("game/labels.yaml")).classes[0] == "road"
 
 

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from dalib.errors import RecipeError, RegistryError, WeightsError
@@ -176,6 +177,12 @@ def test_two_starting_points_are_refused() -> None:
         create_backbone("resnet18", strides=(16, 32), pretrained=True, weights="file.pth")
 
 
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network: nothing listens at this port."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+
+
 @pytest.mark.parametrize(("kept", "told"), [(122, "all"), (100, "most"), (10, "few")])
 def test_the_tensors_that_timm_has_loaded_are_counted(
     kept: int, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -207,3 +214,16 @@ def test_without_a_network_the_message_says_how_to_bring_a_file(monkeypatch: pyt
     monkeypatch.setattr("timm.models._builder.load_pretrained", unreachable)
     with pytest.raises(WeightsError, match=r"of 'resnet18' \(no route to host\)\. .*`backbone_weights: FILE`"):
         create_backbone("resnet18", strides=(16, 32), pretrained=True)
+
+
+def test_without_a_network_timm_takes_what_it_has_and_does_not_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    offline = []
+
+    def fetched(*args: object, **kwargs: object) -> None:
+        offline.append(constants.HF_HUB_OFFLINE)
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fetched)
+    with pytest.raises(WeightsError, match=r"not in the cache"):
+        create_backbone("resnet18", pretrained=True)
+    assert offline == [True] and not constants.HF_HUB_OFFLINE

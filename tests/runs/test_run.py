@@ -207,23 +207,36 @@ def test_resuming_without_a_checkpoint_starts_at_step_0(tmp_path):
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(number, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(number, name, times, whole, tmp_path, monkeypatch, capfd):
     folder = tmp_path / "run"
 
     def signalled(self, *batches):
         if self.index == 1 and not (folder / "checkpoints").exists():
-            os.kill(os.getpid(), number)
+            for _ in range(times):  # a key pressed twice
+                os.kill(os.getpid(), number)
         return STEP(self, *batches)
 
     monkeypatch.setattr(Engine, "step", signalled)
-    with pytest.raises(InterruptedRunError, match=r"stopped at step 2 of 4 by signal \d+; it is saved") as caught:
+    with pytest.raises(InterruptedRunError, match=rf"stopped at step 2 of 4 by {name}; it is saved") as caught:
         run(recipe(eval_every=3), folder)
-    assert caught.value.signal == number
+    assert caught.value.signal == number and capfd.readouterr().err == "stopping after this step\n"
     assert torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["step"] == 2
     run(recipe(eval_every=3), folder, resume=True)
     ours, theirs = final_state(whole[0]), final_state(folder)
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_ctrl_c_before_the_first_step_leaves_no_run(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "iterate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(), tmp_path / "run")
+    monkeypatch.undo()
+    run(recipe(steps=1), tmp_path / "run")  # the folder is free
 
 
 def test_a_loaded_run_predicts_what_the_run_scored(whole):
@@ -320,6 +333,8 @@ def test_a_run_that_skips_bad_items_says_each_once_and_resumes_to_the_same_end(a
     assert [said.count(f"skipping a bad item: {d} {i} is torn.") for d in ("source", "target") for i in (0, 3)] == [
         1
     ] * 4
+    listed = said.partition("skipped, 4 items in all:\n")[2]
+    assert all(f"  {d} {i} is torn.\n" in listed for d in ("source", "target") for i in (0, 3))
     results = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert sorted(results["bad_items"].values()) == [f"{d} {i} is torn." for d in ("source", "target") for i in (0, 3)]
     assert metrics(tmp_path / "whole")[-1]["bad_items"] == 4
