@@ -66,8 +66,8 @@ class Findings:
     def notes(self) -> list[str]:
         """Return remarks that are not faults."""
         notes = []
-        if self.sizes and self.ignored == 1 and not self.faults:
-            notes.append("every pixel is ignored: unlabelled images, or a label map that fits no id")
+        if self.sizes and self.ignored == 1:
+            notes.append("every pixel is ignored: images alone, as a target's are read, or a label map that fits no id")
         elif absent := absent_classes(self.classes, self.pixels):
             notes.append(absent.removesuffix("."))
         if self.squeezed:

@@ -315,10 +315,9 @@ def _label_free_tiles(measures: Mapping[str, Any] | None) -> list[str]:
     """Figures of the images without labels."""
     if measures is None:
         return []
-    confident = f"of the pixels, probability from {measures['threshold']:g} on"
     tiles = [
-        _tile("mean entropy", f"{measures['entropy']:.3f}", "0 is certain, 1 is none the wiser"),
-        _tile("confident %", _percent(measures["confident"]), confident),
+        _tile("mean entropy", f"{measures['entropy']:.3f}", "from 0, certain, to 1"),
+        _tile("confident %", _percent(measures["confident"]), f"pixels at {measures['threshold']:g} or more"),
     ]
     if "agreement" in measures:
         tiles.append(_tile("agreement %", _percent(measures["agreement"]), "of student and teacher"))
