@@ -137,7 +137,7 @@ def test_no_prediction_is_written_outside_of_its_folder(trained, tmp_path):
     before = set(tmp_path.rglob("*"))
     assert run_dalib("predict", trained[1], tmp_path / "in", "--out", tmp_path / "here" / "out") == 0
     written = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
-    assert len(written) == 13 and all(path.is_relative_to(tmp_path / "here" / "out") for path in written)
+    assert len(written) == 9 and all(path.is_relative_to(tmp_path / "here" / "out") for path in written)
 
 
 @pytest.mark.usefixtures("safe_ends")

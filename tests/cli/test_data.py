@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dalib.files import load_tensors
-from tests.command import RECIPE, run_dalib
+from tests.command import RECIPE, refusal, run_dalib
 from tests.equal import assert_equal
 
 SMALL = "use: diorama, size: [32, 64], length: 2"
@@ -85,6 +85,21 @@ def test_train_ids_that_gta5_reads_as_ids_stop_train_and_doctor(recipe, tmp_path
         assert run_dalib("doctor", recipe, *options) == status
         said = " ".join("".join(capsys.readouterr()).split())
         assert ("as of train ids. Read them with `use: folder`" in said) == (use == "gta5")
+    scored = f"data.eval={{use: gta5, root: {tmp_path / 'gta'}, size: [32, 64]}}"
+    assert "as of train ids" in refusal(capsys, "train", recipe, "--out", tmp_path / "scored", *options, scored)
+    assert "as of train ids" in refusal(capsys, "evaluate", tmp_path / "folder", scored)
+
+
+@pytest.mark.parametrize("label", [None, np.full((48, 64), 255, np.uint8), np.full((48, 64), 40, np.uint8)])
+def test_a_source_without_a_labelled_pixel_is_a_fault_of_the_doctor(recipe, tmp_path, capsys, label):
+    street(TRAIN_IDS if label is None else label, tmp_path / "data")
+    (tmp_path / "map.yaml").write_text("{ids: {7: road}, unknown: ignore}")
+    options = f"root: {tmp_path / 'data'}, size: [32, 64], label_map: {tmp_path / 'map.yaml'}"
+    if label is None:
+        (tmp_path / "data/labels").rename(tmp_path / "gone")
+    assert run_dalib("doctor", recipe, *trained(f"{{use: folder, {options}}}")) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("no pixel has a label, and a strategy trains on them") == 1
 
 
 def test_a_run_goes_on_where_its_data_have_moved_and_ends_as_it_would_have(recipe, tmp_path, capsys):
