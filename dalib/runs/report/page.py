@@ -66,8 +66,10 @@ def headline(run: RunRecord) -> str:
 
 def overview(run: RunRecord) -> str:
     """IoU by class, the evaluations during training, and the time by part, in columns of even height."""
-    sections = classes(run) + evaluation(run) + time(run)
-    return f'<div class="columns">{sections}</div>' if sections else ""
+    scores = evaluation(run)
+    several = scores.count("<svg") > 1  # they stand in a row of their own
+    sections = classes(run) + ("" if several else scores) + time(run)
+    return (f'<div class="columns">{sections}</div>' if sections else "") + (scores if several else "")
 
 
 def evaluation(run: RunRecord) -> str:
