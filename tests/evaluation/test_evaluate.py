@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dalib import Engine
+from dalib import Engine, wrap_model
 from dalib.errors import DataError
 from dalib.evaluation.evaluate import evaluate, inference
 from dalib.evaluation.protocols import PROTOCOLS
@@ -154,13 +154,9 @@ IMAGE, LABEL = torch.zeros(3, 4, 6, dtype=torch.uint8), torch.zeros(4, 6, dtype=
 def test_an_item_of_another_form_is_refused_and_never_scored(item, message, batch_size):
     with pytest.raises(DataError, match=message):
         evaluate(Network(), Items(item, item), batch_size=batch_size)
-    engine = Engine(Known(), [], device="cpu")
+    engine = Engine(wrap_model(Network(), 3), [], device="cpu")
     with pytest.raises(DataError, match=message):
         engine.evaluate(Items(item, item), batch_size=batch_size)
-
-
-class Known(Network):
-    num_classes = 3
 
 
 @pytest.mark.parametrize("unlabelled", [IMAGE, (IMAGE, None), (IMAGE, LABEL + 255), (IMAGE, None, {})])
