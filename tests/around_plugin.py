@@ -1,9 +1,11 @@
 """Methods around predictions, as a plugin that a recipe names: ``plugins: [tests.around_plugin]``."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dalib import Registry, Strategy, create_model, hookimpl
 
@@ -87,6 +89,28 @@ class Distil(Strategy):
         return {"distance": (step.logits("target") - wanted).square().mean()}
 
 
+class Owns(Strategy):
+    """Has a module that the model's optimiser trains, and leaves a file behind at its end."""
+
+    file: str = ""
+
+    requires = frozenset({"source.image"})
+    outputs = frozenset({"source.logits"})
+
+    @hookimpl
+    def setup(self, ctx):
+        self.head = ctx.module("head", lambda: nn.Conv2d(ctx.num_classes, 1, 1))
+
+    @hookimpl
+    def loss(self, step):
+        return {"head": self.head(step.logits("source")).pow(2).mean()}
+
+    @hookimpl
+    def teardown(self):
+        with Path(self.file or "/dev/null").open("a") as file:
+            file.write("torn down\n")
+
+
 @hookimpl
 def dalib_register(registry: Registry) -> None:
     """Register them."""
@@ -95,3 +119,4 @@ def dalib_register(registry: Registry) -> None:
     registry.strategy("noisy", Noisy)
     registry.strategy("constant", Constant)
     registry.strategy("keeps", Keeps)
+    registry.strategy("owns", Owns)

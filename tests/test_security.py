@@ -129,7 +129,7 @@ def test_a_list_cannot_name_images_outside_of_its_data_set(name, tmp_path):
 
 
 def test_no_prediction_is_written_outside_of_its_folder(trained, tmp_path):
-    for name in ("..png", "...png", "deep/..png", "..\\up.png"):
+    for name in ("a..png", "b...png", "deep/c..png", "d\\..\\..\\up.png", "..png", "deep/...png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         encoded = io.BytesIO()
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(encoded, "PNG")

@@ -18,14 +18,13 @@ from torch.nn.functional import interpolate as resize
 
 from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
-from dalib.core.create import dataset_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
-from dalib.data.dataset import classes_of, read_item, same_classes
+from dalib.data.dataset import checked_item, classes_of, same_classes, spread
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
-from dalib.data.doctor import compare, compare_sizes, counted, examine_new
+from dalib.data.doctor import Findings, compare, compare_sizes, counted, examine_new
 from dalib.data.faults import Fault
 from dalib.data.files import find_images
 from dalib.deploy.bench import VARIANTS
@@ -45,9 +44,11 @@ from dalib.registry import Kind
 from dalib.runs.build import (
     build_dataset,
     build_engine,
+    build_eval,
     build_model,
     check_classes,
     forget_files,
+    open_dataset,
     overridden,
 )
 from dalib.runs.folder import RunFolder
@@ -83,16 +84,17 @@ def evaluate(options: Namespace) -> None:
             raise DalibError(f"override {stack[0]!r}: an exported file has no strategies around it; evaluate the run.")
         recipe = overridden(recipe, others)
         file = ExportedFile(options.run)
-        classes, score = file.classes, partial(score_model, file)
+        classes, score = file.classes, partial(score_model, file, names=file.classes)
     else:
         with console.status("loading the run"):
             loaded = load_run(options.run, overrides=options.overrides if recipe is None else stack)
         recipe = loaded.recipe if recipe is None else overridden(recipe, others)
         classes = loaded.classes
         score = partial(loaded.engine.evaluate, teacher=recipe.evaluate.model == "teacher")
-    dataset = build_dataset(recipe, "eval")
-    assert dataset is not None
-    if classes is not None:
+    dataset, unlabelled = build_eval(recipe, classes)
+    if unlabelled:
+        logger.warning("no labels to score on: %s.", unlabelled)
+    elif classes is not None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
     _check_json(options)
     settings = recipe.evaluate
@@ -187,19 +189,32 @@ def doctor(options: Namespace) -> int:
     """Examine the data of a recipe; status 2 when something in it is broken."""
     recipe = load_recipe(options.recipe, options.overrides)
     _check_json(options)
-    console, found = Console(), []
+    console = Console()
+    found: list[Findings] = []
+    labelled: list[Findings] = []
     faults: dict[Fault, None] = {}
     for name in (*recipe.data.names(), "eval"):
         one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
+        if (
+            name == "eval"
+            and recipe.data.eval is None
+            and (unlabelled := build_eval(recipe, labelled[0].classes if labelled else None)[1])
+        ):
+            console.print(f"data.eval: no labels to score on: {unlabelled}", style="yellow", markup=False)
+            continue
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
-            create = partial(dataset_from, chosen, path)
+            create = partial(open_dataset, name, chosen, path)
             found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size))
-            compare(found[0], found[-1])
+            if name != "target":  # whose labels are not read
+                labelled.append(found[-1])
+                compare(labelled[0], found[-1])
             if one_size and number:
                 compare_sizes(found[-1 - number], found[-1])
             console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
             faults |= dict.fromkeys(found[-1].faults)
-    console.print(counted(len(faults), "fault") if faults else "no faults", style="bold")
+    console.print(
+        counted(len(faults), "fault") if faults else "no faults", style="bold red" if faults else "bold green"
+    )
     if options.json:
         write_json(Path(options.json), {"faults": len(faults), "sets": [findings.to_dict() for findings in found]})
     return 2 if faults else 0
@@ -277,19 +292,14 @@ def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> l
         )
     if source is not None and source.is_dir() and not RunFolder(source).recipe.is_file():
         files = list(find_images(source).values())
-        pictures = [read_image(files[i]) for i in _spread(len(files))]
+        pictures = [read_image(files[i]) for i in spread(len(files), CALIBRATED_ON)]
     else:
         dataset = build_dataset(recipe if source is None else load_recipe(source), "target")
         if dataset is None:
             raise DalibError("the recipe has no data.target to calibrate int8 on; name a folder with --calibrate.")
-        pictures = [read_item(dataset, i).image for i in _spread(len(dataset))]
+        indices = spread(len(dataset), CALIBRATED_ON)
+        pictures = [checked_item(dataset, i, with_label=False).image for i in indices]
     return [resize(picture[None].float() / 255, size, mode="bilinear", antialias=True)[0] for picture in pictures]
-
-
-def _spread(count: int) -> list[int]:
-    """Return up to ``CALIBRATED_ON`` positions, spread evenly over ``count``."""
-    wanted = min(count, CALIBRATED_ON)
-    return [i * count // wanted for i in range(wanted)]
 
 
 def _check_json(options: Namespace) -> None:
@@ -301,7 +311,7 @@ def _check_json(options: Namespace) -> None:
 def _planned_classes(recipe: Recipe) -> tuple[str, ...]:
     """Return the classes of the data sets that are here, or Cityscapes' 19 where none is."""
     found, absent = {}, []
-    for name in (*recipe.data.names(), "eval"):
+    for name in (*recipe.data.names(), *(["eval"] if recipe.data.eval is not None else [])):
         try:
             found[name] = build_dataset(recipe, name)
         except (DataError, OSError) as error:

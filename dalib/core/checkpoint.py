@@ -78,6 +78,12 @@ def check_fits(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
             f"the checkpoint's strategies are {_listed(state['stack'])}; this run's are {_listed(mine['stack'])}. "
             "Resume with the recipe of the run, or start a new run."
         )
+    if state["classes"] and mine["classes"] and state["classes"] != mine["classes"]:
+        was, now = (", ".join(map(str, of["classes"])) for of in (state, mine))
+        raise CheckpointError(
+            f"the checkpoint's classes are {was:.200}; the data's are {now:.200}. A network's outputs keep their "
+            "order: list the classes as they were, or start a new run."
+        )
     if state["modules"].keys() != mine["modules"].keys():
         raise CheckpointError(
             f"the checkpoint's modules are {sorted(state['modules'])}; this run's are {sorted(mine['modules'])}."

@@ -27,7 +27,8 @@ def create_model(use: str, num_classes: int = 19, *, weights: str | Path | None 
 
     Args:
         use: a registered model, see ``list_models``. ``create_model(**options)`` takes what a recipe says.
-        weights: a file of weights, a checkpoint or a run folder to start from.
+        weights: a file of weights, a checkpoint or a run folder to start from; of another number of classes, the rest
+            of the network starts from it.
         options: those of the model's factory.
 
     Raises:
@@ -59,7 +60,7 @@ def model_from(options: Options, num_classes: int, path: str) -> nn.Module:
     checked = check_options(factory, {**_check_model(rest, path), "num_classes": num_classes}, path)
     model = wrap_model(factory(**checked), num_classes)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, to_train=True)
     return model
 
 

@@ -1,10 +1,12 @@
 """The training engine: one loop that every strategy hooks into."""
 
 import copy
+import logging
 import math
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,18 @@ from dalib.core.teacher import Teacher
 from dalib.core.terms import Terms
 from dalib.data.bad_items import BadItems
 from dalib.data.batch import Batch
-from dalib.data.dataset import SegmentationDataset
+from dalib.data.dataset import (
+    SegmentationDataset,
+    absent_classes,
+    label_pixels,
+    labelled,
+    own_classes,
+    same_classes,
+)
 from dalib.data.loader import StreamLoader
 from dalib.data.sampled import Sampled
 from dalib.device import choose_device
-from dalib.errors import CheckpointError, StackError
+from dalib.errors import CheckpointError, DataError, StackError
 from dalib.evaluation.evaluate import evaluate, inference
 from dalib.evaluation.result import Result
 from dalib.hooks import Predict
@@ -42,6 +51,8 @@ from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.outputs import training_outputs
 from dalib.models.wrapper import SegmentationModel, network_of, own_loss, unwrap
 from dalib.randomness import seeded
+
+logger = logging.getLogger("dalib")
 
 
 class Engine:
@@ -58,7 +69,7 @@ class Engine:
         on_non_finite: when a loss term or a gradient is NaN or infinite, ``stop`` in the state before that step, or
             ``skip`` the step, a limited number of times.
         loss: the segmentation loss; default: the model's own ``segmentation_loss``, else cross-entropy.
-        device: default: the GPU if there is one. classes: class names, for strategies that use them.
+        device: default: the GPU if there is one. classes: class names; default: those that the data of ``fit`` name.
         purpose: what for; strategies' ``setup`` sees it, and frozen references are made for ``"train"`` alone.
         steps: of the whole run, for ``setup``; None where they are not known yet.
 
@@ -93,6 +104,7 @@ class Engine:
         self.accumulate = accumulate
         self.seed = seed
         self.index = 0
+        self.classes = tuple(classes) if classes else None  # their names, once they are known
         self.clock = Clock(self.device)
         self.segmentation_loss = loss or own_loss(network_of(model)) or SegmentationLoss()
         self.modules: dict[str, OwnedModule] = {}  # by strategy and name, "adversarial/logits"
@@ -290,6 +302,7 @@ class Engine:
         """
         given = {"source": source, "target": target, **(streams or {})}
         datasets = self.stack.read({name: dataset for name, dataset in given.items() if dataset is not None})
+        self._check_classes(datasets)
         bad_items = bad_items or BadItems()
         sampled = {name: Sampled(dataset, name, bad_items) for name, dataset in datasets.items()}
         draws = self.stack.draws(sampled, self.seed)
@@ -316,17 +329,53 @@ class Engine:
         """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it.
 
         ``progress`` shows a bar; ``iterate`` takes the same arguments and gives the terms of each step.
+
+        Raises:
+            DataError: the classes of the data sets are not the network's, or those of ``eval``, if it has labels, not
+                the source's. The target's labels are never read.
         """
+        given = {"source": source, **(streams or {}), **({"eval": eval} if eval is not None and labelled(eval) else {})}
+        self._check_classes({name: dataset for name, dataset in given.items() if dataset is not None})
+        own = None if source is None else own_classes(source)
+        if source is not None and own and (absent := absent_classes(own, label_pixels(source))):
+            logger.warning("the source, %d of %d images looked at: %s", min(32, len(source)), len(source), absent)
         done = self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers)
         for _ in track(done, "training", total=steps - self.index, disable=not progress):
             pass
         return None if eval is None else self.evaluate(eval)
 
+    def _check_classes(self, datasets: Mapping[str, SegmentationDataset]) -> None:
+        """Compare the classes that data sets name with the network's and one another's, and keep their names."""
+        named = {name: own_classes(dataset) for name, dataset in datasets.items() if name != "target"}
+        present = {f"the {name} data set": classes for name, classes in named.items() if classes}
+        for name, classes in present.items():
+            if len(classes) != self.num_classes:
+                raise DataError(
+                    f"{name} has {len(classes)} classes ({', '.join(classes[:3])} ...) and the network "
+                    f"{self.num_classes}; create the model with num_classes={len(classes)}."
+                )
+        same_classes(({"the engine": self.classes} if self.classes else {}) | present)
+        self.classes = self.classes or next(iter(present.values()), None)
+
     def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
         model = self.network(teacher)
+        options = {"names": self.classes, "other": self._other(teacher)} | options
         with self.clock.section("evaluation"), inference(self.model):  # a predictor may have kept it
             return evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
+
+    def _other(self, teacher: bool) -> Predict | None:
+        """Return the predictor of the network to compare the teacher, or the student, with; None without a teacher."""
+        if self.teacher is None:
+            return None
+        network = self.network(not teacher)
+        predictor = cache(lambda: self.predictor(network))  # made only if there is an image without labels
+
+        def predict(images: Tensor) -> Tensor:
+            with inference(network):
+                return predictor()(images)
+
+        return predict
 
     def network(self, teacher: bool) -> nn.Module:
         """Return the student, or the teacher; StackError where no strategy asked for one."""
@@ -427,6 +476,7 @@ class Engine:
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "strategies": self.stack.state_dict(),
             "skipped": self.guard.state_dict(),
+            "classes": None if self.classes is None else list(self.classes),
             "stack": [[s.name, s.registered_name] for s in self.stack.strategies],
             "seed": self.seed,
             "step": self.index,
@@ -452,6 +502,7 @@ class Engine:
                 load_state(module.optimizer, state["modules"][name]["optimizer"])
         self.guard.load_state_dict(state["skipped"])
         self.seed, self.index = state["seed"], state["step"]
+        self.classes = self.classes or (None if state["classes"] is None else tuple(state["classes"]))
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically."""
@@ -514,10 +565,14 @@ class Engine:
             raise StackError(f"strategy {strategy.name!r} adds {hung[0]!r} to the model; {advice}")
         models = {id(parameter) for parameter in self.model.parameters()}
         for name, value in vars(strategy).items():
-            parameters = value.parameters() if isinstance(value, nn.Module) else [value]
-            for parameter in parameters:
+            if isinstance(value, nn.Module) and not value.training:
+                continue  # it is used as it is
+            for parameter in value.parameters() if isinstance(value, nn.Module) else [value]:
                 if isinstance(parameter, nn.Parameter) and parameter.requires_grad and id(parameter) not in models:
-                    raise StackError(f"strategy {strategy.name!r} keeps its own trainable {name!r}; {advice}")
+                    raise StackError(
+                        f"strategy {strategy.name!r} keeps its own trainable {name!r}; {advice} One that is never "
+                        "trained goes into eval mode, .eval()."
+                    )
 
     def plan(self, sizes: Mapping[str, Size], fields: Mapping[str, Collection[str]] | None = None) -> Plan:
         """Check the stack against the streams' (H, W) and fields, where known, and against what the model gives.

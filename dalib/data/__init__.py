@@ -15,19 +15,20 @@ __all__ = ["Draw", "SegmentationDataset", "dalib_register", "label_counts"]
 @hookimpl
 def dalib_register(registry: "Registry") -> None:
     """Register the bundled datasets."""
+    from dalib.data.acdc import acdc
+    from dalib.data.bdd100k import bdd100k
     from dalib.data.camvid import camvid
     from dalib.data.carla import carla
     from dalib.data.cityscapes import cityscapes
+    from dalib.data.dark_zurich import dark_zurich
     from dalib.data.diorama import diorama
     from dalib.data.folder import folder
     from dalib.data.gta5 import gta5
+    from dalib.data.synthia import synthia
 
-    registry.dataset("camvid", camvid)
-    registry.dataset("carla", carla)
-    registry.dataset("cityscapes", cityscapes)
-    registry.dataset("diorama", diorama)
-    registry.dataset("folder", folder)
-    registry.dataset("gta5", gta5)
+    readers = (acdc, bdd100k, camvid, carla, cityscapes, dark_zurich, diorama, folder, gta5, synthia)
+    for reader in readers:
+        registry.dataset(reader.__name__, reader)
 
 
 def __getattr__(name: str) -> Any:

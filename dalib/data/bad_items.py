@@ -41,7 +41,8 @@ def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) ->
     for candidate in range(index, index + 1 + spare):
         candidate %= len(dataset)
         try:
-            return Loaded(checked_item(dataset, candidate), candidate, faults)
+            item = checked_item(dataset, candidate, with_label=stream != "target")
+            return Loaded(item, candidate, faults)
         except DalibError as error:  # returned as a value, since torch puts a worker's traceback into the message
             faults[f"{stream} {item_name(dataset, candidate)}"] = str(error)
         except Exception as error:

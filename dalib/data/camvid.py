@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
-from dalib.data.decode import LABEL_SUFFIXES, Size
+from dalib.data.decode import Size
 from dalib.data.encodings import ColorMap, IdMap
-from dalib.data.files import existing_folder, find_files, find_images
+from dalib.data.files import check_split, existing_folder, find_images, find_labels, root_folder
 from dalib.data.pairs import PairedFiles
-from dalib.errors import DataError, suggest
+from dalib.data.reframe import Resize
+from dalib.errors import DataError
 from dalib.labels import CITYSCAPES_CLASSES, IGNORE, Color
-
-SPLITS = ("train", "val", "test")
 
 # The 11 classes of SegNet (Badrinarayanan et al. 2017) by the colours that the original labels paint them in: several
 # of the 32 original classes make one. Void, and whatever colour is not here, is ignored.
@@ -32,28 +32,39 @@ _COLOR_MAP = ColorMap({c: _TRAIN_IDS[name] for name, colors in _COLORS.items() f
 _ID_MAP = IdMap({**dict(enumerate(_TRAIN_IDS.values())), 11: IGNORE})  # SegNet's ids follow the order above
 
 
-def camvid(*, root: str, split: str | None = None, size: Size | None = None) -> PairedFiles:
+def camvid(
+    *,
+    root: str,
+    split: str | None = None,
+    size: Size | None = None,
+    resize: Resize = "squeeze",
+    labels: Literal["own"] | None = "own",
+) -> PairedFiles:
     """Open ``SPLIT/`` and ``SPLITannot/`` (ids), or ``701_StillsRaw_full`` and ``LabeledApproved_full`` (colours).
 
     Both give the same 11 classes of Cityscapes and the same splits, those of SegNet: 367, 101 and 233 frames.
 
     Args:
         split: train (default), val or test.
-        size: (H, W) to resize to; None keeps 360 x 480, in the original layout 720 x 960.
+        size: (H, W) to resize to; None keeps 360 x 480, in the original layout 720 x 960. resize: how, where the shape
+            differs.
+        labels: None: images alone.
     """
-    split = split or "train"
-    if split not in SPLITS:
-        raise DataError(f"camvid: expected a split of {', '.join(SPLITS)}, found {split!r}.{suggest(split, SPLITS)}")
-    base = existing_folder(Path(root), "CamVid with train/ and trainannot/, or with 701_StillsRaw_full/")
+    split = check_split(split, "camvid")
+    base = root_folder(root, "CamVid with train/ and trainannot/, or with 701_StillsRaw_full/")
     stills = base / "701_StillsRaw_full"
     if stills.is_dir():
         images = _of_split(find_images(stills), split)
+        if labels is None:
+            return PairedFiles(images, None, label_map=_COLOR_MAP, size=size, resize=resize)
         painted = existing_folder(base / "LabeledApproved_full", "CamVid's painted labels")
-        labels = _of_split(find_files(painted, LABEL_SUFFIXES, lambda name: name.removesuffix("_L")), split)
-        return PairedFiles(images, labels, label_map=_COLOR_MAP, size=size)
+        files = _of_split(find_labels(painted, ending="_L.png"), split)
+        return PairedFiles(images, files, label_map=_COLOR_MAP, size=size, resize=resize)
     images = find_images(existing_folder(base / split, f"CamVid's {split} images, or 701_StillsRaw_full/ beside it"))
+    if labels is None:
+        return PairedFiles(images, None, label_map=_ID_MAP, size=size, resize=resize)
     annotations = existing_folder(base / f"{split}annot", f"CamVid's {split} labels")
-    return PairedFiles(images, find_files(annotations, LABEL_SUFFIXES), label_map=_ID_MAP, size=size)
+    return PairedFiles(images, find_labels(annotations), label_map=_ID_MAP, size=size, resize=resize)
 
 
 def _of_split(files: Mapping[str, Path], split: str) -> dict[str, Path]:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dalib.data.decode import LABEL_SUFFIXES, Size
+from dalib.data.decode import Size
 from dalib.data.encodings import IdMap
-from dalib.data.files import existing_folder, find_files, find_images
+from dalib.data.files import existing_folder, find_images, find_labels, label_folder, root_folder
 from dalib.data.lists import listed
 from dalib.data.pairs import PairedFiles
+from dalib.data.reframe import Resize
 from dalib.labels import CITYSCAPES_CLASSES, IGNORE
 
 # fmt: off
@@ -25,7 +26,9 @@ def carla(
     root: str,
     split: str | None = None,
     size: Size | None = None,
+    resize: Resize = "squeeze",
     list: str | None = None,
+    labels: str | None = "CameraSeg",
     sky_from_top: bool = False,
     ignore_hood: bool = False,
 ) -> PairedFiles:
@@ -36,20 +39,20 @@ def carla(
 
     Args:
         split: None is everything; others need ``list``.
-        size: (H, W) to resize to; None keeps the camera's own.
+        size: (H, W) to resize to; None keeps the camera's own. resize: how, where the shape differs.
         list: a text file with an image name per line; may contain ``{split}``.
+        labels: folder of the labels below ``root``; None: images alone.
         sky_from_top: CARLA 0.8 has no id for sky; label as sky the pixels without id between the top of each column
             and its first labelled pixel. By default they are ignored.
         ignore_hood: a camera on the roof sees the ego vehicle's hood, which CARLA labels car; ignore the car pixels
             between the bottom of each column and its first pixel of another class.
     """
-    base = existing_folder(Path(root), "CARLA recordings with CameraRGB/ and CameraSeg/")
+    base = root_folder(root, "CARLA recordings with CameraRGB/ and CameraSeg/")
     images = find_images(existing_folder(base / "CameraRGB", "CARLA's images"))
-    labels = find_files(existing_folder(base / "CameraSeg", "CARLA's labels"), LABEL_SUFFIXES)
-    chosen = listed(images, list, root=base, split=split, format_name="carla")
-    if list is not None:
-        labels = {key: file for key, file in labels.items() if key in chosen}
-    return PairedFiles(chosen, labels, label_map=_CarlaMap(sky_from_top, ignore_hood), size=size)
+    folder = label_folder(base, labels, "CARLA's labels")
+    files = None if folder is None else find_labels(folder)
+    pairs = listed(images, files, list, root=base, split=split, format_name="carla")
+    return PairedFiles(*pairs, label_map=_CarlaMap(sky_from_top, ignore_hood), size=size, resize=resize)
 
 
 class _CarlaMap(IdMap):

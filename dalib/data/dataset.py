@@ -1,12 +1,13 @@
 """The dataset protocol, its optional attributes, and the check of every item."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
 
 from dalib.data.batch import OWN_FIELDS
 from dalib.errors import DataError
@@ -39,11 +40,13 @@ class Item(NamedTuple):
 class SegmentationDataset(Protocol):
     """A map-style dataset of images; any object with these two methods is one.
 
-    Optional attributes: ``classes`` (names by train id) and ``palette`` (RGB by train id), by default Cityscapes' 19;
-    ``item_name(index) -> str``, an item's name in error messages; ``for_evaluation()``, the dataset to score on, whose
-    labels may be larger than its images; ``label(index)``, an item's label alone, without decoding its image;
+    Optional attributes: ``classes`` (names by train id) and ``palette`` (RGB by train id), by default Cityscapes' 19,
+    found through torch's ``Subset`` and ``ConcatDataset`` as well; ``item_name(index) -> str``, an item's name in error
+    messages; ``for_evaluation()``, the dataset to score on, whose labels may differ from its images in size if it has
+    ``labels_at_own_size = True``; ``label(index)``, an item's label alone, without decoding its image;
     ``label_counts()``, see ``dalib.data.label_counts``, or ``labels_depend_on()``, numbers and texts that change with
-    any label, by which counts of them are kept.
+    any label, by which counts of them are kept; ``own_size(index)``, (H, W) of an image before it is resized;
+    ``doubt(pixels)``, why labels with these pixels (256,) by train id are not of the encoding that it reads, or None.
     """
 
     def __len__(self) -> int: ...
@@ -58,7 +61,28 @@ class SegmentationDataset(Protocol):
 
 def classes_of(dataset: object) -> tuple[str, ...]:
     """Return the names of a dataset's classes, by train id."""
-    return tuple(getattr(dataset, "classes", CITYSCAPES_CLASSES))
+    return own_classes(dataset) or CITYSCAPES_CLASSES
+
+
+def own_classes(dataset: object) -> tuple[str, ...] | None:
+    """Return the classes that a data set names itself, by train id; None where it names none.
+
+    Raises:
+        DataError: torch's ``ConcatDataset`` holds data sets with different ones.
+    """
+    named = [tuple(part.classes) for part in _parts(dataset) if hasattr(part, "classes")]
+    if len(named) > 1:
+        same_classes({f"part {number} of the ConcatDataset": classes for number, classes in enumerate(named)})
+    return named[0] if named else None
+
+
+def _parts(dataset: object) -> Iterator[Any]:
+    """Yield the data set, or those within it where it is one of torch's wrappers without classes of its own."""
+    if isinstance(dataset, Subset | ConcatDataset) and not hasattr(dataset, "classes"):
+        for part in [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets:
+            yield from _parts(part)
+    else:
+        yield dataset
 
 
 def same_classes(present: Mapping[str, tuple[str, ...]]) -> None:
@@ -75,41 +99,43 @@ def same_classes(present: Mapping[str, tuple[str, ...]]) -> None:
 
 def palette_of(dataset: object) -> tuple[Color, ...]:
     """Return the RGB colours of a dataset's classes, by train id."""
-    return tuple(getattr(dataset, "palette", CITYSCAPES_PALETTE))
+    return next((tuple(part.palette) for part in _parts(dataset) if hasattr(part, "palette")), CITYSCAPES_PALETTE)
 
 
-def checked_item(dataset: "SegmentationDataset", index: int) -> Item:
+def checked_item(dataset: "SegmentationDataset", index: int, *, with_label: bool = True, scored: bool = False) -> Item:
     """Read an item and check it against the protocol.
+
+    Args:
+        with_label: False leaves the label out unseen, as training does of the target's.
+        scored: the label may have another size than its image where the data set says so, as in evaluation.
 
     Raises:
         DataError: an item of another form, wrong types or shapes, or train ids beyond the data set's ``classes``.
     """
-    item = read_item(dataset, index)
+    item = _read_item(dataset, index, with_label)
     with _naming(dataset, index):
         image, label, extra = item
         if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
             raise DataError(f"expected an image uint8 (3, H, W), found {_described(image)}.")
         size = tuple(image.shape[1:])
         if label is not None:
-            _check_label(dataset, label, size)
+            own_size = scored and any(getattr(part, "labels_at_own_size", False) for part in _parts(dataset))
+            _check_label(dataset, label, None if own_size else size)
         for name, values in extra.items():
             if tuple(values.shape) != size:
                 raise DataError(f"expected the map {name!r} {size}, as its image, found {_described(values)}.")
     return item
 
 
-def read_item(dataset: "SegmentationDataset", index: int) -> Item:
-    """Read an item of any allowed form, without a look at shapes and values.
-
-    Raises:
-        DataError: an item of another form, or something else than tensors in it.
-    """
+def _read_item(dataset: "SegmentationDataset", index: int, with_label: bool) -> Item:
+    """Read an item of any allowed form, without a look at shapes and values."""
     found = dataset[index]
     parts = tuple(found) if isinstance(found, tuple | list) else (found,)
     with _naming(dataset, index):
         if not 1 <= len(parts) <= 3:
             raise DataError(f"expected an image, (image, label) or (image, label, maps), found {len(parts)} values.")
         image, label, extra = (*parts, None, None)[:3]
+        label = label if with_label else None
         extra = {} if extra is None else extra
         if not isinstance(extra, Mapping):
             raise DataError(f"expected further maps as {{name: tensor (H, W)}}, found {_described(extra)}.")
@@ -141,10 +167,9 @@ def label_of(dataset: "SegmentationDataset", index: int) -> Tensor | None:
 
 def labelled(dataset: "SegmentationDataset", looked_at: int = 32) -> bool:
     """Return whether any of ``looked_at`` items, spread over the data set, has a labelled pixel."""
-    count = min(looked_at, len(dataset))
-    for position in range(count):
+    for index in spread(len(dataset), looked_at):
         try:
-            label = label_of(dataset, position * len(dataset) // count)
+            label = label_of(dataset, index)
         except Exception:  # it is told where the item is loaded
             return True
         if label is not None and (label != IGNORE).any():
@@ -152,16 +177,62 @@ def labelled(dataset: "SegmentationDataset", looked_at: int = 32) -> bool:
     return False
 
 
+def spread(length: int, count: int) -> list[int]:
+    """Return up to ``count`` indices, spread evenly over ``length`` items."""
+    count = min(count, length)
+    return [position * length // count for position in range(count)]
+
+
+def label_pixels(dataset: "SegmentationDataset", looked_at: int = 32) -> Tensor:
+    """Return the pixels of each train id in ``looked_at`` items, spread over the data set, (256,) int64.
+
+    Raises:
+        DataError: a data set with ``doubt(pixels)`` finds that its labels are not of the encoding that it reads.
+    """
+    if callable(own := getattr(dataset, "label_pixels", None)):
+        found: Tensor = own(looked_at)
+        return found
+    pixels = torch.zeros(256, dtype=torch.int64)
+    for index in spread(len(dataset), looked_at):
+        with suppress(Exception):  # it is told where the item is loaded
+            if (label := label_of(dataset, index)) is not None:
+                pixels += label.flatten().int().bincount(minlength=256)
+    if doubt := getattr(dataset, "doubt", lambda pixels: None)(pixels):
+        raise DataError(doubt, item=item_name(dataset, 0))
+    return pixels
+
+
+def absent_classes(classes: tuple[str, ...], pixels: Tensor) -> str:
+    """Return a sentence that names the classes without a pixel and what may be the cause; "" where there is none.
+
+    Args:
+        pixels: (256,) labelled pixels by train id, 255 = ignored.
+    """
+    counts = pixels.tolist()
+    absent = [name for name, count in zip(classes, counts, strict=False) if not count]
+    if not absent or not sum(counts[:IGNORE]):
+        return ""
+    advice = ""
+    if len(classes) == 2 and len(absent) == 1 and counts[IGNORE]:
+        proposal = f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`"
+        advice = f" Masks of 0 and 255? 255 is ignored unless the label map says {proposal}."
+    return f"classes without a pixel: {', '.join(absent)}.{advice}"
+
+
 def _check_label(dataset: object, label: Tensor, size: tuple[int, ...] | None = None) -> None:
     if label.dtype != torch.uint8 or label.dim() != 2 or (size and tuple(label.shape) != size):
         expected = f"{size}, as its image" if size else "(H, W)"
+        advice = ""
+        if label.numel() and label.dtype in (torch.int8, torch.int16, torch.int32, torch.int64):
+            advice = f" of {label.min()}..{label.max()}. Train ids are 0..{len(classes_of(dataset)) - 1}, 255 = ignored"
         raise DataError(
-            f"expected a label uint8 {expected}, found {_described(label)}.", kind="labels unlike their images"
+            f"expected a label uint8 {expected}, found {_described(label)}{advice}.", kind="labels unlike their images"
         )
-    outside = (label >= len(classes_of(dataset))) & (label != IGNORE)
-    if hasattr(dataset, "classes") and outside.any():
+    classes = own_classes(dataset)
+    outside = (label >= len(classes or CITYSCAPES_CLASSES)) & (label != IGNORE)
+    if classes and outside.any():
         raise DataError(
-            f"expected train ids in 0..{len(classes_of(dataset)) - 1} or 255, found {int(label[outside].max())}.",
+            f"expected train ids in 0..{len(classes) - 1} or 255, found {int(label[outside].max())}.",
             kind="unknown train ids",
         )
 

@@ -20,17 +20,18 @@ from torch import Tensor
 
 from dalib.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 LABEL_SUFFIXES = frozenset({".png"})
 
 Side = Annotated[int, Field(ge=1)]
 Size = tuple[Side, Side]
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SCAN, _MAX_SCANS = b"\xff\xda", 100  # encoders write about ten; at 8192 x 8192 each costs 99 bytes and 40 ms
 _STRETCHED = {"L;2": 255 // 3, "L;4": 255 // 15}  # Pillow rescales 2- and 4-bit grey to 0..255; the factor to undo it
 _CUT = ("RGB;16B", "RGBA;16B", "LA;16B")  # modes of which Pillow drops the lower byte
+_WIDE = ("I", "F")  # 32 bits a pixel, which convert("RGB") clips
 
 
 def read_image(file: Path) -> Tensor:
@@ -40,28 +41,35 @@ def read_image(file: Path) -> Tensor:
         DataError: the file cannot be read or decoded.
     """
     data = _read(file)
-    with _decoding(file, data):
+    with _decoding(file, len(data)):
         image = _open(data)
+        if image.mode in _WIDE:
+            raise ValueError("32 bits a pixel, whose range is not known")
         image.getexif()  # caches the orientation before `info` is emptied
         image.info.clear()  # else exif_transpose rewrites all of EXIF, which fails on some cameras' tags
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode == "I;16":  # convert("RGB") would clip it
+        if image.mode.startswith("I;16"):  # convert("RGB") would clip it
             grey = (np.array(image, np.int32) + 128) // 257
             return torch.from_numpy(grey.astype(np.uint8)).repeat(3, 1, 1)
         return _tensor(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def read_label(file: Path) -> Tensor:
-    """Read a label as it is stored, (C, H, W) uint8 or uint16: the indices of an indexed PNG, not its colours.
+def read_label(file: Path, *, painted: bool = False) -> Tensor:
+    """Read a label as it is stored, (C, H, W) uint8 or uint16: the indices of an indexed PNG, or its colours.
+
+    Args:
+        painted: give an indexed PNG in the colours of its palette.
 
     Raises:
         DataError: the file is no PNG, cannot be read or decoded, or needs the extra ``png16``.
     """
     data = _read(file)
     if not data.startswith(_PNG_SIGNATURE):
-        raise DataError("expected a PNG label, found another format; lossy formats blur class ids, use PNG.", item=file)
-    with _decoding(file, data):
+        raise no_png(file)
+    with _decoding(file, len(data)):
         image = _open(data)
+        if painted and image.mode == "P":
+            return _tensor(image.convert("RGB"))
         stored = image.tile[0].args  # Pillow's raw mode: channels and bit depth as in the file
         if stored in _CUT:
             return _sixteen_bits(file, data)
@@ -69,11 +77,22 @@ def read_label(file: Path) -> Tensor:
     return label.floor_divide(_STRETCHED[stored]) if stored in _STRETCHED else label
 
 
-def png_size(file: Path) -> Size:
-    """Return (H, W) of a PNG by its header."""
-    data = _read(file)
-    with _decoding(file, data):
-        return _open(data).size[::-1]
+def no_png(file: Path) -> DataError:
+    """Return the error of a label in another format."""
+    return DataError(
+        "expected a PNG label, found another format; lossy formats blur class ids. Write them as PNG where they are "
+        "made, not from such files.",
+        item=file,
+        kind="labels that are no PNG",
+    )
+
+
+def image_size(file: Path) -> Size:
+    """Return (H, W) of a picture by its header, EXIF orientation applied."""
+    with _reading(file), file.open("rb") as opened, _decoding(file, file.stat().st_size):
+        image = Image.open(opened, formats=_FORMATS)
+        turned = image.getexif().get(0x0112, 1) >= 5 and image.format != "TIFF"  # of a TIFF Pillow turns the size
+        return image.size if turned else image.size[::-1]
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
@@ -96,20 +115,27 @@ def _centers(out: int, stored: int) -> Tensor:
 
 
 def _read(file: Path) -> bytes:
-    try:
-        if file.exists() and not (file.is_file() or file.is_dir()):
-            raise DataError("expected a file, found a pipe or a device, which may never end; take it away.", item=file)
+    with _reading(file):
         data = file.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}); check that it exists and its permissions."
-        raise DataError(reason, item=file) from None
     if not data:
         raise DataError("expected an image, found an empty file; replace it.", item=file)
     return data
 
 
 @contextmanager
-def _decoding(file: Path, data: bytes) -> Iterator[None]:
+def _reading(file: Path) -> Iterator[None]:
+    """Refuse a pipe before the body reads it, and turn the body's OSError into a DataError that names the file."""
+    try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise DataError("expected a file, found a pipe or a device, which may never end; take it away.", item=file)
+        yield
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); check that it exists and its permissions."
+        raise DataError(reason, item=file) from None
+
+
+@contextmanager
+def _decoding(file: Path, length: int) -> Iterator[None]:
     """Turn Pillow's errors, its warning about too many pixels included, into a DataError that names the file."""
     try:
         with warnings.catch_warnings(action="ignore"):  # e.g. of truncated EXIF data
@@ -124,7 +150,7 @@ def _decoding(file: Path, data: bytes) -> Iterator[None]:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "no header of these formats" if unknown else str(error) or type(error).__name__
         raise DataError(
-            f"expected a whole {', '.join(sorted(IMAGE_SUFFIXES))} file, found {len(data)} bytes that do not "
+            f"expected a whole {', '.join(sorted(IMAGE_SUFFIXES))} file, found {length} bytes that do not "
             f"decode ({reason}); replace the file, or convert it.",
             item=file,
             kind=f"undecodable: {reason}",

@@ -1,22 +1,34 @@
 """Examination of a dataset before training: counts, sizes, classes, and every faulty item in one pass."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from dalib.data.dataset import Item, SegmentationDataset, checked_item, classes_of, item_name, same_classes
+from dalib.data.dataset import (
+    Item,
+    SegmentationDataset,
+    absent_classes,
+    checked_item,
+    classes_of,
+    item_name,
+    same_classes,
+    spread,
+)
+from dalib.data.decode import Size
 from dalib.data.faults import Fault, collecting
 from dalib.errors import DataError
 from dalib.labels import IGNORE
 
 _SHOWN = 5  # items listed per kind of fault or note
+SQUEEZED = 0.05  # a change of shape that is told
 
 
 @dataclass
@@ -26,6 +38,8 @@ class Findings:
     Fields:
         length: items in the dataset. examined: those that were read.
         sizes: how many images have each (H, W).
+        own_sizes: how many have each pair of the file's own (H, W), None where the data set does not say, and that.
+        squeezed: names of the images whose shape was changed by 5 % or more.
         pixels: (256,) int64, labelled pixels by train id; 255 = ignored.
         images: (256,) int64, images in which each train id occurs.
         faults: each once; empty when all is well.
@@ -36,7 +50,9 @@ class Findings:
     classes: tuple[str, ...] = ()
     length: int = 0
     examined: int = 0
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    sizes: Counter[Size] = field(default_factory=Counter)
+    own_sizes: Counter[tuple[Size | None, Size]] = field(default_factory=Counter)
+    squeezed: list[str] = field(default_factory=list)
     pixels: Tensor = field(default_factory=lambda: torch.zeros(256, dtype=torch.int64))
     images: Tensor = field(default_factory=lambda: torch.zeros(256, dtype=torch.int64))
     faults: list[Fault] = field(default_factory=list)
@@ -47,22 +63,18 @@ class Findings:
         """The share of ignored pixels, 0..1."""
         return float(self.pixels[IGNORE] / self.pixels.sum().clamp(min=1))
 
-    @property
-    def absent(self) -> list[str]:
-        """Classes that no pixel belongs to."""
-        return [name for name, count in zip(self.classes, self.pixels.tolist(), strict=False) if count == 0]
-
     def notes(self) -> list[str]:
         """Return remarks that are not faults."""
         notes = []
         if self.sizes and self.ignored == 1:
             notes.append("every pixel is ignored: unlabelled images, or a label map that fits no id")
-        elif self.sizes and self.absent:
-            notes.append(f"classes without a pixel: {', '.join(self.absent)}")
+        elif absent := absent_classes(self.classes, self.pixels):
+            notes.append(absent.removesuffix("."))
+        if self.squeezed:
+            told = f"{counted(len(self.squeezed), 'image')} squeezed into another shape, by 5 % or more"
+            notes.append(f"{told}; `resize: fit` or `resize: crop` keep it: {_first(self.squeezed)}")
         if self.single_color:
-            more = ", ..." if len(self.single_color) > _SHOWN else ""
-            first = ", ".join(self.single_color[:_SHOWN])
-            notes.append(f"{counted(len(self.single_color), 'image')} of one colour: {first}{more}")
+            notes.append(f"{counted(len(self.single_color), 'image')} of one colour: {_first(self.single_color)}")
         return notes
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +85,10 @@ class Findings:
             "length": self.length,
             "read": self.examined,
             "faults": [fault._asdict() for fault in self.faults],
-            "sizes": [{"size": list(size), "images": count} for size, count in self.sizes.most_common()],
+            "sizes": [
+                {"size": list(size), "own": own and list(own), "images": count}
+                for (own, size), count in self.own_sizes.most_common()
+            ],
             "pixels": {name: int(self.pixels[train_id]) for train_id, name in labelled},
             "images": {name: int(self.images[train_id]) for train_id, name in labelled},
             "notes": self.notes(),
@@ -85,23 +100,31 @@ class Findings:
         found = counted(len(self.faults), "fault") if self.faults else "no faults"
         above = f", {len(self.faults) - len(new)} listed above" if len(new) < len(self.faults) else ""
         title = f"{self.name}: {counted(self.length, 'image')}, {self.examined} read, {found}{above}"
-        parts: list[RenderableType] = [Text(title, style="bold"), *map(Text, _by_kind(new))]
+        parts: list[RenderableType] = [Text(title, style="bold red" if self.faults else "bold"), *_by_kind(new)]
         if self.sizes:
-            parts += [self._size_table(), self._class_table()]
+            parts.append(self._size_table())
+        if self.pixels[:IGNORE].any():
+            parts.append(self._class_table())
         return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in self.notes()))
 
     def _size_table(self) -> Table:
-        table = Table("H x W", "images", title="sizes", title_justify="left")
-        for (height, width), count in self.sizes.most_common():
-            table.add_row(f"{height} x {width}", str(count))
+        table = Table("file's H x W", "as read", "images", title="sizes", title_justify="left")
+        for (own, size), count in self.own_sizes.most_common():
+            table.add_row("" if own is None else _times(own), _times(size), str(count))
         return table
 
     def _class_table(self) -> Table:
-        table = Table("id", "class", "pixels %", "images", title="labels", title_justify="left")
-        total = max(int(self.pixels.sum()), 1)
-        pixels, images = self.pixels.tolist(), self.images.tolist()
+        table = Table(title="labels", title_justify="left")
+        table.add_column("id", justify="right")
+        table.add_column("class", max_width=20, no_wrap=True, overflow="ellipsis")
+        table.add_column("pixels %", justify="right")
+        table.add_column("share", width=20)
+        table.add_column("images", justify="right")
+        shares = (self.pixels / self.pixels.sum()).tolist()
+        images = self.images.tolist()
         for train_id, name in [*enumerate(self.classes), (IGNORE, "ignored")]:
-            table.add_row(str(train_id), Text(name), f"{100 * pixels[train_id] / total:.3f}", str(images[train_id]))
+            bar = Bar(max(shares), 0, shares[train_id], color="cyan")
+            table.add_row(str(train_id), Text(name), f"{100 * shares[train_id]:.3f}", bar, str(images[train_id]))
         return table
 
 
@@ -121,18 +144,20 @@ def examine(
         advance: called with (items done, items to do), for a progress bar.
     """
     findings = Findings(name, classes_of(dataset), len(dataset))
-    indices = _spread(len(dataset), limit)
+    indices = spread(len(dataset), len(dataset) if limit is None else limit)
     for done, index in enumerate(indices, 1):
         try:
             item = checked_item(dataset, index)
         except Exception as error:  # a third-party dataset may raise anything
             findings.faults.append(_fault(dataset, index, error))
         else:
-            _count(findings, item, item_name(dataset, index))
+            _count(findings, dataset, index, item)
         findings.examined = done
         advance(done, len(indices))
     if not len(dataset):
         findings.faults.append(Fault("", "expected images, found none; check its root, split and lists."))
+    if doubt := getattr(dataset, "doubt", lambda pixels: None)(findings.pixels):
+        findings.faults.append(Fault("", doubt))
     if one_size and len(findings.sizes) > 1:
         findings.faults.append(Fault("", "the images differ in size; give `size: [H, W]` to make batches of them."))
     return findings
@@ -174,17 +199,26 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _by_kind(faults: Iterable[Fault]) -> list[str]:
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _times(size: Size) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _by_kind(faults: Iterable[Fault]) -> list[Text]:
     """Return, per kind of fault, a line with the first one's reason and the names of its first items."""
     kinds: dict[str, list[Fault]] = {}
     for fault in faults:
         kinds.setdefault(fault.kind or fault.reason, []).append(fault)
     lines = []
     for alike in kinds.values():
-        lines.append(f"  {alike[0].reason}" + (f" ({len(alike)} of this kind)" if len(alike) > 1 else ""))
-        lines += [f"    {fault.item}" for fault in alike[:_SHOWN] if fault.item]
+        number = f" ({len(alike)} of this kind)" if len(alike) > 1 else ""
+        lines.append(Text(f"  {alike[0].reason}{number}", style="red"))
+        lines += [Text(f"    {fault.item}") for fault in alike[:_SHOWN] if fault.item]
         if len(alike) > _SHOWN:
-            lines.append(f"    and {len(alike) - _SHOWN} more")
+            lines.append(Text(f"    and {len(alike) - _SHOWN} more"))
     return lines
 
 
@@ -195,15 +229,21 @@ def _fault(dataset: SegmentationDataset, index: int, error: Exception) -> Fault:
     return Fault(item_name(dataset, index), f"{type(error).__name__}: {error}")
 
 
-def _spread(length: int, limit: int | None) -> list[int]:
-    count = length if limit is None else min(limit, length)
-    return [i * length // count for i in range(count)]
-
-
-def _count(findings: Findings, item: Item, name: str) -> None:
+def _count(findings: Findings, dataset: SegmentationDataset, index: int, item: Item) -> None:
     image, pixels = item.image, item.filled_label.flatten().int().bincount(minlength=256)
+    size = image.shape[-2], image.shape[-1]
+    own: Size | None = getattr(dataset, "own_size", lambda index: None)(index)
     findings.pixels += pixels
     findings.images += pixels > 0
-    findings.sizes[image.shape[-2], image.shape[-1]] += 1
+    findings.sizes[size] += 1
+    findings.own_sizes[own, size] += 1
+    if own and getattr(dataset, "resize", "squeeze") == "squeeze" and _shape_change(own, size) >= SQUEEZED:
+        findings.squeezed.append(item_name(dataset, index))
     if (image == image[:, :1, :1]).all():
-        findings.single_color.append(name)
+        findings.single_color.append(item_name(dataset, index))
+
+
+def _shape_change(own: Size, size: Size) -> float:
+    """Return by how much the shape, width to height, was changed, 0 where it was kept."""
+    ratio = (own[1] / own[0]) / (size[1] / size[0])
+    return max(ratio, 1 / ratio) - 1

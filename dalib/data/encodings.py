@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dalib.errors import DataError
-from dalib.labels import IGNORE, Color
+from dalib.labels import CITYSCAPES_CLASSES, IGNORE, Color
 
 Channel = Literal["red", "green", "blue"]
 Unknown = Literal["error", "ignore"]
@@ -102,8 +102,29 @@ class IdMap:
         return stored[CHANNELS.index(self.channel)]
 
 
+class CityscapesIds(IdMap):
+    """Label files of Cityscapes' ids, as Cityscapes and GTA5 ship them; ids without a class are ignored."""
+
+    def __init__(self) -> None:
+        super().__init__(CITYSCAPES_IDS, unknown="ignore")
+
+    def doubt(self, pixels: Tensor) -> str | None:
+        """Return why labels of these ``pixels`` (256,) by train id are not what this map reads, or None.
+
+        Train ids read as ids give no class beyond pole, since none of them is above 18, and leave most pixels ignored.
+        """
+        ignored = int(pixels[IGNORE])
+        if not pixels[:6].any() or pixels[6:IGNORE].any() or 2 * ignored < int(pixels.sum()):
+            return None
+        share = 100 * ignored / int(pixels.sum())
+        return (
+            f"expected Cityscapes' ids, found none above 18 and {share:.0f} % of the pixels ignored, as of train ids. "
+            "Read them with `use: folder`, whose labels are train ids, or name them *_labelTrainIds.png."
+        )
+
+
 class ColorMap:
-    """Label files that store classes as RGB colours.
+    """Label files that store classes as RGB colours, directly or in the palette of an indexed PNG.
 
     Args:
         colors: train id of each RGB colour.
@@ -141,6 +162,10 @@ class ColorMap:
 def identity(num_classes: int, **options: Any) -> IdMap:
     """Return the map of labels that already store train ids; ``options`` are those of ``IdMap``."""
     return IdMap({i: i for i in range(num_classes)}, **options)
+
+
+TRAIN_IDS = identity(len(CITYSCAPES_CLASSES))
+"""The map of labels that store Cityscapes' train ids; any other id is an error."""
 
 
 def _code(red: _T, green: _T, blue: _T) -> _T:

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from dalib.data.dataset import classes_of, item_name, label_of, palette_of, same_classes
+from dalib.data.dataset import classes_of, item_name, label_of, label_pixels, palette_of, same_classes
 
 if TYPE_CHECKING:
     from dalib.data.dataset import SegmentationDataset
@@ -45,9 +46,18 @@ class Joined:
         """An item's label alone."""
         return label_of(*self._at(index))
 
+    def label_pixels(self, looked_at: int) -> Tensor:
+        """The pixels of each train id in ``looked_at`` items of each data set, (256,) int64."""
+        return torch.stack([label_pixels(dataset, looked_at) for dataset in self.datasets]).sum(0)
+
     def item_name(self, index: int) -> str:
         """The item's name in its own data set."""
         return item_name(*self._at(index))
+
+    @property
+    def labels_at_own_size(self) -> bool:
+        """Whether labels of a data set may differ from their images in size."""
+        return any(getattr(dataset, "labels_at_own_size", False) for dataset in self.datasets)
 
     def for_evaluation(self) -> "Joined":
         """Return the data sets to score on, joined."""

@@ -1,17 +1,19 @@
 """The label map: a YAML file that says what the labels of custom data mean."""
 
-import colorsys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from dalib.data.encodings import CHANNELS, ColorMap, IdMap, LabelMap, identity
+from dalib.data.palette import distinct_colors
 from dalib.errors import DataError, suggest
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
 from dalib.yaml import read_yaml
 
 _K = TypeVar("_K")
+
+_CITYSCAPES_COLORS = dict(zip(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, strict=True))
 
 KEYS = ("bits", "channel", "classes", "colors", "ids", "palette", "unknown")
 
@@ -29,14 +31,19 @@ def read_label_map(file: Path) -> LabelScheme:
     """Read a label map::
 
         classes: [road, sidewalk, car]      # train ids 0, 1, 2; default: Cityscapes' 19
-        palette: [[128, 64, 128], ...]      # a colour per class for pictures; default: generated
+        palette: [[128, 64, 128], ...]      # a colour per class for pictures; default: that of `colors`, else generated
         ids: {7: road, 8: sidewalk, 0: ignore, 26: 2}    # stored id: class name, train id or `ignore`
         channel: red                        # the id stands in this channel of RGB files
         bits: 16                            # of a stored id; default 8
         unknown: ignore                     # ids or colours not named; default: error
 
-    Labels that are painted take ``colors: {"128,64,128": road, "0,0,0": ignore}`` instead of ``ids``. With neither,
-    the files store train ids. The stored id 255 is ignored unless ``ids`` names it.
+    Labels that are painted, or indexed PNG whose palette is meant, take colours instead of ``ids``::
+
+        colors:
+          128,64,128: road
+          0,0,0: ignore
+
+    With neither, the files store train ids. The stored id 255 is ignored unless ``ids`` names it.
 
     Raises:
         RecipeError: the file is no YAML, or a key stands twice.
@@ -46,15 +53,14 @@ def read_label_map(file: Path) -> LabelScheme:
 
 
 def default_palette(classes: tuple[str, ...]) -> tuple[Color, ...]:
-    """Return Cityscapes' colours for its class names, and generated ones, far apart in hue, for others."""
-    known = dict(zip(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, strict=True))
-    return tuple(known.get(name) or _made_up(index) for index, name in enumerate(classes))
+    """Return Cityscapes' colours for its class names, and for others generated ones that a person tells apart."""
+    return _filled([_CITYSCAPES_COLORS.get(name) for name in classes])
 
 
-def _made_up(index: int) -> Color:
-    golden_ratio = 0.618034
-    red, green, blue = colorsys.hsv_to_rgb(index * golden_ratio % 1, 0.7, 0.9)
-    return round(red * 255), round(green * 255), round(blue * 255)
+def _filled(colors: Sequence[Color | None]) -> tuple[Color, ...]:
+    """Return the colours, each None replaced by one as far as can be from black, white and all others."""
+    made = iter(distinct_colors(colors.count(None), [color for color in colors if color]))
+    return tuple(color or next(made) for color in colors)
 
 
 class _Parser:
@@ -98,11 +104,21 @@ class _Parser:
             yield name
 
     def palette(self) -> Iterator[Color]:
-        colors = self.content.get("palette", [list(color) for color in default_palette(self.classes)])
+        colors = self.content.get("palette")
+        if colors is None:
+            yield from self.default_palette()
+            return
         if not isinstance(colors, list) or len(colors) != len(self.classes):
             self.fail("palette", f"a list of {len(self.classes)} colours, one per class", colors)
         for index, color in enumerate(colors):
             yield self.color(f"palette[{index}]", color)
+
+    def default_palette(self) -> tuple[Color, ...]:
+        painted: dict[int, Color] = {}
+        if "colors" in self.content:
+            for color, train_id in self.entries("colors", self.color_key):
+                painted.setdefault(train_id, color)
+        return _filled([painted.get(i) or _CITYSCAPES_COLORS.get(name) for i, name in enumerate(self.classes)])
 
     def entries(self, section: str, key_of: Callable[[Any], _K]) -> Iterator[tuple[_K, int]]:
         entries = self.content[section]
@@ -121,7 +137,10 @@ class _Parser:
             return IGNORE
         if isinstance(value, str):
             if value not in self.classes:
-                raise DataError(f"{self.file}: {where}: unknown class {value!r}.{suggest(value, self.classes)}")
+                advice = suggest(value, self.classes)
+                if "classes" not in self.content:
+                    advice += " These are Cityscapes', as the file has no `classes:`; list your own, `classes: [...]`."
+                raise DataError(f"{self.file}: {where}: unknown class {value!r}.{advice}")
             return self.classes.index(value)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(self.classes):
             self.fail(where, f"a class name, a train id in 0..{len(self.classes) - 1} or `ignore`", value)

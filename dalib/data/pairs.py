@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dalib.data.decode import Size, read_image, read_label, resize_image, resize_label
+from dalib.data.decode import Size, image_size, read_image, read_label
 from dalib.data.encodings import ColorMap, IdMap, LabelMap
 from dalib.data.faults import Fault, report
+from dalib.data.reframe import Resize, frame, native_size
 from dalib.errors import DataError
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
 
@@ -22,6 +23,7 @@ class PairedFiles:
         labels: file of each label by key; None for images alone, whose labels are all 255.
         label_map: maps what the label files store to train ids; applied after the resize.
         size: (H, W) to resize to, images bilinear and labels nearest; None keeps each file's own.
+        resize: what becomes of a picture of another shape than ``size``.
         classes, palette: names and RGB colours by train id.
 
     Raises:
@@ -35,6 +37,7 @@ class PairedFiles:
         *,
         label_map: LabelMap,
         size: Size | None = None,
+        resize: Resize = "squeeze",
         classes: tuple[str, ...] = CITYSCAPES_CLASSES,
         palette: tuple[Color, ...] = CITYSCAPES_PALETTE,
     ) -> None:
@@ -45,6 +48,7 @@ class PairedFiles:
             self.files = [(file, labels[key]) for key, file in images.items() if key in labels]
         self.label_map = label_map
         self.size = _checked(size)
+        self.resize: Resize = resize
         self.classes = classes
         self.palette = palette
         self.resizes_labels = True
@@ -57,10 +61,12 @@ class PairedFiles:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image_file, label_file = self.files[index]
         image = read_image(image_file)
-        size = self.size or (image.shape[-2], image.shape[-1])
+        own = _size(image)
+        size = self.size or own
+        resized = frame(own, size, self.resize).image(image)
         if label_file is None:
-            return resize_image(image, size), torch.full(size, IGNORE, dtype=torch.uint8)
-        stored = read_label(label_file)
+            return resized, torch.full(size, IGNORE, dtype=torch.uint8)
+        stored = self._stored(label_file)
         if stored.shape[-2:] != image.shape[-2:]:
             raise DataError(
                 f"expected the size of its image, {_times(image)}, found {_times(stored)}; "
@@ -68,15 +74,23 @@ class PairedFiles:
                 item=label_file,
                 kind="labels of another size than their images",
             )
-        return resize_image(image, size), self._mapped(stored, size, label_file)
+        return resized, self._mapped(stored, label_file)
 
     def label(self, index: int) -> Tensor | None:
         """The label alone, as an item's; None for images alone. It is not compared with its image."""
         file = self.files[index][1]
         if file is None:
             return None
-        stored = read_label(file)
-        return self._mapped(stored, self.size or (stored.shape[-2], stored.shape[-1]), file)
+        return self._mapped(self._stored(file), file)
+
+    def own_size(self, index: int) -> Size:
+        """(H, W) of an image's file, from its header."""
+        return image_size(self.files[index][0])
+
+    def doubt(self, pixels: Tensor) -> str | None:
+        """Why labels with these ``pixels`` (256,) by train id are not what the label map reads, where it can tell."""
+        doubt: str | None = getattr(self.label_map, "doubt", lambda pixels: None)(pixels)
+        return doubt
 
     def labels_depend_on(self) -> list[object] | None:
         """What the labels are made from, so that counts of them can be kept; None where it cannot be told."""
@@ -85,16 +99,31 @@ class PairedFiles:
         kind = type(self.label_map)
         how = [kind.__qualname__, *((name, _plain(value)) for name, value in sorted(vars(self.label_map).items()))]
         files = [[str(file.resolve()), *_state(file)] for _, file in self.files if file is not None]
-        return [how, self.size, self.classes, self.resizes_labels, files]
+        return [how, self.size, self.resize, self.classes, self.resizes_labels, files]
 
-    def _mapped(self, stored: Tensor, size: Size, file: Path) -> Tensor:
-        return self.label_map(resize_label(stored, size) if self.resizes_labels else stored, file)
+    def _stored(self, file: Path) -> Tensor:
+        return read_label(file, painted=isinstance(self.label_map, ColorMap))
+
+    def _mapped(self, stored: Tensor, file: Path) -> Tensor:
+        own = _size(stored)
+        size = self.size or own
+        if not self.resizes_labels:
+            size = native_size(own, size, self.resize)
+        return frame(own, size, self.resize).label(stored, lambda ids: self.label_map(ids, file))
 
     def for_evaluation(self) -> "PairedFiles":
-        """Return the same images at ``size`` with labels at their own size, at which published scores are computed."""
+        """Return the same images at ``size`` with labels at their own size, at which published scores are computed.
+
+        Cropped or fitted, they have the same shape as the images.
+        """
         scored = copy.copy(self)
         scored.resizes_labels = False
         return scored
+
+    @property
+    def labels_at_own_size(self) -> bool:
+        """Whether labels keep their files' size where images are resized."""
+        return not self.resizes_labels
 
     def item_name(self, index: int) -> str:
         """The image's path."""
@@ -129,6 +158,10 @@ def _state(file: Path) -> tuple[int, int]:
     except OSError:  # it is told where the file is read
         return 0, 0
     return stat.st_size, stat.st_mtime_ns
+
+
+def _size(pixels: Tensor) -> Size:
+    return pixels.shape[-2], pixels.shape[-1]
 
 
 def _times(image: Tensor) -> str:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dalib.data.bad_items import BadItems
 from dalib.data.counts import counted
-from dalib.data.dataset import classes_of, item_name, label_of, palette_of, read_item
+from dalib.data.dataset import checked_item, classes_of, item_name, label_of, palette_of
 from dalib.errors import StackError
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ class Sampled:
     def __getitem__(self, index: int) -> Any:
         if self._stream != "target":
             return self._dataset[index]
-        image, _, extra = read_item(self._dataset, index)
-        return image, None, extra
+        return checked_item(self._dataset, index, with_label=False)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or self._stream == "target":

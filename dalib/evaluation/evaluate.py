@@ -1,4 +1,4 @@
-"""Scoring a network on a labelled data set."""
+"""Scoring a network on a data set; what has no labels is judged by label-free measures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,12 +7,14 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from dalib.data.dataset import SegmentationDataset, classes_of, read_item
+from dalib.data.dataset import SegmentationDataset, checked_item, own_classes, same_classes
 from dalib.errors import DataError
+from dalib.evaluation.label_free import LabelFreeSums
 from dalib.evaluation.metrics import ConfusionMatrix
 from dalib.evaluation.protocols import Protocol, get_protocol
 from dalib.evaluation.result import Result, class_ids
 from dalib.hooks import Predict
+from dalib.labels import CITYSCAPES_CLASSES, IGNORE, default_classes
 
 
 def evaluate(
@@ -21,45 +23,64 @@ def evaluate(
     *,
     protocol: str | Protocol = "full",
     classes: Sequence[str | int] | str | None = None,
+    names: Sequence[str] | None = None,
     batch_size: int = 1,
     device: torch.device | str | None = None,
     predict: Predict | None = None,
+    other: Predict | None = None,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Return the confusion matrix and IoU of ``model`` on ``dataset``.
+    """Return the confusion matrix and IoU of ``model`` on ``dataset``, label-free measures of images without labels.
 
     The model runs in eval mode; afterwards each of its modules is back in its own mode.
 
     Args:
         model: maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
-        dataset: items are an image, uint8 (3, H, W), and its label, uint8 (H, W), 255 = ignore.
+        dataset: items are an image, uint8 (3, H, W), and its label, uint8 (H, W), 255 = ignore; or an image alone, with
+            the label None or one of 255 everywhere. Without any label the result's ``miou`` is None.
         protocol: a name of ``dalib.evaluation.protocols.PROTOCOLS`` or a protocol of one's own.
-        classes: what the mean is over: names or ids, "synthia16", "synthia13", or None for every class present.
+        classes: what the mean is over: names or ids, "synthia16", "synthia13", or None for all. A class without a pixel
+            in the labels never counts; the result's table names it.
+        names: the names of the network's classes, which a labelled data set has to share, in their order; None: those
+            that the data set names, else numbers, or Cityscapes' 19.
         batch_size: largest number of consecutive items per batch; a batch has items of one size.
         device: the model is moved there; None: the model's own.
         predict: maps images to logits in place of the model, such as a sliding window around it.
+        other: likewise for another network, such as the teacher: on images without labels, its agreement is measured.
         limit: the number of leading items to score; None: all.
         progress: called with (images done, images in all) after every batch.
 
     Raises:
-        DataError: an unknown protocol or class, an empty data set, or a label outside the network's classes.
+        DataError: an unknown protocol or class, an empty data set, an item of another form, types or shapes, a label
+            outside the network's classes, or a labelled data set of other classes.
     """
     protocol = get_protocol(protocol)
-    names = classes_of(dataset)
+    own = own_classes(dataset)
+    names = _names(model, names, own)
     counted = class_ids(classes, names)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     device = model_device(model) if device is None else torch.device(device)
     predict = protocol.predictor(predict or model.to(device))
-    matrix, done = ConfusionMatrix(len(names), device), 0
+    other = other and protocol.predictor(other)
+    matrix, label_free, done = ConfusionMatrix(len(names), device), LabelFreeSums(len(names), device), 0
     with inference(model.to(device)):
-        for image, label in _batches(dataset, total, batch_size):
-            matrix.update(*_score(protocol, predict, image.to(device), label.to(device), len(names)))
-            done += len(image)
+        for batch, label in _batches(dataset, total, batch_size):
+            image = protocol.resize_image(batch.to(device).float() / 255)
+            logits = _checked(predict(image), len(names))
+            if label is None:
+                size = (batch.shape[-2], batch.shape[-1])
+                others = None if other is None else protocol.resize_logits(other(image), size)
+                label_free.update(protocol.resize_logits(logits, size), others)
+            else:
+                same_classes({"the network": names, "the data set": own or names})
+                truth = protocol.resize_label(label.to(device))
+                matrix.update(protocol.resize_logits(logits, (truth.shape[-2], truth.shape[-1])).argmax(1), truth)
+            done += len(batch)
             if progress:
                 progress(done, total)
     if not done:
-        raise DataError("the data set to evaluate on is empty; expected at least one labelled image.")
+        raise DataError("the data set to evaluate on is empty; expected at least one image.")
     return Result(
         confusion=matrix.compute(),
         classes=names,
@@ -67,6 +88,7 @@ def evaluate(
         protocol=protocol.name,
         images=done,
         epsilon=protocol.epsilon,
+        label_free=label_free.compute(),
     )
 
 
@@ -89,26 +111,34 @@ def model_device(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
-def _score(
-    protocol: Protocol, predict: Predict, image: Tensor, label: Tensor, num_classes: int
-) -> tuple[Tensor, Tensor]:
-    logits = predict(protocol.resize_image(image.float() / 255))
+def _names(model: nn.Module, names: Sequence[str] | None, own: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the names of the network's classes; of a data set that may have others, as its labels may not be read."""
+    count = int(getattr(model, "num_classes", len(names or own or CITYSCAPES_CLASSES)))
+    return next((tuple(known) for known in (names, own) if known and len(known) == count), default_classes(count))
+
+
+def _checked(logits: Tensor, num_classes: int) -> Tensor:
     if logits.shape[1] != num_classes:
         raise DataError(
             f"the network gives {logits.shape[1]} classes, the data set has {num_classes}; "
             "evaluate on data with the classes that it was trained on."
         )
-    label = protocol.resize_label(label)
-    return protocol.resize_logits(logits, (label.shape[-2], label.shape[-1])).argmax(1), label
+    return logits
 
 
-def _batches(dataset: SegmentationDataset, total: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield stacked images and labels in order; a batch ends early where the next item has another size."""
-    held: list[tuple[Tensor, Tensor]] = []
+_Pair = tuple[Tensor, Tensor | None]  # an image and its label, or stacks of both
+
+
+def _batches(dataset: SegmentationDataset, total: int, batch_size: int) -> Iterator[_Pair]:
+    """Yield stacked images and labels in order, no labels for unlabelled images.
+
+    A batch ends early where the next item has another size, or where labels begin or end.
+    """
+    held: list[_Pair] = []
     for i in range(total):
-        read = read_item(dataset, i)
-        item = read.image, read.filled_label
-        if held and (len(held) == batch_size or [t.shape for t in item] != [t.shape for t in held[0]]):
+        image, label, _ = checked_item(dataset, i, scored=True)
+        item = image, None if label is None or (label == IGNORE).all() else label
+        if held and (len(held) == batch_size or _shapes(item) != _shapes(held[0])):
             yield _stack(held)
             held = []
         held.append(item)
@@ -116,5 +146,10 @@ def _batches(dataset: SegmentationDataset, total: int, batch_size: int) -> Itera
         yield _stack(held)
 
 
-def _stack(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([image for image, _ in items]), torch.stack([label for _, label in items])
+def _shapes(item: _Pair) -> list[torch.Size | None]:
+    return [None if tensor is None else tensor.shape for tensor in item]
+
+
+def _stack(items: list[_Pair]) -> _Pair:
+    labels = [label for _, label in items if label is not None]
+    return torch.stack([image for image, _ in items]), torch.stack(labels) if labels else None

@@ -35,19 +35,17 @@ def draw_panel(pictures: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([part for column in columns for part in (gap, column)][1:], 2)
 
 
-def sample_panel(image: Tensor, truth: Tensor, predictions: Mapping[str, Tensor], palette: Sequence[Color]) -> Tensor:
-    """Return the panel of one scene: image, truth and each network's prediction.
+def sample_panel(image: Tensor, labels: Mapping[str, Tensor], palette: Sequence[Color]) -> Tensor:
+    """Return the panel of one scene: image, truth where it is known, and each network's prediction.
 
     Args:
         image: (3, H, W) uint8 RGB.
-        truth: (H, W) train ids, 255 = ignore.
-        predictions: (H, W) train ids by caption, such as "before" and "after".
+        labels: (H, W) train ids by caption, such as "truth", "before" and "after"; 255 = ignore.
         palette: (red, green, blue) in 0..255 of each class.
 
     Returns:
         uint8 (3, H + caption, total width) on the CPU.
     """
-    labels = {"truth": truth, **predictions}
     return draw_panel({"image": image} | {caption: colorize(label, palette) for caption, label in labels.items()})
 
 

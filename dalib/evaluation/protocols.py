@@ -25,7 +25,8 @@ class Protocol:
         window, stride: of the sliding window over the input; None: the whole image at once.
         align_corners: of the bilinear resize of the logits to the scored size.
         score_size: where pixels are compared; labels are resized by nearest neighbour. None: the label's own.
-        epsilon: added to every union, in pixels; an absent class then counts as 0 in the mean.
+        epsilon: added to every union, in pixels; a class without a labelled pixel then counts in the mean, as 0.
+            Without it such a class never counts, whatever is predicted.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from dalib.errors import DataError, suggest
+from dalib.evaluation.label_free import LabelFree
 from dalib.evaluation.metrics import intersection_over_union
 
 SUBSETS: dict[str, tuple[str, ...]] = {
@@ -59,10 +60,11 @@ class Result:
     Fields:
         confusion: (K, K) int64, rows = truth, columns = prediction.
         classes: names of the K classes.
-        counted: ids of the classes that ``miou`` averages over where they occur.
+        counted: ids of the classes that ``miou`` averages over where the labels have them.
         protocol: name of the protocol.
-        images: number of images scored.
+        images: number of images, those without labels included.
         epsilon: added to each union, in pixels (0 in all but one published protocol).
+        label_free: measures of the images without labels; None where there are none.
     """
 
     confusion: Tensor
@@ -71,6 +73,7 @@ class Result:
     protocol: str = "full"
     images: int = 0
     epsilon: float = 0.0
+    label_free: LabelFree | None = None
 
     @property
     def iou(self) -> Tensor:
@@ -79,14 +82,23 @@ class Result:
 
     @property
     def averaged(self) -> tuple[int, ...]:
-        """Ids of the counted classes that have a score, which are those that ``miou`` averages over."""
-        absent = self.iou.isnan().tolist()
-        return tuple(i for i in self.counted if not absent[i])
+        """Ids of the classes that ``miou`` averages over: the counted ones that the labels have.
+
+        The labels alone decide, so that all results on a data set average over the same classes. Only a protocol with
+        ``epsilon`` averages over all that are counted, absent ones as 0, which is how it was published.
+        """
+        pixels = self.confusion.sum(1).tolist()
+        return tuple(i for i in self.counted if pixels[i] or (self.epsilon and sum(pixels)))
 
     @property
-    def miou(self) -> float:
-        """Mean in [0, 1] over the counted classes that occur in truth or prediction; nan when none does."""
-        return float(self.iou[list(self.averaged)].mean())
+    def absent(self) -> tuple[str, ...]:
+        """Names of the counted classes that no labelled pixel belongs to, so that they are not in the mean."""
+        return tuple(self.classes[i] for i in self.counted if i not in self.averaged)
+
+    @property
+    def miou(self) -> float | None:
+        """Mean in [0, 1] over the counted classes that the labels have; None where there are no labels of them."""
+        return float(self.iou[list(self.averaged)].mean()) if self.averaged else None
 
     @property
     def pixel_accuracy(self) -> float:
@@ -98,29 +110,47 @@ class Result:
         return dataclasses.replace(self, counted=class_ids(classes, self.classes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return its part of ``results.json``; None is for nan, which JSON lacks."""
+        """Return its part of ``results.json``; the IoU of a class in neither labels nor predictions is None."""
         scores = {name: _number(value) for name, value in zip(self.classes, self.iou.tolist(), strict=True)}
-        counted = [self.classes[i] for i in self.counted]
         return {
-            "miou": _number(self.miou),
+            "miou": self.miou,
             "iou": scores,
-            "counted": counted,
+            "counted": [self.classes[i] for i in self.averaged],
+            "absent": list(self.absent),
             "protocol": self.protocol,
             "images": self.images,
             "pixel_accuracy": _number(self.pixel_accuracy),
             "confusion": self.confusion.tolist(),
+            **({"label_free": self.label_free.to_dict(self.classes)} if self.label_free else {}),
         }
 
-    def table(self) -> Table:
-        """Return a table of IoU and share of the labelled pixels by class, classes outside the mean dimmed."""
-        title = f"protocol {self.protocol}, {self.images} images"
+    def table(self, source: Mapping[str, float] | None = None) -> Table:
+        """Return a table of IoU and share of the labelled pixels by class, classes outside the mean dimmed.
+
+        Without labels it is one of the predicted shares, beside those of the classes in the ``source``'s labels.
+        """
+        if self.label_free and not self.confusion.any():
+            return self._label_free_table(self.label_free, source or {})
+        unlabelled = f", {self.label_free.images} of them without labels" if self.label_free else ""
+        title = f"protocol {self.protocol}, {self.images} images{unlabelled}"
         table = Table("class", title=title, show_footer=True)
-        table.columns[0].footer = f"mean of {len(self.averaged)}"
-        table.add_column("IoU %", footer=_percent(self.miou), justify="right")
+        table.caption = f"not in the mean, without a labelled pixel: {', '.join(self.absent)}" if self.absent else None
+        table.columns[0].footer = f"mean of {len(self.averaged)}" + (f" of {len(self.counted)}" if self.absent else "")
+        table.add_column("IoU %", footer=_percent(math.nan if self.miou is None else self.miou), justify="right")
         table.add_column("pixels %", justify="right")
         share = self.confusion.sum(1).double() / self.confusion.sum().clamp(min=1)
         for i, (name, iou, pixels) in enumerate(zip(self.classes, self.iou.tolist(), share.tolist(), strict=True)):
-            table.add_row(name, _percent(iou), _percent(pixels), style=None if i in self.counted else "dim")
+            table.add_row(name, _percent(iou), _percent(pixels), style=None if i in self.averaged else "dim")
+        return table
+
+    def _label_free_table(self, measures: LabelFree, source: Mapping[str, float]) -> Table:
+        title = f"no labels, so no mIoU: protocol {self.protocol}, {self.images} images"
+        table = Table("class", title=title, caption=f"{measures}", caption_justify="left")
+        table.add_column("predicted %", justify="right")
+        if source:
+            table.add_column("labels of the source %", justify="right")
+        for name, share in zip(self.classes, measures.predicted.tolist(), strict=True):
+            table.add_row(name, _percent(share), *([_percent(source[name])] if source else []))
         return table
 
 

@@ -34,7 +34,7 @@ class LoadReport:
         layout: the layout by which keys were translated.
         matched: tensors that were loaded.
         missing: tensors that inference needs and the file lacks; they keep their values.
-        unexpected: tensors of the file that the network lacks.
+        unexpected: tensors of the file that the network lacks, or that are of another number of classes.
         heads: tensors of training-only heads that the file lacks.
     """
 
@@ -52,7 +52,9 @@ class LoadReport:
         return f"{len(self.matched)} of {total} tensors loaded from {self.origin} (layout: {self.layout}){rest}"
 
 
-def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layout: str = "auto") -> LoadReport:
+def load_weights(
+    model: nn.Module, source: str | Path | Mapping[str, Any], layout: str = "auto", *, to_train: bool = False
+) -> LoadReport:
     """Load weights into a model, wrapped or bare, and report what matched.
 
     Args:
@@ -62,6 +64,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
             the prefixes of wrappers.
         layout: a name in ``dalib.models.layouts.LAYOUTS``, or "auto" for the one under which most of what inference
             needs matches.
+        to_train: take weights for another number of classes as a start: what depends on that number is left as it is,
+            with a warning. False: they are an error.
 
     Raises:
         WeightsError: the source is no weights file, matches less than half of the backbone, has other shapes, or has
@@ -76,7 +80,9 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], layou
         raise WeightsError(f"unknown layout {layout!r}.{suggest(layout, [*LAYOUTS, 'auto'])}")
     found = {key: tensor for key, tensor in found.items() if LAYOUTS[layout](key) is not None}
     origin = "state dict" if isinstance(source, Mapping) else str(source)
-    report = load_pairs(network, found, pair(own, found, layout), origin=origin, layout=layout)
+    pairs = pair(own, found, layout)
+    pairs = _without_other_classes(network, found, pairs, origin) if to_train else pairs
+    report = load_pairs(network, found, pairs, origin=origin, layout=layout)
     announce_report(report)
     if layout == "timm" and callable(told := getattr(network, "warn_of_strides", None)):
         told()
@@ -163,6 +169,27 @@ def _read_file(path: Path) -> Any:
             if "unsupported global" in str(error).lower()
             else f"{path} is not a file of weights, or is damaged ({type(error).__name__})."
         ) from error
+
+
+def _without_other_classes(
+    network: nn.Module, found: Mapping[str, Tensor], pairs: Mapping[str, str], origin: str
+) -> dict[str, str]:
+    """Return the pairs without tensors whose only difference is another number of classes, with a warning."""
+    own = network.state_dict()
+    differing = {
+        key: _differences(own[key].shape, found[source].shape)
+        for key, source in pairs.items()
+        if own[key].shape != found[source].shape and not same_but_ones(found[source].shape, own[key].shape)
+    }
+    counts = set().union(*differing.values())
+    if len(counts) != 1 or (count := counts.pop())[0] != getattr(network, "num_classes", None):
+        return dict(pairs)
+    logger.warning(
+        "%s was trained for %d classes and this model has %d: the rest of the network starts from it, and %s.",
+        *(origin, count[1], count[0]),
+        f"{len(differing)} tensors that depend on the number of classes, such as {next(iter(differing))}, start anew",
+    )
+    return {key: source for key, source in pairs.items() if key not in differing}
 
 
 def _heads(network: nn.Module) -> tuple[str, ...]:

@@ -1,20 +1,24 @@
 """Building of the data sets, the model and the engine that a checked recipe names."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import suppress
+from types import NoneType
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from torch import nn
 
 from dalib.core.context import Purpose
 from dalib.core.create import dataset_from, loss_from, model_from, optimizer_from, schedule_from, strategy_from
 from dalib.core.engine import Engine
-from dalib.data.dataset import classes_of, same_classes
+from dalib.data.dataset import checked_item, classes_of, label_pixels, labelled, same_classes, spread
 from dalib.data.joined import Joined
 from dalib.data.loader import place_of
 from dalib.discovery import default_registry
-from dalib.errors import DalibError, RecipeError, RegistryError
+from dalib.errors import DalibError, DataError, RecipeError, RegistryError
+from dalib.labels import IGNORE
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.wrapper import network_of
+from dalib.options import options_type
 from dalib.randomness import seeded
 from dalib.runs.recipe import Options, Recipe, apply_override, make_recipe
 from dalib.yaml import parse_yaml
@@ -30,7 +34,7 @@ EVALUATED = ("data", "evaluate", "strategies", "plugins")  # sections that an ev
 
 def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
     """Return the data set of a stream or ``eval``, those of a list joined; None where the recipe has none."""
-    datasets = {path: dataset_from(options, path) for path, options in recipe.data.entries(name).items()}
+    datasets = {path: open_dataset(name, options, path) for path, options in recipe.data.entries(name).items()}
     if not datasets:
         return None
     dataset: SegmentationDataset = next(iter(datasets.values()))
@@ -38,6 +42,61 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
         dataset = Joined(datasets, None if name == "eval" else recipe.data.shares(name))
     scored = getattr(dataset, "for_evaluation", None) if name == "eval" else None
     return scored() if scored else dataset
+
+
+def open_dataset(name: str, options: Options, path: str) -> "SegmentationDataset":
+    """Return one data set of a stream or ``eval``; of the target the images alone, if its reader has ``labels: null``.
+
+    Training never reads the target's labels, so they need neither be complete nor fit.
+    """
+    hint = options_type(default_registry().get("dataset", options["use"])).__annotations__.get("labels")
+    if name == "target" and NoneType in get_args(hint):
+        options = options | {"labels": None}
+    return dataset_from(options, path)
+
+
+def build_eval(recipe: Recipe, classes: tuple[str, ...] | None = None) -> "tuple[SegmentationDataset, str]":
+    """Return the data set to evaluate on, and why it has no labels, "" where it has.
+
+    Where ``data.eval`` is left out and the target's ``split: val`` has no labels, none that can be read or none of the
+    ``classes`` that are trained, the target is evaluated on its own images.
+
+    Raises:
+        DataError: the recipe's own ``data.eval`` cannot be read, or its labels are not of the encoding that is read.
+    """
+    missing = "there is no label in {}; name labelled images in data.eval for a mIoU"
+    if recipe.data.eval is not None or recipe.data.target is None:
+        dataset = build_dataset(recipe, "eval")
+        assert dataset is not None
+        label_pixels(dataset)
+        named = "data.source with split val" if recipe.data.eval is None else "data.eval"
+        return dataset, "" if labelled(dataset) else missing.format(named)
+    try:
+        dataset = build_dataset(recipe, "eval")
+        assert dataset is not None
+        if not _has_labels(dataset):
+            return dataset, missing.format("data.target with split val")
+        same_classes({"the training": classes or classes_of(dataset), "it": classes_of(dataset)})
+        return dataset, ""
+    except DataError as error:
+        target = build_dataset(recipe, "target")
+        assert target is not None
+        given = recipe.data.entries("target").items()
+        with suppress(DataError):  # labels that cannot be read
+            if not any(labelled(dataset_from(options, path)) for path, options in given):
+                return target, missing.format("data.target")
+        return target, f"data.target has no labelled split val ({error}); name labelled images in data.eval for a mIoU"
+
+
+def _has_labels(dataset: "SegmentationDataset") -> bool:
+    """Return whether any of 32 items has a labelled pixel.
+
+    Raises:
+        DataError: an item before it cannot be read, or the labels looked at are not of the encoding that is read.
+    """
+    label_pixels(dataset)
+    labels = (checked_item(dataset, index, scored=True).label for index in spread(len(dataset), 32))
+    return any(label is not None and bool((label != IGNORE).any()) for label in labels)
 
 
 def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -54,7 +113,8 @@ def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
                 "was trained. Train a new run with it, or drop it."
             )
     value = parse_yaml(recipe.to_yaml())
-    value["data"]["eval"] = recipe.data.of("eval")
+    if any(override.startswith("data.eval.") for override in overrides):  # what it changes may be the default
+        value["data"]["eval"] = recipe.data.of("eval")
     for override in overrides:
         apply_override(value, override)
     return make_recipe(value)
@@ -138,8 +198,12 @@ def build_engine(
 
 
 def check_classes(datasets: "Mapping[str, SegmentationDataset]") -> tuple[str, ...]:
-    """Return the names of the classes of all data sets, by stream or ``eval``; DataError where two sets differ."""
-    present = {place_of(name): classes_of(dataset) for name, dataset in datasets.items()}
+    """Return the names of the classes of all data sets, by stream or ``eval``; DataError where two sets differ.
+
+    Those of the target, whose labels are not read, count where there is nothing else.
+    """
+    read = {name: dataset for name, dataset in datasets.items() if name != "target"} or datasets
+    present = {place_of(name): classes_of(dataset) for name, dataset in read.items()}
     same_classes(present)
     return next(iter(present.values()))
 

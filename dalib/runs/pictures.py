@@ -12,6 +12,7 @@ from dalib.data.dataset import checked_item, item_name
 from dalib.data.decode import resize_label
 from dalib.evaluation.metrics import ConfusionMatrix, intersection_over_union
 from dalib.evaluation.panels import sample_panel, write_png
+from dalib.labels import IGNORE
 
 if TYPE_CHECKING:
     from dalib.data.dataset import SegmentationDataset
@@ -26,7 +27,7 @@ class Samples:
     def __init__(self, dataset: "SegmentationDataset", palette: Sequence[tuple[int, int, int]]) -> None:
         count = min(CANDIDATES, len(dataset))
         indices = [(2 * i + 1) * len(dataset) // (2 * count) for i in range(count)]
-        items = [checked_item(dataset, index) for index in indices]
+        items = [checked_item(dataset, index, scored=True) for index in indices]
         self._items = [(item.image, item.filled_label) for item in items]
         self._names = [item_name(dataset, index) for index in indices]
         self._palette = palette
@@ -39,19 +40,20 @@ class Samples:
     def write(self, folder: Path) -> None:
         """Write panels of the images with the worst, the median and the best score of the last predictions.
 
-        Each is image, truth, then the predictions in the order they were made; its ``dalib`` text says what is where.
+        Each is image, truth where there is one, then the predictions in the order they were made; its ``dalib`` text
+        says what is where.
         """
         for number, (rank, score, i) in enumerate(self._chosen(), start=1):
             image, truth = self._items[i]
-            truth = _fitted(truth, image)
-            predictions = {caption: enlarged(labels[i]) for caption, labels in self._predictions.items()}
-            panel = sample_panel(enlarged(image), enlarged(truth), predictions, self._palette)
-            height, width = enlarged(truth).shape
+            labels = {"truth": _fitted(truth, image)} if (truth != IGNORE).any() else {}
+            labels |= {caption: predictions[i] for caption, predictions in self._predictions.items()}
+            panel = sample_panel(enlarged(image), {c: enlarged(label) for c, label in labels.items()}, self._palette)
+            height, width = enlarged(image).shape[-2:]
             of = f" of {len(self._items)}" if rank else ""
             scored = f", mIoU {100 * score:.1f} %" if rank else ""
             contents = {
                 "title": f"{rank}{of}: {self._names[i]}{scored}" if rank else self._names[i],
-                "captions": ["image", "truth", *predictions],
+                "captions": ["image", *labels],
                 "size": [height, width],
             }
             name = f"{number}_{rank or 'unlabelled'}.png"

@@ -1,5 +1,6 @@
 """The check that a resumed run has the recipe that it started with."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ _FREE = {
 def check_same_recipe(folder: Path, recipe: str) -> str:
     """Raise DalibError if ``recipe`` (YAML) would train other steps than the recipe of the run in ``folder``.
 
-    What does not change a step may differ: how long to train, how often to log, save and evaluate, workers, device.
+    What does not change a step may differ: how long to train, how often to log, save and evaluate, workers, device, and
+    the place of the data.
 
     Returns:
-        A notice for the user that the learning rates change, or "".
+        A notice for the user, that data have moved or that the learning rates change, or "".
     """
     stored = folder / "recipe.yaml"
     if not stored.exists():  # only a checkpoint was copied here; loading it checks that it fits
         return ""
     was, now = (_flat(value, "") for value in (read_yaml(stored), parse_yaml(recipe)))
-    different = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in _FREE]
+    changed = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in _FREE]
+    moved = [key for key in changed if re.fullmatch(r"data\..*\broot", key) and key in was and key in now]
+    different = [key for key in changed if key not in moved]
     if different:
         key = different[0]
         raise DalibError(
@@ -35,7 +39,13 @@ def check_same_recipe(folder: Path, recipe: str) -> str:
         )
     steps = [value["train.steps"] for value in (was, now)]
     scheduled = steps[0] != steps[1] and "schedule" not in now  # flat key of a null schedule: constant rates
-    return f"train.steps was {steps[0]} and is {steps[1]}: learning rates follow the new schedule." if scheduled else ""
+    notices = [
+        f"{key} was {was[key]} and is {now[key]}: the run is the same only if the same files lie there."
+        for key in moved
+    ]
+    if scheduled:
+        notices.append(f"train.steps was {steps[0]} and is {steps[1]}: learning rates follow the new schedule.")
+    return " ".join(notices)
 
 
 def _flat(value: Any, path: str) -> dict[str, Any]:

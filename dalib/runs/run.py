@@ -15,13 +15,14 @@ from torch import Tensor
 
 from dalib.core import checkpoint
 from dalib.data.bad_items import BadItems
-from dalib.data.dataset import palette_of
+from dalib.data.dataset import absent_classes, label_pixels, palette_of
 from dalib.data.loader import check_not_empty, first_look
 from dalib.device import choose_device
 from dalib.errors import CheckpointError, DalibError
 from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
-from dalib.runs.build import build_dataset, build_engine, build_model, check_classes, compiled
+from dalib.labels import IGNORE
+from dalib.runs.build import build_dataset, build_engine, build_eval, build_model, check_classes, compiled
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import Earlier
@@ -69,12 +70,12 @@ class Run:
 
     def _build(self, status: Status) -> None:
         recipe = self.recipe
-        built = {name: build_dataset(recipe, name) for name in (*recipe.data.names(), "eval")}
-        datasets = {name: dataset for name, dataset in built.items() if dataset is not None}
-        self.classes = check_classes(datasets)
-        self.eval = datasets.pop("eval")
-        self.streams = datasets
-        self.palette = palette_of(self.eval)
+        built = {name: build_dataset(recipe, name) for name in recipe.data.names()}
+        self.streams = {name: dataset for name, dataset in built.items() if dataset is not None}
+        trained = {name: dataset for name, dataset in self.streams.items() if name != "target"}
+        self.eval, self.unlabelled = build_eval(recipe, check_classes(trained) if trained else None)
+        self.classes = check_classes(self.streams | ({} if self.unlabelled else {"eval": self.eval}))
+        self.palette = palette_of(self.streams.get("source", self.eval) if self.unlabelled else self.eval)
         class_ids(recipe.evaluate.classes, self.classes)
         status.update("building the model")
         device = choose_device(recipe.train.device)
@@ -87,8 +88,9 @@ class Run:
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
         sizes = {name: stream.size for name, stream in seen.items()}
         self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
+        self.shares = self._look_at_labels()
         self.seconds = 0.0  # of training, before a resume included
-        self.best = -1.0
+        self.best, self.best_step = -1.0, 0
         self.saving = Saving(self.engine, self.folder, recipe.train, self._extras)
         self.time: Counter[str] = Counter()  # by section, before a resume
         self._logged = (0, 0.0)  # step and seconds of the last line of metrics
@@ -111,6 +113,8 @@ class Run:
             raise
         with image_bar(self.console, "evaluating") as progress:
             result = self._score(progress)
+        if self.recipe.train.eval_every:
+            self._keep_best(result)
         samples.predict("prediction", self.engine, teacher=self._teacher)
         samples.write(self.folder.panels)
         self._finish(result)
@@ -130,11 +134,12 @@ class Run:
             self._restore(state)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        if not {"seconds", "best", "time", "bad_items"} <= state.keys():
+        if not {"seconds", "best", "best_step", "time", "bad_items"} <= state.keys():
             raise CheckpointError(f"the checkpoint in {self.folder.path} is not one that `dalib train` wrote.")
         with checkpoint.taken_from(self.folder.path):
             self.engine.load_state_dict(state)
-            self.seconds, self.best = float(state["seconds"]), float(state["best"])
+            self.seconds = float(state["seconds"])
+            self.best, self.best_step = float(state["best"]), int(state["best_step"])
             self.time, self.bad_items.messages = Counter(state["time"]), dict(state["bad_items"])
         self.folder.clean()
         write_text(self.folder.recipe, self.recipe.to_yaml())
@@ -152,8 +157,9 @@ class Run:
             workers=data.workers,
             bad_items=self.bad_items,
         )
+        best = self.best, self.best_step
         with (
-            Display(self.console, train.steps, self.engine.index, data.batch_size) as display,
+            Display(self.console, train.steps, self.engine.index, data.batch_size, best) as display,
             Interruption(display.stopping) as interruption,
             self.saving.rescued(interruption),
             closing(steps),
@@ -172,7 +178,7 @@ class Run:
         if step % train.log_every == 0 or step == train.steps:
             metrics |= self._metrics(terms)
         if train.eval_every and step % train.eval_every == 0 and step < train.steps:
-            metrics["eval/miou"] = self._score_on_the_way(display)
+            metrics |= self._score_on_the_way(display)
         if metrics:
             self.folder.log({"step": step, **metrics})
             display.log(step, metrics)
@@ -200,23 +206,44 @@ class Run:
         schedule, rate = self.engine.schedule, self.engine.optimizer.param_groups[0]["initial_lr"]
         return float(rate * (schedule(self.engine.index - 1) if schedule else 1.0))
 
-    def _score_on_the_way(self, display: Display) -> float:
+    def _score_on_the_way(self, display: Display) -> dict[str, float]:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
-        miou = self._score(display.evaluating).miou
-        if miou > self.best:
-            self.best = miou
+        result = self._score(display.evaluating)
+        self._keep_best(result)
+        figures = result.label_free.figures() if result.label_free else {}
+        return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}
+
+    def _keep_best(self, result: Result) -> None:
+        if result.miou is not None and result.miou > self.best:
+            self.best, self.best_step = result.miou, self.engine.index
             self.saving.save_best()
-        return miou
+
+    def _look_at_labels(self) -> dict[str, float]:
+        """Say what the labels lack, and return the share of each class in those of the source, {} without a source."""
+        if self.unlabelled:
+            kept = " Without a mIoU there is no best.pt." if self.recipe.train.eval_every else ""
+            self._warn(f"no labels to score on: {self.unlabelled}. The run is judged by label-free measures.{kept}")
+        source = self.streams.get("source")
+        if source is None:
+            return {}
+        pixels = label_pixels(source)
+        if absent := absent_classes(self.classes, pixels):
+            self._warn(f"data.source, {min(32, len(source))} of {len(source)} images looked at: {absent}")
+        total = max(int(pixels[:IGNORE].sum()), 1)
+        return {name: count / total for name, count in zip(self.classes, pixels.tolist(), strict=False)}
+
+    def _warn(self, message: str) -> None:
+        self.console.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _extras(self) -> dict[str, Any]:
         """Return what a checkpoint of a run holds beside the engine's state."""
         return {
             "recipe": self.recipe.to_yaml(),
-            "classes": list(self.classes),
             "palette": [list(color) for color in self.palette],
             "seconds": self.seconds,
             "time": dict(self._time()),
             "best": self.best,
+            "best_step": self.best_step,
             "bad_items": self.bad_items.messages,
         }
 
@@ -239,9 +266,6 @@ class Run:
     def _skipping(self, message: str) -> None:
         self._warn(f"skipping a bad item: {message}")
 
-    def _warn(self, text: str) -> None:
-        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-
     def _finish(self, result: Result) -> None:
         results = {
             **result.to_dict(),
@@ -253,12 +277,22 @@ class Run:
             "time": {name: round(seconds, 3) for name, seconds in self._time().items()},
             "palette": {name: list(color) for name, color in zip(self.classes, self.palette, strict=True)},
         }
+        if self.best_step:
+            results["best"] = {"miou": self.best, "step": self.best_step}
+        if self.unlabelled:
+            results["unlabelled"] = self.unlabelled
+        if result.label_free and self.shares:
+            results["label_free"]["source"] = self.shares
         if self.before is not None:
             results["before"] = self.before.scores
         write_json(self.folder.results, results)
         with self.console.status("writing the report"):
             write_report(self.folder.path)
-        self.console.print(result.table())
+        self.console.print(result.table(self.shares))
+        if self.best_step:
+            self.console.print(
+                f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}", soft_wrap=True
+            )
         if skipped := self.bad_items.messages:
             self._warn("\n  ".join([f"skipped, {len(skipped)} items in all:", *skipped.values()]))
         self.console.print(f"report: {self.folder.path / 'report.html'}", soft_wrap=True)

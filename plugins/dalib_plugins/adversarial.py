@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dalib import SetupContext, StackError, Step, Strategy, hookimpl, resize
 from dalib.options import Momentum, NotNegative, Positive
-from dalib_plugins.minent import refuse_one_class, self_information
+from dalib_plugins.minent import self_information
+from dalib_plugins.one_class import refuse_one_class
 
 SOURCE, TARGET = 0.0, 1.0
 STRIDE = 32
@@ -104,8 +105,7 @@ class Adversarial(Strategy):
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
-        if self.input == "self_information":
-            refuse_one_class(ctx)
+        refuse_one_class(ctx)
         adam = partial(torch.optim.Adam, lr=self.lr, betas=self.betas)
         discriminator = DISCRIMINATORS[self.variant]
         self._critics = {level: ctx.critic(level, discriminator(ctx.num_classes), adam) for level in self.levels}

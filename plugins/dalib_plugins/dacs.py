@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from dalib import IGNORE, Ramp, SetupContext, Step, Strategy, Stream, hookimpl
 from dalib.options import Probability
+from dalib_plugins.one_class import refuse_one_class
 from dalib_plugins.ranges import Interval, Share
 from dalib_plugins.warp import make_augmentation
 
@@ -120,6 +121,7 @@ class Dacs(Strategy):
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
+        refuse_one_class(ctx)
         ctx.teacher(decay=self.ema, batch_norm=self.teacher_batch_norm)
         # DACS jittered brightness by adding, as kornia's ColorJitter of its time did; ColorJiggle still does.
         strengths = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), self.jitter)

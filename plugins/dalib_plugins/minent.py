@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dalib import SetupContext, StackError, Step, Strategy, hookimpl
 from dalib.options import Positive
+from dalib_plugins.one_class import refuse_one_class
 
 
 def self_information(logits: Tensor) -> Tensor:
@@ -37,15 +38,6 @@ def charbonnier(entropy: Tensor, eta: float) -> Tensor:
         entropy: of any shape, normalised to 0..1.
     """
     return entropy.square().add(1e-8).pow(eta)
-
-
-def refuse_one_class(ctx: SetupContext) -> None:
-    """Raise StackError where log K is 0, which the functions above divide by."""
-    if ctx.num_classes < 2:
-        raise StackError(
-            f"strategy {ctx.strategy!r}: the entropy of predictions needs 2 classes or more, and the model has "
-            f"{ctx.num_classes}; give it a class for the background, or train without this entropy."
-        )
 
 
 class MinEnt(Strategy):

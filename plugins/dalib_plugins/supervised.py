@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dalib import SegmentationLoss, SetupContext, StackError, Step, Strategy, hookimpl
 from dalib.options import NotNegative, Whole
+from dalib_plugins.one_class import refuse_one_class
 from dalib_plugins.ranges import Streams
 
 OVERRIDES = ("class_weights", "ohem", "min_kept", "auxiliary")
@@ -39,6 +40,7 @@ class Supervised(Strategy):
 
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
+        refuse_one_class(ctx)
         overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
         self._loss = ctx.loss
         if not overrides:

@@ -75,7 +75,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "empty split": (
         emptied,
         [],
-        "images/train: expected images (.jpeg, .jpg, .png, .webp), found none that fit; check the path.",
+        "images/train: expected images (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp), found none that fit",
     ),
     "wrong split of a folder": (
         None,
@@ -115,18 +115,22 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "truncated png": (
         cut("images/train/a.png"),
         [],
-        "images/train/a.png: expected a whole .jpeg, .jpg, .png, .webp file, found ",
+        "images/train/a.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
     ),
-    "truncated jpeg": (jpeg_cut, [], "images/train/a.jpg: expected a whole .jpeg, .jpg, .png, .webp file, found "),
+    "truncated jpeg": (
+        jpeg_cut,
+        [],
+        "images/train/a.jpg: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
+    ),
     "truncated label": (
         cut("labels/train/a.png"),
         [],
-        "labels/train/a.png: expected a whole .jpeg, .jpg, .png, .webp file, found ",
+        "labels/train/a.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
     ),
     "broken evaluation image": (
         cut("images/val/d.png"),
         [],
-        "images/val/d.png: expected a whole .jpeg, .jpg, .png, .webp file, found ",
+        "images/val/d.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found ",
     ),
     "empty image": (
         content("images/train/a.png", b""),
@@ -141,7 +145,7 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
     "text called png": (
         content("images/train/a.png", b"hello"),
         [],
-        "images/train/a.png: expected a whole .jpeg, .jpg, .png, .webp file, found 5 bytes that do not decode",
+        "images/train/a.png: expected a whole .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file, found 5 bytes",
     ),
     "a size that nobody has": (
         huge,
@@ -174,19 +178,19 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
         "labels/train/a.png: expected only class ids that the label map names, or 255; found 20, 21, 22",
     ),
     "colours outside the map": (
-        lambda root: (label(PHOTO)(root), label_map("{classes: [x], colors: {'1,2,3': x}}")(root)),
+        lambda root: (label(PHOTO)(root), label_map("{classes: [x, y], colors: {'1,2,3': x}}")(root)),
         ["data={source: {use: folder, root: ROOT, split: train, label_map: map.yaml}, batch_size: 2}"],
         "labels/train/a.png: expected only colours that the label map names; found ",
     ),
     "ids where colours are expected": (
-        label_map("{classes: [x], colors: {'1,2,3': x}}"),
+        label_map("{classes: [x, y], colors: {'1,2,3': x}}"),
         ["data={source: {use: folder, root: ROOT, split: train, label_map: map.yaml}, batch_size: 2}"],
         "labels/train/a.png: expected classes painted in 8-bit RGB colours, found one channel of 8 bits",
     ),
     "two images of one name": (
         image(PHOTO, "train/a.jpg"),
         [],
-        "images/train/a.png: expected one file of this name, found ROOT/images/train/a.jpg as well; remove one",
+        "images/train/a.png: expected one file of this name, found ROOT/images/train/a.jpg as well; where one is",
     ),
     "link that goes round": (
         link("images/train/loop", "images"),
@@ -230,10 +234,10 @@ DATA: dict[str, tuple[Break | None, list[str], str]] = {
         [LIST],
         "list.txt: expected each image once, found 'train/a.png' twice; remove one.",
     ),
-    "classes of source and target differ": (
+    "classes of source and eval differ": (
         label_map("{classes: [road, car], unknown: ignore}"),
         [MAP],
-        "data.source has 2 classes and data.target has 19; they differ in bicycle, ",
+        "data.source has 2 classes and data.eval has 19; they differ in bicycle, ",
     ),
     "label map with an unknown class": (
         label_map("{ids: {7: raod}}"),
@@ -352,5 +356,5 @@ def test_doctor_ends_with_2_and_says_each_fault_once(root, capsys):
     assert run_dalib("doctor", recipe, "--json", root.parent / "faults.json") == 2
     said = capsys.readouterr().out
     assert said.count("that do not decode") == said.count("images/train/a.png") == said.count("images/train/b.png") == 1
-    assert said.rstrip().endswith("2 faults") and "2 faults, 2 listed above" in said
+    assert said.rstrip().endswith("2 faults") and "1 fault, 1 listed above" in said
     assert '"faults": 2' in (root.parent / "faults.json").read_text()

@@ -109,8 +109,9 @@ def test_plan_reads_the_classes_of_the_data_sets(folders, capsys):
     assert not capsys.readouterr().err
     said = refusal(capsys, "plan", folders, "strategies=[{use: supervised, class_weights: [1, 2, 3]}]")
     assert said.startswith("strategy 'supervised': class_weights has 3 values for 2 classes; give one per class.")
-    other = "data.target={use: diorama, domain: target, size: [32, 64]}"
-    assert "data.source has 2 classes and data.target has 19" in refusal(capsys, "plan", folders, other)
+    other = "{use: diorama, domain: target, size: [32, 64]}"
+    assert run_dalib("plan", folders, f"data.target={other}") == 0  # its labels are not read
+    assert "data.source has 2 classes and data.eval has 19" in refusal(capsys, "plan", folders, f"data.eval={other}")
 
 
 def test_plan_without_the_data_says_that_it_takes_the_default_classes(folders, capsys):

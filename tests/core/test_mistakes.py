@@ -10,7 +10,9 @@ import torch
 from dalib import Engine, StackError, Strategy, Stream, create_strategy, hookimpl
 from dalib.core.stack import Stack
 from dalib.errors import RecipeError, StrategyError
+from dalib.losses import LOCAL
 from dalib.registry import Registry
+from tests.equal import assert_equal
 from tests.tiny import Supervised, tiny_batch, tiny_model
 
 
@@ -130,9 +132,13 @@ class Acts(Strategy):
     outputs = frozenset({"source.logits"})
     critic_outputs = frozenset({"source.logits"})
 
+    teacher = False
+
     @hookimpl
     def setup(self, ctx):
         self.model = ctx.model
+        if self.teacher:
+            ctx.teacher()
 
     @hookimpl
     def pre_batch(self, step):
@@ -162,6 +168,19 @@ def acts(hook, what):
 def test_a_stream_changed_in_place_is_named(hook):
     message = refused(acts(hook, lambda self, step: step.batch["source"].image.mul_(0.5)))
     assert "strategy 'acts' changed source.image in place" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda step: step.logits("source").detach().clamp_(0), "the student's output source.logits"),
+        (lambda step: step.teacher_logits("source").mul_(0), "the teacher's output source.logits"),
+    ],
+)
+def test_an_output_changed_in_place_is_named(change, what):
+    strategy = acts("loss", lambda self, step: change(step))
+    strategy.teacher = True
+    assert f"strategy 'acts' changed {what} in place" in refused(strategy)
 
 
 def test_a_tensor_of_ones_own_may_be_changed_in_place():
@@ -294,3 +313,180 @@ def test_setup_is_told_what_for_how_long_and_from_which_seed(purpose):
     asks = Asks()
     Engine(tiny_model(), [asks], device="cpu", seed=3, purpose=purpose, steps=70)
     assert asks.told == (purpose, 70, 3)
+
+
+# ------------------------------------------------------------------------------------------------------ a start
+
+
+class Sets(Strategy):
+    """Does ``what`` in setup."""
+
+    @hookimpl
+    def setup(self, ctx):
+        self.what(self, ctx)
+
+    @hookimpl
+    def loss(self, step):
+        return {}
+
+
+def shared(self, ctx):
+    one = torch.nn.Conv2d(5, 5, 1)
+    ctx.module("first", lambda: one, optimizer=sgd)
+    ctx.module("second", lambda: one, optimizer=sgd)
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+AT_THE_START = {
+    "own module": (
+        lambda self, ctx: setattr(self, "head", torch.nn.Linear(1, 1)),
+        "'sets' keeps its own trainable 'head'",
+    ),
+    "own parameter": (
+        lambda self, ctx: setattr(self, "scale", torch.nn.Parameter(torch.ones(1))),
+        "'sets' keeps its own trainable 'scale'",
+    ),
+    "a module for make": (
+        lambda self, ctx: ctx.module("h", torch.nn.Linear(1, 1)),
+        "takes a function that makes the module, such as `lambda: Linear",
+    ),
+    "part of the model": (
+        lambda self, ctx: ctx.module("h", lambda: ctx.model.body, trains=None),
+        "module 'sets/h' shares parameters with the model; make a copy",
+    ),
+    "one module twice": (shared, "module 'sets/second' shares parameters with module 'sets/first'"),
+    "trains": (lambda self, ctx: ctx.module("h", torch.nn.Identity, trains="losses"), "got 'losses'"),
+    "batch_norm": (lambda self, ctx: ctx.teacher(batch_norm="running"), "expected batch_norm 'train' or 'eval'"),
+    "start": (lambda self, ctx: ctx.teacher(start=-7), "expected a teacher's start of at least 0, got -7"),
+}
+
+
+@pytest.mark.parametrize("mistake", AT_THE_START)
+def test_a_mistake_in_setup_is_named(mistake):
+    sets = Sets()
+    sets.what, message = AT_THE_START[mistake]
+    with pytest.raises(StackError) as caught:
+        engine_of(Supervised(), sets)
+    assert message in str(caught.value)
+
+
+def test_the_model_and_frozen_modules_may_be_kept():
+    def keep(self, ctx):
+        self.model, self.filter = ctx.model, torch.nn.Conv2d(3, 3, 1).requires_grad_(False)
+
+    sets = Sets()
+    sets.what = keep
+    engine_of(Supervised(), sets)
+
+
+def test_a_module_of_five_dimensions_is_taken():
+    class Prototypes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.values = torch.nn.Parameter(torch.zeros(1, 5, 8, 1, 1))
+
+    sets = Sets()
+    sets.what = lambda self, ctx: ctx.module("prototypes", Prototypes)
+    engine_of(Supervised(), sets)
+
+
+def test_a_list_as_default_is_answered_with_how_to_write_it():
+    with pytest.raises(StackError, match=r"Scales: mutable default .* Write a list as a tuple"):
+
+        class Scales(Strategy):
+            sizes: list[float] = [0.5, 1.0]  # noqa: RUF012
+
+
+def test_state_with_its_graph_is_refused():
+    stateful = Stateful()
+    stateful.value = torch.ones(1, requires_grad=True) * 2
+    with pytest.raises(StackError, match=r"returned state\['seen'\]\['last'\] with its graph; detach it"):
+        Stack([stateful]).state_dict()
+
+
+def test_a_name_with_a_slash_is_refused():
+    with pytest.raises(StackError, match="strategy name 'a/b': expected one without '/'"):
+        Stack([Supervised(name="a/b")])
+
+
+def test_what_is_kept_with_its_graph_from_an_earlier_step_is_named():
+    def keep(self, step):
+        self.kept = step.logits("source").mean() + getattr(self, "kept", 0.0)
+
+    class Keeps(Acts):
+        @hookimpl
+        def loss(self, step):
+            keep(self, step)
+            return {"x": self.kept}
+
+    keeps = Keeps()
+    keeps.hook = ""
+    engine = engine_of(keeps)
+    engine.step(tiny_batch())
+    with pytest.raises(StackError, match="a term reaches into the graph of an earlier step"):
+        engine.step(tiny_batch())
+
+
+def test_backward_in_a_critics_loss_is_named():
+    class Judges(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.critic = ctx.critic("d", torch.nn.Conv2d(5, 1, 1), sgd)
+
+        @hookimpl
+        def critic_loss(self, step):
+            term = self.critic(step.logits("target")).mean()
+            term.backward(retain_graph=True)
+            return {"x": term}
+
+    assert "'judges' calls backward in its hook 'critic_loss'" in refused(Judges())
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -1.0, (-0.5) ** 0.9])
+def test_a_schedule_that_gives_no_factor_is_told_before_the_step(factor):
+    engine = Engine(tiny_model(), [Supervised()], schedule=lambda step: factor if step else 1.0, device="cpu")
+    engine.step(tiny_batch())
+    before = {name: value.clone() for name, value in engine.model.state_dict().items()}
+    with pytest.raises(StackError, match="for step 2; expected a number of at least 0"):
+        engine.step(tiny_batch())
+    assert_equal(dict(engine.model.state_dict()), before)
+
+
+def test_a_buffer_that_grows_is_named():
+    class Queue(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("queue", torch.zeros(2))
+
+        def forward(self, x):
+            self.queue = torch.cat([self.queue, torch.zeros(1)])
+            return x
+
+    class Remembers(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.queue = ctx.module("queue", Queue)
+
+        @hookimpl
+        def loss(self, step):
+            return {"x": self.queue(step.logits("target")).mean()}
+
+    assert "buffer 'queue' of Queue changed its shape within a step, from (2,) to (3,)" in refused(Remembers())
+
+
+def test_a_stream_that_two_strategies_provide_in_parts_is_refused():
+    image, label = (
+        type(name, (Supervised,), {"provides": frozenset({f"mx.{name.lower()}"})})() for name in ("Image", "Label")
+    )
+    with pytest.raises(StackError, match=r"mx\.label is provided twice: by 'image' and by 'label'"):
+        engine_of(image, label).plan({"source": None, "target": None})
+
+
+def test_means_of_other_shapes_are_refused():
+    values = torch.rand(2, 8, 4, 4)
+    with pytest.raises(StackError, match=r"must have the shape of the values, \(2, 8, 4, 4\), got \(2, 1, 4, 4\)"):
+        LOCAL.mean(values, torch.ones(2, 1, 4, 4, dtype=torch.bool))
+    assert torch.equal(LOCAL.mean(values), LOCAL.mean(values, torch.ones_like(values, dtype=torch.bool)))

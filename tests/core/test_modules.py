@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dalib import Engine, StackError, Strategy, hookimpl
+from dalib import DalibError, Engine, StackError, Strategy, hookimpl, wrap_model
 from dalib.errors import CheckpointError
 from tests.equal import assert_equal, assert_same
 from tests.tiny import Supervised, tiny_batch, tiny_model
@@ -272,3 +272,88 @@ class Wrong(Strategy):
 def test_a_mistake_with_a_module_is_named_when_the_engine_is_built(way, message):
     with pytest.raises(StackError, match=message):
         engine_of(Supervised(), Wrong(way=way))
+
+
+def test_a_module_in_a_predictor_is_in_eval_mode_and_then_back():
+    class Around(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            self.norm = ctx.module("norm", partial(nn.BatchNorm2d, 5), averaged=True)
+
+        @hookimpl
+        def loss(self, step):
+            return {"x": self.norm(step.logits("target")).pow(2).mean()}
+
+        @hookimpl
+        def predictor(self, model, predict):
+            return lambda images: self.norm(predict(images))
+
+    around = Around()
+    engine = engine_of(around)
+    engine.step(tiny_batch())
+    before = copy.deepcopy(engine.state_dict())
+    images = torch.randint(0, 255, (3, 3, 12, 16), dtype=torch.uint8)
+    assert torch.equal(engine.predict(images)[:1], engine.predict(images[:1]))
+    assert_equal(engine.state_dict(), before)
+    assert around.norm.module.training
+
+
+def test_what_was_frozen_in_a_module_stays_frozen_beside_a_critic():
+    class Frozen(Critic):
+        @hookimpl
+        def setup(self, ctx):
+            super().setup(ctx)
+            self.head = ctx.module("head", lambda: nn.Sequential(nn.Conv2d(5, 5, 1), nn.Conv2d(5, 5, 1)))
+            self.head.module[0].requires_grad_(False)
+
+        @hookimpl
+        def loss(self, step):
+            return {"x": self.head(step.logits("target")).pow(2).mean()}
+
+    frozen = Frozen()
+    engine = engine_of(frozen)
+    first, second = (layer.weight.detach().clone() for layer in frozen.head.module)
+    for index in range(2):
+        engine.step(tiny_batch(index))
+    assert torch.equal(first, frozen.head.module[0].weight) and not torch.equal(second, frozen.head.module[1].weight)
+
+
+def test_a_reference_that_changes_is_told_when_the_run_is_saved():
+    engine = engine_of(Distill())
+    engine.step(tiny_batch())
+    with torch.no_grad():
+        engine.modules["distill/reference"].module.head.weight.add_(1)
+    with pytest.raises(StackError, match="'distill/reference' has changed since it was made"):
+        engine.state_dict()
+
+
+def test_a_refused_checkpoint_changes_nothing(tmp_path):
+    class Fails(Strategy):
+        def state_dict(self):
+            return {"count": 1}
+
+        def load_state_dict(self, state):
+            raise KeyError("c2")
+
+    for make in (lambda seed: Distill(seed=seed), lambda seed: Fails()):
+        first = engine_of(Supervised(), make(7))
+        first.step(tiny_batch())
+        first.save(tmp_path / "a.pt")
+        second = engine_of(Supervised(), make(8))
+        before = copy.deepcopy(second.state_dict())
+        with pytest.raises(DalibError):
+            second.load(tmp_path / "a.pt")
+        assert_equal(second.state_dict(), before)
+
+
+def test_a_tapped_model_takes_a_second_engine():
+    model = wrap_model(tiny_model(), 5)
+
+    class Taps(Strategy):
+        @hookimpl
+        def setup(self, ctx):
+            ctx.tap("body")
+
+    for _ in range(2):
+        Engine(model, [Taps()], device="cpu")
+    assert sum(hook.__class__.__name__ == "_Tap" for hook in model.network.body._forward_hooks.values()) == 1

@@ -246,14 +246,35 @@ def test_hooks_are_called_in_the_order_of_the_list_and_teardown_reversed():
 
 def test_predictors_wrap_one_another_the_first_innermost():
     class Add(Strategy):
-        text: str
+        factor: float
 
         @hookimpl
         def predictor(self, model, predict):
-            return lambda images: f"{self.text}({predict(images)})"
+            return lambda images: self.factor * predict(images) + 1
 
-    stack = Stack([Add(name="a", text="a"), Add(name="b", text="b")])
-    assert stack.predictor(None, lambda images: images, torch.device("cpu"), 0)("x") == "b(a(x))"
+    stack = Stack([Add(name="a", factor=2.0), Add(name="b", factor=3.0)])
+    predict = stack.predictor(None, lambda images: images, torch.device("cpu"), 0)
+    assert torch.equal(predict(torch.ones(1, 2, 3, 3)), torch.full((1, 2, 3, 3), 10.0))  # 3 (2 x + 1) + 1
+
+
+@pytest.mark.parametrize(
+    ("wrap", "found"),
+    [
+        (lambda logits: logits.argmax(1), r"got \(1, 4, 6\)"),
+        (lambda logits: logits[..., ::2], r"got \(1, 5, 4, 3\)"),
+        (lambda logits: logits[:, :2], r"got \(1, 2, 4, 6\)"),
+        (lambda logits: None, "got NoneType"),
+    ],
+)
+def test_a_predictor_that_returns_no_logits_of_the_images_size_is_named(wrap, found):
+    class Wraps(Strategy):
+        @hookimpl
+        def predictor(self, model, predict):
+            return lambda images: wrap(predict(images))
+
+    predict = Stack([Wraps()]).predictor(tiny_model(), tiny_model(), torch.device("cpu"), 0)
+    with pytest.raises(StackError, match=r"strategy 'wraps' must return logits \(1, 5, 4, 6\) .*" + found):
+        predict(torch.zeros(1, 3, 4, 6))
 
 
 class Random(Strategy):
@@ -266,8 +287,8 @@ class Random(Strategy):
 
     @hookimpl
     def predictor(self, model, predict):
-        noise = torch.rand(3)
-        return lambda images: predict(images) + noise + torch.rand(3)
+        noise = torch.rand(1, 3, 1, 1)
+        return lambda images: predict(images) + noise + torch.rand(1, 3, 1, 1)
 
 
 def test_a_samplers_draw_depends_on_seed_name_stream_and_position_alone():
@@ -286,7 +307,7 @@ def test_a_predictors_draws_depend_on_seed_name_and_number_of_the_call_alone():
         stack = Stack([Random(name=name)])
         predict = stack.predictor(None, lambda images: images, torch.device("cpu"), seed)
         torch.rand(5)
-        return torch.stack([predict(torch.zeros(3)) for _ in range(calls)])
+        return torch.stack([predict(torch.zeros(1, 3, 1, 1)) for _ in range(calls)])
 
     first = predicted()
     assert torch.equal(first, predicted()) and not torch.equal(first[0], first[1])
@@ -299,7 +320,7 @@ def test_neither_disturbs_the_draws_around_it():
     expected = torch.rand(2)
     torch.manual_seed(3)
     stack.draws({"source": range(10**9)}, 0)["source"](1)
-    stack.predictor(None, lambda images: images, torch.device("cpu"), 0)(torch.zeros(3))
+    stack.predictor(None, lambda images: images, torch.device("cpu"), 0)(torch.zeros(1, 3, 1, 1))
     assert torch.equal(torch.rand(2), expected)
 
 

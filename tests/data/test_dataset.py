@@ -3,12 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import ConcatDataset, Subset, random_split
 
 from dalib import evaluate
-from dalib.data.dataset import checked_item, label_of, labelled
+from dalib.data.dataset import (
+    absent_classes,
+    checked_item,
+    classes_of,
+    label_of,
+    label_pixels,
+    labelled,
+    own_classes,
+    palette_of,
+)
 from dalib.data.doctor import examine
 from dalib.errors import DataError
-from tests.tiny import tiny_model
+from tests.tiny import TinyData, tiny_model
 
 IMAGE = torch.arange(3 * 12 * 16).remainder(256).to(torch.uint8).reshape(3, 12, 16)
 LABEL = torch.zeros(12, 16, dtype=torch.uint8)
@@ -108,3 +118,70 @@ def test_images_without_labels_are_examined_and_scored_as_ignored_everywhere():
     assert examine(Items(IMAGE)).ignored == 1
     both, one = (evaluate(tiny_model(), Items(*items)) for items in ([(IMAGE, LABEL), IMAGE], [(IMAGE, LABEL)]))
     assert torch.equal(both.confusion, one.confusion) and both.images == 2
+
+
+class Named:
+    """Two items of two classes."""
+
+    classes = ("ground", "thing")
+    palette = ((1, 2, 3), (4, 5, 6))
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return IMAGE, torch.full((12, 16), index, dtype=torch.uint8)
+
+
+def test_classes_and_colours_are_found_through_the_wrappers_of_torch():
+    whole = Named()
+    for wrapped in (
+        Subset(whole, [1]),
+        random_split(whole, [1, 1])[1],
+        ConcatDataset([whole, Subset(Subset(whole, [0]), [0])]),
+    ):
+        assert classes_of(wrapped) == Named.classes and palette_of(wrapped) == Named.palette
+    assert own_classes(Subset(TinyData(), [0])) is None and len(classes_of(Subset(TinyData(), [0]))) == 19
+
+
+def test_joined_data_sets_of_other_classes_or_order_are_refused():
+    other = Named()
+    other.classes = ("thing", "ground")
+    with pytest.raises(DataError, match="they differ in their order"):
+        classes_of(ConcatDataset([Named(), other]))
+
+
+def test_ids_are_checked_against_the_classes_found_through_a_wrapper():
+    with pytest.raises(DataError, match=r"expected train ids in 0\.\.4 or 255, found 7"):
+        checked_item(Subset(Items((IMAGE, LABEL + 7)), [0]), 0)
+
+
+def test_a_target_is_read_without_a_look_at_its_labels():
+    assert checked_item(Items((IMAGE, "no label")), 0, with_label=False).label is None
+
+
+def test_a_label_of_another_size_is_read_only_for_a_score_and_where_the_data_set_says_so():
+    items = Items((IMAGE, LABEL[:6, :8]))
+    with pytest.raises(DataError, match=r"expected a label uint8 \(12, 16\), as its image"):
+        checked_item(items, 0, scored=True)
+    items.labels_at_own_size = True
+    assert checked_item(items, 0, scored=True).label.shape == (6, 8)
+    with pytest.raises(DataError, match=r"expected a label uint8 \(12, 16\), as its image"):
+        checked_item(items, 0)
+
+
+def test_classes_without_a_pixel_are_named_and_masks_of_0_and_255_are_told_apart():
+    pixels = torch.zeros(256, dtype=torch.int64)
+    assert absent_classes(("a", "b"), pixels) == ""
+    pixels[0] = 5
+    assert absent_classes(("a", "b"), pixels) == "classes without a pixel: b."
+    pixels[255] = 1
+    assert "`ids: {0: a, 255: b}`" in absent_classes(("a", "b"), pixels)
+    assert "255" not in absent_classes(("a", "b", "c"), pixels)
+    pixels[1] = 1
+    assert absent_classes(("a", "b"), pixels) == ""
+
+
+def test_pixels_are_counted_in_items_spread_over_the_data_set():
+    pixels = label_pixels(ConcatDataset([Named()] * 50))
+    assert pixels.sum() == 32 * 12 * 16 and (pixels[:2] > 0).all()

@@ -1,7 +1,6 @@
 """Every mode and depth that image files come in."""
 
 import os
-import struct
 import sys
 import zlib
 from pathlib import Path
@@ -11,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dalib.data.decode import png_size, read_image, read_label, resize_image, resize_label
+from dalib.data.decode import image_size, read_image, read_label, resize_image, resize_label
 from dalib.errors import DataError
+from tests.png import chunk, deep_png, png
 
 
 def indexed(pixels: np.ndarray, colors: int) -> Image.Image:
@@ -21,26 +21,6 @@ def indexed(pixels: np.ndarray, colors: int) -> Image.Image:
     palette.frombytes(image.tobytes())
     palette.putpalette([value for i in range(colors) for value in (255 - i, 2 * i % 256, 7)])
     return palette
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(packed: bytes, *, size=(4, 5), depth=8, color_type=2) -> bytes:
-    """A PNG with valid checksums around whatever stands for its compressed rows."""
-    header = struct.pack(">IIBBBBB", size[1], size[0], depth, color_type, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
-
-
-def deep_png(path: Path, pixels: np.ndarray) -> Path:
-    """Write (H, W, C) as a PNG of 16 bits, which Pillow cannot do for more than one channel."""
-    height, width, channels = pixels.shape
-    rows = pixels.astype(">u2").reshape(height, -1)
-    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    path.write_bytes(png(packed, size=(height, width), depth=16, color_type={1: 0, 2: 4, 3: 2, 4: 6}[channels]))
-    return path
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -113,6 +93,32 @@ def test_cmyk_jpeg_keeps_its_colours(save):
     assert (image.float().mean((1, 2)) - torch.tensor([200.0, 90, 30])).abs().max() < 3
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_tiff_and_bitmaps_come_out_as_they_were_saved(save, rgb, compression):
+    expected = torch.from_numpy(rgb).permute(2, 0, 1)
+    assert torch.equal(read_image(save("a.tif", rgb, compression=compression)), expected)
+    assert torch.equal(read_image(save("a.bmp", rgb)), expected)
+    upright = read_image(save("turned.tif", rgb, tiffinfo={0x0112: 6}, compression=compression))
+    assert torch.equal(upright, expected.rot90(-1, (1, 2)))
+
+
+def test_tiff_of_sixteen_bits_comes_out_as_eight_and_of_more_is_refused(save):
+    deep = np.arange(48).reshape(6, 8) * 1365
+    image = read_image(save("a.tif", deep.astype(np.uint16)))
+    assert np.array_equal(image[0], (deep + 128) // 257)
+    for kind in (np.int32, np.float32):
+        with pytest.raises(DataError, match="32 bits a pixel, whose range is not known"):
+            read_image(save("a.tif", deep.astype(kind)))
+
+
+def test_a_painted_label_is_read_in_the_colours_of_its_palette(save, rgb):
+    image = indexed(rgb[..., 0] % 5, 5)
+    file = save("label.png", image)
+    assert np.array_equal(read_label(file, painted=True).permute(1, 2, 0), image.convert("RGB"))
+    assert read_label(file).shape == (1, 6, 8)
+    assert torch.equal(read_label(save("label.png", rgb), painted=True), torch.from_numpy(rgb).permute(2, 0, 1))
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_photographs_come_out_upright_and_labels_as_they_are_stored(save, suffix):
     exif, flat = Image.Exif(), np.zeros((16, 32, 3), np.uint8)
@@ -160,8 +166,14 @@ def test_image_resize_equals_a_float64_reference(size):
     assert np.abs(resized.numpy() - expected).max() < 1.6  # two roundings, one an axis
 
 
-def test_png_size_reads_height_and_width(save, rgb):
-    assert png_size(save("a.png", rgb)) == (6, 8)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif"])
+def test_image_size_reads_the_upright_height_and_width(save, rgb, suffix):
+    assert image_size(save(f"a.{suffix}", rgb)) == (6, 8)
+    if suffix != "bmp":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        file = save(f"a.{suffix}", rgb, exif=exif)
+        assert image_size(file) == (8, 6) == tuple(read_image(file).shape[1:])
 
 
 def damaged(path: Path, cut: slice | None = None, flip: bool = False) -> Path:
@@ -187,7 +199,7 @@ BROKEN_IMAGES = {
     "signature alone": (lambda save, rgb: damaged(save("a.png", rgb), slice(0, 8)), "found 8 bytes that do not decode"),
     "truncated jpeg": (lambda save, rgb: damaged(save("a.jpg", rgb), slice(0, -40)), "image file is truncated"),
     "truncated webp": (lambda save, rgb: damaged(save("a.webp", rgb), slice(0, -20)), "do not decode"),
-    "other format": (lambda save, rgb: save("a.bmp", rgb), "(no header of these formats); replace the file"),
+    "other format": (lambda save, rgb: save("a.gif", rgb), "(no header of these formats); replace the file"),
     "renamed": (
         lambda save, rgb: save("a.gif", rgb[..., 0]).rename(save("a.png", rgb)),
         "(no header of these formats); replace the file",
@@ -255,7 +267,7 @@ def test_png_with_valid_checksums_and_bad_rows_is_an_error(tmp_path, data, read)
 def test_picture_beyond_pillows_limit_is_refused_with_its_size(save, rgb, monkeypatch, limit):
     file = save("a.png", rgb)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    for read in (read_image, read_label, png_size):
+    for read in (read_image, read_label, image_size):
         with pytest.raises(DataError, match=r"a\.png: Image size \(48 pixels\) exceeds limit of .*; scale it down"):
             read(file)
 

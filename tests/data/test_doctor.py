@@ -53,7 +53,11 @@ def test_counts_sizes_and_shares_are_those_of_the_labels():
     assert findings.images[[0, 1, 255]].tolist() == [3, 0, 2]
     assert findings.sizes == {(2, 3): 2, (1, 2): 1}
     assert findings.ignored == pytest.approx(6 / 14)
-    assert findings.notes() == ["classes without a pixel: thing"]
+    assert findings.notes() == [
+        "classes without a pixel: thing. Masks of 0 and 255? 255 is ignored unless the label map says "
+        "`ids: {0: ground, 255: thing}`"
+    ]
+    assert examine(Memory(pair([[0, 0]]))).notes() == ["classes without a pixel: thing"]
     assert not findings.faults and "3 images, 3 read, no faults" in text_of(findings)
     (fault,) = examine(Memory(pair([[0, 1]]), pair([[0], [1]])), one_size=True).faults
     assert str(fault) == "the images differ in size; give `size: [H, W]` to make batches of them."
@@ -75,7 +79,8 @@ def test_faults_of_anybodys_dataset_are_collected_not_raised():
     assert [fault.reason for fault in findings.faults] == [
         "KeyError: 'lost'",
         "expected an image uint8 (3, H, W), found torch.float32 (3, 1, 2).",
-        "expected a label uint8 (1, 2), as its image, found torch.int64 (1, 2).",
+        "expected a label uint8 (1, 2), as its image, found torch.int64 (1, 2) of 0..1. "
+        "Train ids are 0..1, 255 = ignored.",
         "expected a label uint8 (1, 2), as its image, found torch.uint8 (1, 1).",
         "expected train ids in 0..1 or 255, found 2.",
     ]
@@ -176,3 +181,37 @@ def test_classes_that_differ_are_a_fault_of_the_later_set():
 def test_a_set_that_does_not_open_is_a_finding(tmp_path):
     findings = examine_new(lambda: folder(root=str(tmp_path / "nowhere")), name="source")
     assert "nowhere: expected a folder of images and labels, found nothing" in text_of(findings)
+
+
+def test_unlabelled_sets_have_no_table_of_labels_and_labelled_ones_show_shares_as_bars():
+    unlabelled = examine(Memory(pair([[255, 255]])))
+    assert "pixels %" not in text_of(unlabelled)
+    text = text_of(examine(Memory(pair([[0, 0, 0, 1]]))))
+    bars = [line.count("█") for line in text.splitlines() if re.search("ground|thing", line)]
+    assert bars[0] == 20 and 6 <= bars[1] <= 7
+
+
+def test_the_files_own_sizes_stand_beside_those_as_read_and_squeezed_pictures_are_named(tmp_path):
+    for name, size in (("wide", (10, 20)), ("almost", (10, 20)), ("square", (20, 20))):
+        save(tmp_path / "images" / f"{name}.png", np.zeros((*size, 3), np.uint8))
+    findings = examine(folder(root=str(tmp_path), size=(5, 10)))
+    assert findings.own_sizes == {((10, 20), (5, 10)): 2, ((20, 20), (5, 10)): 1}
+    rows = [re.findall(r"\d+", line) for line in text_of(findings).splitlines() if " x " in line]
+    assert ["10", "20", "5", "10", "2"] in rows and ["20", "20", "5", "10", "1"] in rows
+    (note,) = (note for note in findings.notes() if "squeezed" in note)
+    assert note.startswith("1 image squeezed into another shape, by 5 % or more; `resize: fit` or `resize: crop` keep")
+    assert note.endswith("square.png")
+    assert {"size": [5, 10], "own": [20, 20], "images": 1} in findings.to_dict()["sizes"]
+    for kept in ("fit", "crop"):
+        assert not examine(folder(root=str(tmp_path), size=(5, 10), resize=kept)).squeezed
+
+
+def test_findings_fit_eighty_columns_and_show_faults_in_red(tmp_path):
+    dataset = Memory(*[pair([[0, 1]])] * 3, KeyError("lost"))
+    dataset.classes = ("a class with a name as long as a sentence, which nobody writes", "thing")
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(examine(dataset).render(), soft_wrap=True)
+    text = console.file.getvalue()
+    assert "\x1b[31m  KeyError: 'lost'" in text
+    lines = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()
+    assert max(len(line) for line in lines if line and line[0] in "│┃┏└") <= 80

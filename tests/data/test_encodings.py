@@ -6,7 +6,7 @@ import pytest
 import torch
 from cityscapesscripts.helpers.labels import labels as official_labels
 
-from dalib.data.encodings import CITYSCAPES_IDS, ColorMap, IdMap, identity
+from dalib.data.encodings import CITYSCAPES_IDS, CityscapesIds, ColorMap, IdMap, identity
 from dalib.errors import DataError
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
@@ -25,6 +25,19 @@ def test_every_id_goes_where_the_map_says_and_the_rest_is_ignored():
     label = IdMap(CITYSCAPES_IDS, unknown="ignore")(stored, FILE)
     assert label.dtype == torch.uint8
     assert label[0].tolist() == [CITYSCAPES_IDS.get(i, 255) for i in range(256)]
+
+
+def test_ids_are_not_doubted_where_a_class_beyond_pole_occurs_or_most_pixels_have_one():
+    pixels = torch.zeros(256, dtype=torch.int64)
+    pixels[0], pixels[255] = 40, 60
+    assert "60 % of the pixels ignored" in str(CityscapesIds().doubt(pixels))
+    for train_id, ignored in ((10, 60), (0, 40)):
+        likely = pixels.clone()
+        likely[train_id] += 1
+        likely[255] = ignored
+        assert CityscapesIds().doubt(likely) is None
+    pixels[0] = 0
+    assert CityscapesIds().doubt(pixels) is None  # nothing is labelled
 
 
 def test_id_in_a_channel_and_sixteen_bits():

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from dalib.data.dataset import SegmentationDataset, classes_of, item_name, palette_of
+from dalib.data.doctor import examine_new
 from dalib.data.folder import folder
 from dalib.errors import DataError
 
@@ -111,3 +112,75 @@ def test_a_label_map_that_lies_in_two_places_is_refused_with_both(tmp_path, monk
     with pytest.raises(DataError, match=r"expected one file, found .*/map\.yaml and .*/data/map\.yaml; say which"):
         folder(root=str(root), label_map="map.yaml")
     assert folder(root=str(root), label_map=str(root / "map.yaml")).classes == ("road", "car")
+
+
+def test_images_and_labels_side_by_side_are_told_apart_by_their_suffixes(save, rgb, ids, tmp_path):
+    save("x.jpg", rgb), save("x.png", ids)
+    beside = {"root": str(tmp_path), "images": ".", "labels": "."}
+    with pytest.raises(DataError, match=r"x\.png: expected one file of this name.*`image_suffix` and `label_suffix`"):
+        folder(**beside)
+    for options in ({"image_suffix": ".jpg", "label_suffix": ".png"}, {"image_suffix": ".jpg"}):
+        dataset = folder(**beside, **options)
+        assert [(a.name, b.name) for a, b in dataset.files] == [("x.jpg", "x.png")]
+        assert torch.equal(dataset[0][1], torch.from_numpy(ids))
+
+
+def test_a_jpeg_label_is_refused_by_name_and_told_once_by_the_doctor(root, save, ids):
+    (root / "labels/two.png").unlink()
+    save("labels/two.jpg", ids)
+    with pytest.raises(DataError, match=r"labels/two\.jpg: expected a PNG label, found another format"):
+        folder(root=str(root))
+    findings = examine_new(lambda: folder(root=str(root)))
+    assert [fault.item for fault in findings.faults] == [str(root / "labels/two.jpg")]
+
+
+def test_palette_labels_are_read_by_their_colours_where_the_map_names_colours(save, rgb, tmp_path):
+    colors = [(200, 60, 60), (0, 0, 0), (60, 60, 200)]
+    stored = np.arange(48, dtype=np.uint8).reshape(6, 8) % 3
+    label = Image.fromarray(stored).convert("P")
+    label.frombytes(stored.tobytes())
+    label.putpalette([value for color in colors for value in color])
+    save("images/a.png", rgb), save("labels/a.png", label)
+    (tmp_path / "map.yaml").write_text(
+        "classes: [car, road]\ncolors:\n  60,60,200: car\n  200,60,60: road\n  0,0,0: ignore\n"
+    )
+    dataset = folder(root=str(tmp_path), label_map=str(tmp_path / "map.yaml"))
+    assert dataset[0][1].flatten()[:3].tolist() == [1, 255, 0]
+    assert dataset.label(0).flatten()[:3].tolist() == [1, 255, 0]
+    assert palette_of(dataset) == ((60, 60, 200), (200, 60, 60))
+
+
+def test_root_list_and_map_follow_one_rule_with_home_and_variables(root, monkeypatch, tmp_path):
+    (root / "map.yaml").write_text("{classes: [even, odd], ids: {0: even, 1: odd}, unknown: ignore}")
+    (root / "list.txt").write_text("one\n")
+    monkeypatch.setenv("HOME", str(root.parent))
+    monkeypatch.setenv("DISK", str(root))
+    for start in (f"~/{root.name}", "$DISK", "${DISK}"):
+        for place in ("", f"{start}/"):  # below root, or by a path of its own
+            dataset = folder(root=start, label_map=f"{place}map.yaml", list=f"{place}list.txt")
+            assert len(dataset) == 1 and dataset.classes == ("even", "odd")
+    with pytest.raises(DataError, match=r"^\$NOT_SET/x: expected a folder of images and labels, found nothing"):
+        folder(root="$NOT_SET/x")
+
+
+def test_photos_may_lie_in_the_root_itself_and_need_no_split(save, rgb, tmp_path):
+    save("photos/b.png", rgb)
+    save("photos/deep/a.png", rgb)
+    dataset = folder(root=str(tmp_path / "photos"))
+    assert len(dataset) == 2 and (dataset[0][1] == 255).all() and dataset.label(0) is None
+    (tmp_path / "photos" / "labels").mkdir()
+    with pytest.raises(DataError, match="expected a folder of images, found nothing"):  # labels would be taken for one
+        folder(root=str(tmp_path / "photos"))
+
+
+def test_labels_null_leaves_out_labels_that_lie_there(save, rgb, ids, tmp_path):
+    save("images/train/a.png", rgb)
+    save("images/train/b.png", rgb)
+    save("labels/train/a.png", ids)
+    with pytest.raises(DataError, match="image without label"):
+        folder(root=str(tmp_path))
+    for split in (None, "train"):
+        dataset = folder(root=str(tmp_path), labels=None, split=split)
+        assert len(dataset) == 2 and dataset.label(0) is None and (dataset[0][1] == 255).all()
+    with pytest.raises(DataError, match="expected a folder of labels, found nothing"):
+        folder(root=str(tmp_path), labels="masks")

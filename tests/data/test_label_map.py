@@ -60,6 +60,11 @@ REFUSED = {
     "id is text": ("ids: {one: road}", "ids: expected stored ids in 0..255 as keys, found one"),
     "id is true": ("ids: {true: road}", "expected stored ids in 0..255 as keys, found True"),
     "unknown class": ("ids: {1: rode}", "ids[1]: unknown class 'rode'. Did you mean 'road'?"),
+    "names of others": (
+        "ids: {1: crack}",
+        "These are Cityscapes', as the file has no `classes:`; list your own, `classes: [...]`.",
+    ),
+    "own classes": ("{classes: [a, crack], ids: {1: b}}", "unknown class 'b'."),
     "train id too large": ("{classes: [a, b], ids: {1: 2}}", "a train id in 0..1 or `ignore`, found 2"),
     "train id is a list": ("ids: {1: [road]}", "ids[1]: expected a class name, a train id in 0..18 or `ignore`"),
     "empty ids": ("ids: {}", "ids: expected a mapping to classes, found {}"),
@@ -89,3 +94,10 @@ def test_message_about_a_huge_value_stays_short(scheme):
     with pytest.raises(DataError) as caught:
         scheme(f"classes: {{a: {'x' * 10_000}}}")
     assert len(str(caught.value)) < 400
+
+
+def test_painted_classes_are_shown_in_their_first_colour_unless_a_palette_says_otherwise(scheme):
+    colors = "colors:\n  200,60,60: road\n  1,2,3: ignore\n  9,9,9: road\n"
+    assert scheme(colors).palette[:2] == ((200, 60, 60), CITYSCAPES_PALETTE[1])
+    assert scheme("classes: [hut, road]\n" + colors).palette[1] == (200, 60, 60)
+    assert scheme("classes: [road]\npalette: [[4, 5, 6]]\n" + colors).palette == ((4, 5, 6),)

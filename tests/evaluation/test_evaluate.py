@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dalib import Engine
 from dalib.errors import DataError
 from dalib.evaluation.evaluate import evaluate, inference
 from dalib.evaluation.protocols import PROTOCOLS
@@ -125,6 +126,64 @@ def test_limit_and_progress():
 def test_class_count_that_differs_is_an_error():
     with pytest.raises(DataError, match="the network gives 4 classes, the data set has 3"):
         evaluate(Network(4), Scenes((4, 4)))
+
+
+class Items(Scenes):
+    """Any items."""
+
+    def __init__(self, *items):
+        self.items = list(items)
+
+
+IMAGE, LABEL = torch.zeros(3, 4, 6, dtype=torch.uint8), torch.zeros(4, 6, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ((IMAGE, LABEL[None]), r"item 0: expected a label uint8 \(4, 6\), as its image, found torch.uint8 \(1, 4, 6\)"),
+        ((IMAGE, LABEL.expand(3, 4, 6)), r"found torch.uint8 \(3, 4, 6\)"),
+        ((IMAGE, LABEL.T), r"found torch.uint8 \(6, 4\)"),
+        ((IMAGE, LABEL.long() - 1), r"found torch.int64 \(4, 6\) of -1..-1. Train ids are 0..2, 255 = ignored"),
+        ((IMAGE.float() / 255, LABEL), r"expected an image uint8 \(3, H, W\), found torch.float32 \(3, 4, 6\)"),
+        ((IMAGE.numpy(), LABEL), r"found a NumPy array uint8 \(3, 4, 6\). Return torch.from_numpy\(array\)"),
+        ((IMAGE, LABEL + 7), r"expected train ids in 0..2 or 255, found 7"),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_item_of_another_form_is_refused_and_never_scored(item, message, batch_size):
+    with pytest.raises(DataError, match=message):
+        evaluate(Network(), Items(item, item), batch_size=batch_size)
+    engine = Engine(Known(), [], device="cpu")
+    with pytest.raises(DataError, match=message):
+        engine.evaluate(Items(item, item), batch_size=batch_size)
+
+
+class Known(Network):
+    num_classes = 3
+
+
+@pytest.mark.parametrize("unlabelled", [IMAGE, (IMAGE, None), (IMAGE, LABEL + 255), (IMAGE, None, {})])
+def test_without_labels_there_is_no_miou_but_label_free_measures(unlabelled):
+    result = evaluate(Network(), Items(unlabelled, unlabelled))
+    assert result.miou is None and result.to_dict()["miou"] is None and result.images == 2
+    assert result.label_free.images == 2 and 0 < result.label_free.entropy <= 1
+    assert result.label_free.agreement is None and "agreement" not in result.to_dict()["label_free"]
+    assert result.table().title == "no labels, so no mIoU: protocol full, 2 images"
+
+
+def test_images_without_labels_among_others_change_no_score_and_are_told():
+    scenes = Scenes((6, 8), (6, 8))
+    alone = evaluate(Network(), scenes, batch_size=4)
+    scenes.items.insert(1, IMAGE)
+    mixed = evaluate(Network(), scenes, batch_size=4)
+    assert torch.equal(alone.confusion, mixed.confusion) and (mixed.images, mixed.label_free.images) == (3, 1)
+    assert mixed.table().title == "protocol full, 3 images, 1 of them without labels"
+
+
+def test_classes_in_another_order_are_no_score():
+    with pytest.raises(DataError, match="the network has 3 classes and the data set has 3; they differ in their order"):
+        evaluate(Network(), Scenes((4, 4)), names=("sky", "road", "car"))
 
 
 def test_empty_data_set_is_an_error():

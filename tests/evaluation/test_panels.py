@@ -16,7 +16,7 @@ def scene():
 
 def test_panel_holds_image_truth_and_predictions_in_order_under_captions():
     image, truth, guess = scene()
-    panel = sample_panel(image, truth, {"before": truth, "after": guess}, CITYSCAPES_PALETTE)
+    panel = sample_panel(image, {"truth": truth, "before": truth, "after": guess}, CITYSCAPES_PALETTE)
     top = panel.shape[1] - 48
     assert panel.shape[2] == 4 * 64 + 3 * GAP
     columns = [panel[:, top:, i * (64 + GAP) : i * (64 + GAP) + 64] for i in range(4)]

@@ -22,7 +22,7 @@ from tests.equal import assert_equal
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "examples" / "third_party"
-PAGES = ("quickstart", "plugins", "methods", "models")
+PAGES = ("quickstart", "data", "plugins", "methods", "models")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -133,8 +133,36 @@ def test_recipes_of_the_docs_are_sound(with_example_plugin):
     for page in PAGES:
         for text in blocks(page, "yaml"):
             value = parse_yaml(text)
-            if "ids" not in value:  # a label map, which the next test reads
+            if not {"ids", "colors"} & value.keys():  # a label map, which other tests read
                 make_recipe({"model": {"use": "bisenet"}, "data": data, "train": {"steps": 1}, **value})
+
+
+def test_label_maps_of_the_docs_say_what_the_page_says(tmp_path):
+    _, ids, colors = blocks("data", "yaml")
+    (tmp_path / "map.yaml").write_text(ids)
+    crack = read_label_map(tmp_path / "map.yaml")
+    assert crack.label_map(torch.tensor([[[0, 255]]], dtype=torch.uint8), tmp_path).tolist() == [[0, 1]]
+    (tmp_path / "map.yaml").write_text(colors)
+    painted = read_label_map(tmp_path / "map.yaml")
+    assert painted.palette == ((200, 60, 60), (0, 0, 142), (70, 130, 180))
+    pixels = torch.tensor([[200, 0, 9], [60, 0, 9], [60, 142, 9]], dtype=torch.uint8)[:, None]
+    assert painted.label_map(pixels, tmp_path).tolist() == [[0, 1, 255]]
+
+
+def test_the_page_of_data_names_every_option_of_every_format():
+    page = (ROOT / "docs" / "data.md").read_text()
+    registry = default_registry()
+    ours = {
+        name: factory
+        for name in registry.names("dataset")
+        if (factory := registry.get("dataset", name)).__module__.startswith("dalib.")
+    }
+    assert len(ours) == 10
+    for name, factory in ours.items():
+        assert f"| `{name}` |" in page
+        assert [
+            option for option in inspect.signature(factory).parameters if not re.search(rf"`{option}\b", page)
+        ] == []
 
 
 def test_data_of_ones_own_goes_from_plan_to_predictions_as_the_quick_start_says(tmp_path, monkeypatch):

@@ -97,6 +97,12 @@ def webps(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
+def bitmaps(draw: st.DrawFn) -> bytes:
+    """Damaged TIFF and BMP."""
+    return mutated(draw(st.sampled_from(bitmap_files())), draw(CHANGES))
+
+
+@st.composite
 def checkpoints(draw: st.DrawFn) -> bytes:
     """Damaged checkpoints: any byte; or one file of the archive, packed anew with a valid checksum."""
     whole, changes = checkpoint_file(), draw(CHANGES)
@@ -197,6 +203,14 @@ def webp_files() -> list[bytes]:
     """Small WebP with and without loss."""
     rgb = _picture()
     return [_encoded(rgb, "WEBP", exif=_exif()), _encoded(rgb.convert("RGBA"), "WEBP", lossless=True)]
+
+
+@cache
+def bitmap_files() -> list[bytes]:
+    """Small TIFF of every compression that matters, and BMP of colours and grey."""
+    rgb = _picture()
+    tiff = [_encoded(rgb, "TIFF", compression=kind) for kind in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg")]
+    return [*tiff, _encoded(rgb, "TIFF", exif=_exif()), _encoded(rgb, "BMP"), _encoded(rgb.convert("L"), "BMP")]
 
 
 def _exif() -> Image.Exif:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.command import RECIPE
 from tests.fuzz.child import Child
-from tests.fuzz.hostile import LABEL_MAP, checkpoints, jpegs, pngs, texts, values, webps
+from tests.fuzz.hostile import LABEL_MAP, bitmaps, checkpoints, jpegs, pngs, texts, values, webps
 
 # What is fed to what, and how often in the full set.
 INPUTS: dict[str, tuple[str, st.SearchStrategy[object], int]] = {
@@ -20,6 +20,7 @@ INPUTS: dict[str, tuple[str, st.SearchStrategy[object], int]] = {
     "PNG as labels": ("label", pngs(), 2500),
     "JPEG": ("image", jpegs(), 5000),
     "WebP": ("image", webps(), 2500),
+    "TIFF and BMP": ("image", bitmaps(), 2500),
     "checkpoints": ("checkpoint", checkpoints(), 5000),
     "weights": ("weights", checkpoints(), 2500),
 }

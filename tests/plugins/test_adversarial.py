@@ -61,12 +61,6 @@ def test_a_variant_names_its_discriminator(variant, expected):
     assert type(critic.module) is expected
 
 
-def test_a_single_class_is_refused_only_where_its_entropy_is_read():
-    make_engine([Adversarial()], tiny_model(num_classes=1)).step(tiny_batch(0, SIZE, num_classes=1))
-    with pytest.raises(StackError, match="the entropy of predictions needs 2 classes or more, and the model has 1"):
-        make_engine([Adversarial(input="self_information")], tiny_model(num_classes=1))
-
-
 def test_maps_too_small_for_five_strides_are_refused_with_their_size():
     with pytest.raises(StackError, match=r"maps of at least 32 x 32 pixels, got \(31, 40\)"):
         OutputDiscriminator(5)(torch.rand(1, 5, 31, 40))

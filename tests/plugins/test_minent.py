@@ -106,9 +106,15 @@ def test_an_output_that_is_missing_or_has_no_channel_per_class_is_named(output, 
 
 @pytest.mark.parametrize(
     ("use", "options"),
-    [("minent", {}), ("adversarial", {"input": "self_information"})],
+    [
+        ("minent", {}),
+        ("adversarial", {}),
+        ("adversarial", {"input": "self_information"}),
+        ("supervised", {}),
+        ("dacs", {}),
+    ],
 )
-def test_entropy_of_a_single_class_is_refused_at_setup_by_all_that_use_it(use, options):
-    with pytest.raises(StackError, match=rf"'{use}': the entropy of predictions needs 2 classes .* the model has 1;"):
+def test_a_single_class_is_refused_at_setup_by_all_whose_loss_is_then_nothing(use, options):
+    with pytest.raises(StackError, match=rf"strategy '{use}' needs 2 classes or more, and the model has 1: every"):
         Engine(tiny_model(num_classes=1), [create_strategy(use, **options)], device="cpu")
     assert Engine(tiny_model(num_classes=2), [create_strategy(use, **options)], device="cpu")

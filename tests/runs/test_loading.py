@@ -46,6 +46,18 @@ def test_strategies_around_predictions_are_added_to_a_finished_run(folder):
     assert scores(folder) == plain
 
 
+def test_a_strategy_whose_module_the_models_optimiser_trained_may_be_left_out(tmp_path):
+    path = trained(tmp_path / "run", "strategies: [{use: supervised}, {use: owns}]")
+    assert scores(path) == scores(path, "strategies=[{use: supervised}]")
+    assert scores(path, "strategies.2={use: constant, number: 2}")[1] == [2]
+
+
+def test_a_run_tears_its_strategies_down_once(tmp_path):
+    file = tmp_path / "told"
+    trained(tmp_path / "run", f"strategies: [{{use: supervised}}, {{use: owns, file: {file}}}]")
+    assert file.read_text() == "torn down\n"
+
+
 def test_options_of_a_strategy_around_predictions_can_be_changed(tmp_path):
     path = trained(tmp_path / "run", "strategies: [{use: supervised}, {use: constant, number: 2}]")
     assert scores(path)[1] == [2] and scores(path, "strategies.1.number=1")[1] == [1]

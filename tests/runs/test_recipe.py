@@ -139,8 +139,9 @@ OVERRIDES: dict[str, str] = {
     "base=other.yaml": "override 'base=other.yaml': a base is named in a recipe's file; write `base: FILE` there.",
     "steps": "override 'steps': expected dotted.key=value, such as train.steps=100.",
     "=3": "override '=3': expected dotted.key=value, such as train.steps=100.",
-    "strategies.7.weight=1": "override 'strategies.7.weight=1': strategies is a list of 1; expected an index, got '7'.",
-    "strategies.-1.weight=1": "override 'strategies.-1.weight=1': strategies is a list of 1; expected an index, got",
+    "strategies.7.weight=1": "override 'strategies.7.weight=1': strategies is a list of 1; expected an index up to 0, "
+    "or 1 to append, got '7'.",
+    "strategies.-1.weight=1": "override 'strategies.-1.weight=1': strategies is a list of 1; expected an index up to",
     "train.steps.x=3": "override 'train.steps.x=3': train.steps is 2, which has no entry 'x'.",
     "train.steps=[1": "override 'train.steps=[1': not YAML on line 1: expected ',' or ']', but got '<stream end>'.",
     "optimizer.lr=.nan": "override 'optimizer.lr=.nan': line 1: expected a finite number of at most 64 bits, got .nan.",

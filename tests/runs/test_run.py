@@ -140,7 +140,7 @@ def test_checkpoints_are_kept_as_the_recipe_says_and_what_was_killed_half_writte
         path.touch()
     run(recipe(keep_every=2, eval_every=3, checkpoint_every=3), folder, resume=True)
     steps = {p.name: torch.load(p, weights_only=True)["step"] for p in (folder / "checkpoints").iterdir()}
-    assert steps == {"last.pt": 4, "previous.pt": 3, "best.pt": 3, "step_000002.pt": 2, "step_000004.pt": 4}
+    assert steps == {"last.pt": 4, "previous.pt": 3, "best.pt": 4, "step_000002.pt": 2, "step_000004.pt": 4}
     assert not any(path.exists() for path in leftovers)
 
 
@@ -153,8 +153,11 @@ def test_resuming_for_more_steps_says_that_the_schedule_changes(tmp_path):
         assert told == (again == 2)
 
 
-def test_the_best_checkpoint_is_that_of_the_highest_score_on_the_way_across_a_resume(tmp_path, monkeypatch):
-    scores = iter([0.2, 0.6, 0.4, 0.5, 0.9])  # after steps 1 to 4, and at the end: what a run ends as is in its last
+@pytest.mark.parametrize(("last", "step"), [(0.5, 2), (0.9, 5)])
+def test_the_best_checkpoint_is_that_of_the_highest_score_the_last_included_across_a_resume(
+    last, step, tmp_path, monkeypatch
+):
+    scores = iter([0.2, 0.6, 0.4, 0.5, last])  # after steps 1 to 4, and at the end
 
     def scored(self, dataset, **options):
         miou = next(scores)
@@ -165,9 +168,15 @@ def test_the_best_checkpoint_is_that_of_the_highest_score_on_the_way_across_a_re
     options = {"steps": 5, "eval_every": 1, "checkpoint_every": 1}
     with broken_off(3):
         run(recipe(**options), tmp_path / "run")
-    run(recipe(**options), tmp_path / "run", resume=True)
+    console = Console(file=io.StringIO(), width=200)
+    run(recipe(**options), tmp_path / "run", resume=True, console=console)
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
-    assert (best["step"], best["best"]) == (2, pytest.approx(0.6))
+    score = max(0.6, last)
+    assert (best["step"], best["best"]) == (step, pytest.approx(score))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["best"] == {"miou": pytest.approx(score), "step": step}
+    assert f"best: mIoU {100 * score:.1f} % at step {step}, " in console.file.getvalue()
+    assert f"best at step {step}" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_run_that_was_broken_off_before_its_first_checkpoint_starts_again(whole, tmp_path):
@@ -294,7 +303,7 @@ def test_class_sets_that_differ_are_refused_before_the_training(tmp_path, monkey
     monkeypatch.setattr(diorama.Diorama, "__init__", fewer)
     with pytest.raises(DalibError) as caught:
         run(recipe(), tmp_path / "run")
-    assert str(caught.value).startswith("data.source has 19 classes and data.target has 2; they differ in ")
+    assert str(caught.value).startswith("data.source has 19 classes and data.eval has 2; they differ in ")
     assert not (tmp_path / "run").exists()
 
 

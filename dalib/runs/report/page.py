@@ -49,10 +49,12 @@ def render(run: RunRecord) -> str:
 
 def headline(run: RunRecord) -> str:
     """The main figures: mIoU, steps, time and speed."""
-    results, before = run.results, run.results.get("before", {})
+    results, before, best = run.results, run.results.get("before", {}), run.results.get("best")
     rates = [value for _, value in run.curves.get("images_per_second", []) if math.isfinite(value)]
     tiles = [
-        _tile("mIoU %", _percent(results.get("miou")), _against(results.get("miou"), before.get("miou")), main=True),
+        _tile("mIoU %", _percent(results.get("miou")), _under_miou(results), main=True),
+        _tile("best mIoU %", _percent(best["miou"]), f"best at step {best['step']:,}") if best else "",
+        *_label_free_tiles(results.get("label_free")),
         _tile("mIoU % before", _percent(before.get("miou")), before.get("name", "")) if before else "",
         _tile("pixel accuracy %", _percent(accuracy)) if (accuracy := results.get("pixel_accuracy")) else "",
         _tile("steps", f"{_steps(run):,}"),
@@ -96,16 +98,19 @@ def progress(run: RunRecord) -> str:
 def classes(run: RunRecord) -> str:
     """IoU of each class, before and after."""
     scores, before = run.results.get("iou", {}), run.results.get("before", {}).get("iou", {})
+    if "unlabelled" in run.results:
+        return predicted(run)
     if not scores:
         return ""
-    counted, palette = run.results.get("counted", list(scores)), _palette(run)
+    counted, absent = run.results.get("counted", list(scores)), run.results.get("absent", [])
+    palette = _palette(run)
     bars = [
         Bar(
             label=name,
             value=score,
             before=before.get(name),
             figure=_percent(score),
-            note=_class_note(score, before.get(name), name in counted),
+            note="absent" if name in absent else _class_note(score, before.get(name), name in counted),
             tone=_tone(score, before.get(name)) if name in counted else "tick",
             swatch=palette.get(name, ""),
             faint=name not in counted,
@@ -115,6 +120,27 @@ def classes(run: RunRecord) -> str:
     key = _key({"after": "var(--accent)", "before": "var(--before)"}) if before else ""
     chart = bar_chart(bars, label="intersection over union by class")
     return _section("IoU by class", f'{_protocol(run)}<div class="card">{key}{chart}</div>')
+
+
+def predicted(run: RunRecord) -> str:
+    """The share of each class in the predictions for images without labels, and in the labels of the source."""
+    measures, palette = run.results.get("label_free", {}), _palette(run)
+    source = measures.get("source", {})
+    bars = [
+        Bar(
+            label=name,
+            value=share,
+            before=source.get(name),
+            figure=_percent(share),
+            note=_percent(source.get(name)) if source else "",
+            swatch=palette.get(name, ""),
+        )
+        for name, share in measures.get("predicted", {}).items()
+    ]
+    key = _key({"predicted": "var(--accent)"} | ({"labels of the source": "var(--before)"} if source else {}))
+    note = f"<p>No labels were given: {escape(run.results['unlabelled'])}.</p>"
+    chart = bar_chart(bars, label="share of each class")
+    return _section("Share of each class", f'{note}{_protocol(run)}<div class="card">{key}{chart}</div>')
 
 
 def panels(run: RunRecord) -> str:
@@ -277,6 +303,26 @@ def _class_note(after: float | None, before: float | None, counted: bool) -> str
 
 def _tone(after: float | None, before: float | None) -> str:
     return "tick" if after is None or before is None else "gain" if after >= before else "loss"
+
+
+def _under_miou(results: Mapping[str, Any]) -> str:
+    if "unlabelled" in results:
+        return "no labels given"
+    return _against(results.get("miou"), results.get("before", {}).get("miou"))
+
+
+def _label_free_tiles(measures: Mapping[str, Any] | None) -> list[str]:
+    """Figures of the images without labels."""
+    if measures is None:
+        return []
+    confident = f"of the pixels, probability from {measures['threshold']:g} on"
+    tiles = [
+        _tile("mean entropy", f"{measures['entropy']:.3f}", "0 is certain, 1 is none the wiser"),
+        _tile("confident %", _percent(measures["confident"]), confident),
+    ]
+    if "agreement" in measures:
+        tiles.append(_tile("agreement %", _percent(measures["agreement"]), "of student and teacher"))
+    return tiles
 
 
 def _against(after: float | None, before: float | None) -> str:

@@ -21,7 +21,7 @@ class FlipConsistency(Strategy):
     both_ways: bool = True
 
     requires = frozenset({"target.image"})
-    provides = frozenset({"mirrored.image", "mirrored.label"})
+    provides = frozenset({"mirrored.image", "mirrored.label", "mirrored.weight"})
     outputs = frozenset({"mirrored.logits"})
     same_size = frozenset({"target"})  # gives the new stream its size in plans
 
@@ -34,7 +34,9 @@ class FlipConsistency(Strategy):
         probability, label = step.teacher_logits("target").softmax(1).max(1)
         sure = probability >= self.threshold
         label = label.masked_fill(~sure, IGNORE)
-        step.batch.add("mirrored", Stream(image=step.batch["target"].image.flip(-1), label=label.flip(-1)))
+        target = step.batch["target"]
+        weight = None if target.weight is None else target.weight.flip(-1)
+        step.batch.add("mirrored", Stream(image=target.image.flip(-1), label=label.flip(-1), weight=weight))
         step.log("sure", sure.float().mean())
 
     @hookimpl

@@ -1,0 +1,83 @@
+"""What can be said of predictions without labels: how sure they are, which classes, and whether two networks agree."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CONFIDENT = 0.9
+"""The probability from which on a prediction counts as confident."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelFree:
+    """Measures over the pixels of images without labels.
+
+    Fields:
+        images: how many.
+        entropy: mean entropy of the predictions over log K, 0..1.
+        confident: share of the pixels whose largest probability is at least ``CONFIDENT``.
+        predicted: (K,) float64, share of the pixels that each class is predicted for.
+        agreement: share of the pixels where student and teacher predict one class; None where there is one network.
+    """
+
+    images: int
+    entropy: float
+    confident: float
+    predicted: Tensor
+    agreement: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """Return the measures that are one number, those that are known."""
+        known = {"entropy": self.entropy, "confident": self.confident, "agreement": self.agreement}
+        return {name: value for name, value in known.items() if value is not None}
+
+    def to_dict(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """Return its part of ``results.json``."""
+        predicted = dict(zip(classes, self.predicted.tolist(), strict=True))
+        return {"images": self.images, **self.figures(), "threshold": CONFIDENT, "predicted": predicted}
+
+    def __str__(self) -> str:
+        agreement = "" if self.agreement is None else f", student and teacher agree on {100 * self.agreement:.1f} %"
+        return (
+            f"mean entropy {self.entropy:.3f} of 1, {100 * self.confident:.1f} % of the pixels with a probability of "
+            f"{CONFIDENT} or more{agreement}"
+        )
+
+
+class LabelFreeSums:
+    """Sums over pixels, kept on the device until ``compute``."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self._images = 0
+        self._compared = False
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # of entropy, confident and agreeing pixels
+        self._predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
+
+    def update(self, logits: Tensor, other: Tensor | None = None) -> None:
+        """Add images' logits (B, K, H, W), and those of another network for the same images."""
+        log_p = logits.float().log_softmax(1)
+        probability, prediction = log_p.exp().max(1)
+        entropy = -(log_p.exp() * log_p).sum() / math.log(max(logits.shape[1], 2))
+        agreeing = torch.zeros_like(entropy) if other is None else (other.argmax(1) == prediction).sum()
+        self._sums += torch.stack([entropy.double(), (probability >= CONFIDENT).sum().double(), agreeing.double()])
+        flat = prediction.flatten()
+        self._predicted.scatter_add_(0, flat, torch.ones_like(flat))
+        self._images += len(logits)
+        self._compared = other is not None
+
+    def compute(self) -> LabelFree | None:
+        """Return the measures so far; None before the first image."""
+        if not self._images:
+            return None
+        predicted = self._predicted.cpu()
+        entropy, confident, agreeing = (self._sums.cpu() / predicted.sum()).tolist()
+        return LabelFree(
+            images=self._images,
+            entropy=entropy,
+            confident=confident,
+            predicted=predicted / predicted.sum().double(),
+            agreement=agreeing if self._compared else None,
+        )
