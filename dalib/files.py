@@ -53,8 +53,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Write a JSON file atomically, a list of numbers on one line."""
+    text = json.dumps(value, indent=2)
+    text = re.sub(r"\[\n[\s\d,.eE+-]+\]", lambda row: f"[{' '.join(row[0][1:-1].split())}]", text)
+    write_text(path, text + "\n")
 
 
 def check_writable(path: Path) -> None:

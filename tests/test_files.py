@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from dalib.errors import DalibError
-from dalib.files import append_line, check_writable, remove_temporaries, replaced, write_atomically
+from dalib.files import append_line, check_writable, remove_temporaries, replaced, write_atomically, write_json
 
 
 def test_writes_into_new_folders_and_replaces(tmp_path):
@@ -111,3 +112,11 @@ def test_only_the_temporary_files_of_these_functions_are_removed(tmp_path):
         (tmp_path / name).touch()
     remove_temporaries(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.tmp", "last.pt", "notes.123.tmp"]
+
+
+def test_json_has_a_list_of_numbers_on_one_line_and_texts_as_they_are(tmp_path):
+    value = {"rows": [[1, 2], [3, 4]], "text": "x [\n 1, 2 ] y", "small": [0.1, -2e-05], "mixed": ["a", 1], "none": []}
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == value
+    assert "    [1, 2],\n    [3, 4]\n" in text and '"small": [0.1, -2e-05]' in text

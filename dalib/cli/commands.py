@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate as resize
 
 from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
+from dalib.core.create import strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
@@ -157,6 +158,7 @@ def plan(options: Namespace) -> None:
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
+    engine.check_training()
     for number, row in enumerate(made.rows, start=1):
         modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]
         console.print(_described(number, row, modules), highlight=False, soft_wrap=True)
@@ -195,6 +197,8 @@ def doctor(options: Namespace) -> int:
     found: list[Findings] = []
     labelled: list[Findings] = []
     faults: dict[Fault, None] = {}
+    strategies = [strategy_from(options, f"strategies[{i}]") for i, options in enumerate(recipe.strategies)]
+    required = {field for strategy in strategies for field in strategy.requires}
     for name in (*recipe.data.names(), "eval"):
         one_size = name != "eval" and recipe.data.batch_size > recipe.train.accumulate
         if (
@@ -206,8 +210,11 @@ def doctor(options: Namespace) -> int:
             continue
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
             create = partial(open_dataset, name, chosen, path)
+            needs = f"{name}.label" in required
             with console.status(f"examining {path}"):
-                found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size))
+                found.append(
+                    examine_new(create, name=path, limit=options.sample, one_size=one_size, needs_labels=needs)
+                )
             if name != "target":  # whose labels are not read
                 labelled.append(found[-1])
                 compare(labelled[0], found[-1])

@@ -9,7 +9,7 @@ from torch import nn
 
 from dalib.core.modules import MakeOptimizer, OwnedModule, Trains
 from dalib.core.precision import Precision
-from dalib.core.ramp import Ramp, value_at
+from dalib.core.ramp import END, Ramp, value_at
 from dalib.core.teacher import BatchNormMode
 from dalib.errors import StackError
 from dalib.losses import SegmentationLossFunction
@@ -144,7 +144,7 @@ class SetupContext:
             start: optimiser step of the first average; before it the teacher equals the student.
         """
         self._teacher.asked = True
-        if decay is not None and not all(0 <= value_at(decay, step) <= 1 for step in (0, 2**62)):
+        if decay is not None and not all(0 <= value_at(decay, step) <= 1 for step in (0, END)):
             raise StackError(f"strategy {self.strategy!r}: expected a teacher's decay in 0..1, got {decay!r}.")
         if batch_norm not in ("train", "eval", None):
             raise StackError(f"strategy {self.strategy!r}: expected batch_norm 'train' or 'eval', got {batch_norm!r}.")

@@ -1,7 +1,7 @@
 """Creation of models, data sets, strategies and what trains them by their registered names."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,21 @@ if TYPE_CHECKING:
 Options = Mapping[str, Any]
 
 
-def create_model(use: str, num_classes: int = 19, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
+def create_model(
+    use: str,
+    num_classes: int = 19,
+    *,
+    weights: str | Path | None = None,
+    freeze: Sequence[str] = (),
+    **options: Any,
+) -> nn.Module:
     """Create a model that maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W) of the input's size.
 
     Args:
         use: a registered model, see ``list_models``. ``create_model(**options)`` takes what a recipe says.
         weights: a file of weights, a checkpoint or a run folder to start from; of another number of classes, the rest
             of the network starts from it.
+        freeze: paths of modules that do not train, see ``dalib.models.freeze``.
         options: those of the model's factory.
 
     Raises:
@@ -36,7 +44,11 @@ def create_model(use: str, num_classes: int = 19, *, weights: str | Path | None 
         RecipeError: an option is unknown or has a wrong value.
         WeightsError: the file of weights does not fit.
     """
-    return model_from({"use": use, "weights": weights, **options}, num_classes, use)
+    return model_from(
+        {"use": use, "weights": weights, "freeze": list(freeze) if isinstance(freeze, tuple) else freeze, **options},
+        num_classes,
+        use,
+    )
 
 
 def create_dataset(name: str, **options: Any) -> "SegmentationDataset":
@@ -51,16 +63,17 @@ def create_strategy(use: str, /, **options: Any) -> Strategy:
 
 def model_from(options: Options, num_classes: int, path: str) -> nn.Module:
     """Create the model of ``{use: name, **options}``; ``path`` is their place in the recipe, for messages."""
-    from dalib.models import load_weights, wrap_model
+    from dalib.models import freeze, load_weights, wrap_model
 
     if num_classes < 1:
         raise RecipeError(f"{path}.num_classes: expected at least 1, got {num_classes}.")
     factory, rest = _factory("model", options)
-    weights = rest.get("weights")
+    weights, frozen = rest.get("weights"), rest.get("freeze") or ()
     checked = check_options(factory, {**_check_model(rest, path), "num_classes": num_classes}, path)
     model = wrap_model(factory(**checked), num_classes)
     if weights is not None:
         load_weights(model, weights, to_train=True)
+    freeze(model.network, frozen)
     return model
 
 
@@ -141,6 +154,9 @@ def _check_model(options: dict[str, Any], path: str) -> dict[str, Any]:
     weights = options.pop("weights", None)
     if not isinstance(weights, str | Path | None):
         raise RecipeError(f"{path}.weights: expected a path or null, got {weights!r}.")
+    frozen = options.pop("freeze", None)
+    if frozen is not None and not (isinstance(frozen, list) and all(isinstance(name, str) for name in frozen)):
+        raise RecipeError(f"{path}.freeze: expected a list of modules' paths, such as [backbone], got {frozen!r:.60}.")
     if "num_classes" in options:
         raise RecipeError(f"{path}.num_classes: the data sets give the number of classes; drop it.")
     return {"num_classes": 1, **options}

@@ -15,15 +15,17 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from dalib.core import checkpoint
+from dalib.core.arguments import RATES, check_class_weights, check_model, check_schedule
 from dalib.core.clock import Clock
 from dalib.core.context import Purpose, SetupContext, TeacherSettings
 from dalib.core.forwards import Forwards
 from dalib.core.guard import Guard, NonFinitePolicy
-from dalib.core.modules import MakeOptimizer, OwnedModule
+from dalib.core.inputs import Inputs, check_forms, check_images
+from dalib.core.modules import MakeOptimizer, OwnedModule, made_by
 from dalib.core.optim import Schedule, fuse, load_state, parameters_of, sgd, step_unless
 from dalib.core.plan import Plan, Size, make_plan
 from dalib.core.precision import Precision, PrecisionName
-from dalib.core.ramp import value_at
+from dalib.core.ramp import END, value_at
 from dalib.core.stack import Stack
 from dalib.core.step import Step
 from dalib.core.strategy import Strategy
@@ -48,6 +50,7 @@ from dalib.evaluation.result import Result
 from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.models.freezing import at_rest
 from dalib.models.outputs import training_outputs
 from dalib.models.wrapper import SegmentationModel, network_of, own_loss, unwrap
 from dalib.randomness import seeded
@@ -95,6 +98,8 @@ class Engine:
         purpose: Purpose = "train",
         steps: int | None = None,
     ) -> None:
+        check_model(model)
+        check_schedule(schedule)
         self.device = choose_device(device)
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stack = Stack(strategies)
@@ -107,32 +112,40 @@ class Engine:
         self.classes = tuple(classes) if classes else None  # their names, once they are known
         self.clock = Clock(self.device)
         self.segmentation_loss = loss or own_loss(network_of(model)) or SegmentationLoss()
+        check_class_weights(self.segmentation_loss, self.num_classes)
         self.modules: dict[str, OwnedModule] = {}  # by strategy and name, "adversarial/logits"
         self._taps: dict[str, int] = {}
         self._planned: dict[str, tuple[int, int]] = {}
         self._watched: set[tuple[str, Strategy]] = set()
         self._closed = False
         self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)), purpose, steps)
-        self.optimizer = (optimizer or sgd(lr=2.5e-4))(self._parameters())
+        self.optimizer = made_by(optimizer or sgd(lr=2.5e-4), self._parameters(), "Engine")
         for each in self.optimizers:
             fuse(each)
             for group in each.param_groups:
                 group.setdefault("initial_lr", group["lr"])
+        self._rates = self._present_rates()
+        self._frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
         self.guard = Guard(on_non_finite, self.device, self.precision, self._networks())
 
     # ------------------------------------------------------------------------------------------------ one step
 
     def step(self, *micro_batches: Batch) -> dict[str, Tensor]:
         """Do one optimiser step; return unweighted loss terms and logged scalars, detached, by ``strategy/name``."""
+        check_forms(micro_batches)
+        for batch in micro_batches:
+            self.stack.check_paired(batch)
         self._plan(micro_batches[0])
         self._begin()
-        parts = len(micro_batches)
+        parts, inputs = len(micro_batches), Inputs(self.num_classes)
         terms, forwards = Terms(parts), self._forwards()
         with self.guard.whole_step(self.index, self._undo_strategies()):
             for micro, batch in enumerate(micro_batches):
-                step = Step(self.index, micro, batch.to(self.device), terms, forwards, self.segmentation_loss)
+                given = inputs.given(batch.to(self.device))
+                step = Step(self.index, micro, given, terms, forwards, self.segmentation_loss)
                 with torch.no_grad():
                     self._call("pre_batch", step)
+                    inputs.written(step.batch)
                 for group in self.stack.groups:
                     weights = {s: weight for s in group if (weight := value_at(s.weight, self.index))}
                     self._backward([(w, self._scalars("loss", s, step, terms)) for s, w in weights.items()], parts)
@@ -140,7 +153,7 @@ class Engine:
                 for strategy in self.stack.implementing("critic_loss"):
                     with self._training_critics(strategy):
                         self._backward([(1.0, self._scalars("critic_loss", strategy, step, terms))], parts)
-            step.finite = self._update(terms) == 0
+            step.finite = self._update(terms, inputs) == 0
             with torch.no_grad(), self._refusing_forwards("post_step"):
                 self._call("post_step", step)
             self.index += 1
@@ -152,13 +165,33 @@ class Engine:
         return lambda: self.stack.load_state_dict(states)
 
     def _begin(self) -> None:
-        self.model.train()
+        self._train_mode()
         self.model.zero_grad(set_to_none=True)  # includes parameters without an optimiser, which clip reads
+        if self._present_rates() != self._rates:
+            raise StackError(
+                f"the learning rates were {self._rates} and have been set to {self._present_rates()}. {RATES}"
+            )
         factor = self._factor()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * group.get("lr_scale", 1.0) * factor
+        self._rates = self._present_rates()
+
+    def _train_mode(self) -> None:
+        """Set the student to training, but for what is frozen: in eval mode, and without a gradient."""
+        if any(parameter.requires_grad for parameter in self._frozen):
+            raise StackError(
+                "a parameter that was frozen when the engine was made requires a gradient now, and the optimiser does "
+                "not have it; unfreeze before the engine is made, or make another one."
+            )
+        resting = list(at_rest(self.model))
+        self.model.train()
+        for module in resting:
+            module.eval()
+
+    def _present_rates(self) -> list[float]:
+        return [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _factor(self) -> float:
         """Return the schedule's factor on every learning rate."""
@@ -183,7 +216,7 @@ class Engine:
                         "strategy keeps from step to step, and read outputs through the step."
                     ) from error
 
-    def _update(self, terms: Terms) -> Tensor:
+    def _update(self, terms: Terms, inputs: Inputs) -> Tensor:
         """Step every optimiser that received a gradient, with one gradient scaler; then update the teacher.
 
         Returns:
@@ -191,7 +224,7 @@ class Engine:
         """
         gradients = self._gradients()
         received = [self._optimizers[name] for name in gradients]
-        fault = self.guard.judge(terms.losses, gradients)
+        fault = self.guard.judge(terms.losses, gradients, inputs)
         with self.clock.section("optimizer"):
             for optimizer in received:
                 self.precision.scaler.unscale_(optimizer)
@@ -339,6 +372,7 @@ class Engine:
         own = None if source is None else own_classes(source)
         if source is not None and own and (absent := absent_classes(own, label_pixels(source))):
             logger.warning("the source, %d of %d images looked at: %s", min(32, len(source)), len(source), absent)
+        self.check_training()
         done = self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers)
         for _ in track(done, "training", total=steps - self.index, disable=not progress):
             pass
@@ -387,6 +421,7 @@ class Engine:
 
     def predict(self, images: Tensor, *, teacher: bool = False) -> Tensor:
         """Return train ids (B, H, W) uint8 on the CPU for images (B, 3, H, W) uint8, through the predictors."""
+        check_images(images)
         model = self.network(teacher)
         with inference(model):
             logits = self.predictor(model)(images.to(self.device).float() / 255)
@@ -503,6 +538,7 @@ class Engine:
         self.guard.load_state_dict(state["skipped"])
         self.seed, self.index = state["seed"], state["step"]
         self.classes = self.classes or (None if state["classes"] is None else tuple(state["classes"]))
+        self._rates = self._present_rates()
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically."""
@@ -552,6 +588,16 @@ class Engine:
             return None
         averaged = [(m.module, m.averaged) for m in self.modules.values() if m.averaged is not None]
         return Teacher(self.model, settings.decay, settings.batch_norm, settings.start, averaged)
+
+    def check_training(self) -> None:
+        """Raise StackError where no strategy's loss counts, so that a run would train nothing to its end."""
+        weights = {s.name: (value_at(s.weight, self.index), value_at(s.weight, END)) for s in self.stack.strategies}
+        losses = [s.name for s in self.stack.implementing("loss")]
+        if not any(any(weights[name]) for name in losses) and not self.stack.implementing("critic_loss"):
+            found = f"the weights of {', '.join(losses)} are 0" if losses else "no strategy of the stack has a loss"
+            raise StackError(
+                f"{found}, so nothing would be trained; the supervised loss is a strategy, too: {{use: supervised}}."
+            )
 
     def _refuse_own_modules(self, strategy: Strategy, before: Collection[str]) -> None:
         """Refuse what a strategy made without ``ctx.module``: it would not be trained, saved or averaged as it should.

@@ -1,4 +1,4 @@
-"""Detection of non-finite loss terms and gradients: a step that has one is undone, and the message names it."""
+"""Detection of numbers that go bad in inputs, loss terms and gradients: their step is undone, and the message tells."""
 
 import logging
 import signal
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dalib.core.deferred_signal import DeferredSignal
+from dalib.core.inputs import Inputs
 from dalib.core.precision import SMALLEST_SCALE, Precision
-from dalib.errors import DalibError, StackError
+from dalib.errors import DalibError, StackError, add_to
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +85,13 @@ class Guard:
         self._worker_deaths.stop()
         self.look()
 
-    def judge(self, terms: Mapping[tuple[str, str], Tensor], gradients: Mapping[str | None, list[Tensor]]) -> Tensor:
-        """Return the step's flag; with the policy ``stop`` a 1 holds for all later steps, too.
+    def judge(
+        self,
+        terms: Mapping[tuple[str, str], Tensor],
+        gradients: Mapping[str | None, list[Tensor]],
+        inputs: Inputs,
+    ) -> Tensor:
+        """Return the step's flag; a 1 holds for later steps, too, with the policy ``stop`` or for inputs out of range.
 
         Args:
             terms: by strategy and name. gradients: by a strategy's module, the model's under None. In fp16 they are
@@ -101,15 +107,16 @@ class Guard:
                 whose = "the model" if module is None else f"module {module!r}"
                 values[f"the gradient of {whose} is not finite"] = torch.stack(torch._foreach_norm(of)).sum()
         bad = ~torch.stack(list(values.values())).isfinite() if values else torch.zeros(0, device=self._device).bool()
-        self._verdicts.append(Verdict(self._index, tuple(values), len(terms), bad))
+        found = inputs.found
+        outside = inputs.outside(found).any().float()
+        self._verdicts.append(Verdict(self._index, tuple(values), len(terms), bad, inputs, found))
         if self.reads_at_once:
             self.look(wait=True)
         self._worker_deaths.start()
         self._updating = True
-        flag = bad.any().float()
-        if self.policy == "stop":
-            flag = self._stopped = torch.maximum(self._stopped, flag)
-        return flag
+        flag = torch.maximum(bad.any().float(), outside)
+        self._stopped = torch.maximum(self._stopped, flag if self.policy == "stop" else outside)
+        return torch.maximum(flag, self._stopped)
 
     def put_back(self, flag: Tensor) -> None:
         """Restore the modules' buffers from before the step where the flag is 1."""
@@ -120,6 +127,7 @@ class Guard:
 
         Raises:
             NonFiniteError: the policy is to stop, or too many steps were skipped. No bad step has changed anything.
+            DalibError: an input was out of its range.
         """
         while self._verdicts and (wait or self._verdicts[0].arrived):
             self._act(self._verdicts.popleft())
@@ -135,16 +143,18 @@ class Guard:
         self._forget()
 
     def _act(self, verdict: "Verdict") -> None:
+        step = f"step {verdict.index + 1} went bad"
+        if error := verdict.out_of_range():
+            self._end(step)
+            add_to(error, f"{step.capitalize()} and is undone.")
+            raise error
         faults = verdict.faults()
         if not faults:
             self.skipped_in_a_row = 0
             return
-        step = f"step {verdict.index + 1} went bad"
         what = f"{step}: {', '.join(faults)}"
         if self.policy == "stop":
-            self._forget()
-            if not self.reads_at_once:
-                self.broken = f"{step}, and counters have gone on since"
+            self._end(step)
             skip = "or leave such steps out: train.on_non_finite: skip"
             raise NonFiniteError(f"{what}. The step is undone. {ADVICE}, {skip}.")
         self.skipped_in_a_row += 1
@@ -157,18 +167,28 @@ class Guard:
                 f"a run stops at {SKIPPED_IN_A_ROW} and {SKIPPED_IN_ALL}. {ADVICE}."
             )
 
+    def _end(self, step: str) -> None:
+        self._forget()
+        if not self.reads_at_once:
+            self.broken = f"{step}, and counters have gone on since"
+
     def _forget(self) -> None:
         self._verdicts.clear()
         self._stopped = torch.zeros((), device=self._device)
 
 
 class Verdict:
-    """The faults of step ``index``, copied to the host asynchronously; the first ``terms`` concern loss terms."""
+    """The faults of step ``index``, copied to the host asynchronously; the first ``terms`` concern loss terms.
 
-    def __init__(self, index: int, faults: Sequence[str], terms: int, bad: Tensor) -> None:
+    ``found`` are the ranges of its ``inputs``.
+    """
+
+    def __init__(
+        self, index: int, faults: Sequence[str], terms: int, bad: Tensor, inputs: Inputs, found: Tensor
+    ) -> None:
         self.index = index
-        self._faults, self._terms = faults, terms
-        self._bad = bad.to("cpu", non_blocking=True)
+        self._faults, self._terms, self._inputs = faults, terms, inputs
+        self._bad, self._found = (values.to("cpu", non_blocking=True) for values in (bad, found))
         self._arrival = torch.cuda.Event() if bad.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrival is not None:
             self._arrival.record()
@@ -178,13 +198,21 @@ class Verdict:
         """Whether ``faults`` can be read without waiting."""
         return self._arrival is None or bool(self._arrival.query())  # type: ignore[no-untyped-call]
 
+    def out_of_range(self) -> DalibError | None:
+        """Return the error of an input that is out of its range; None without any."""
+        self._wait()
+        return self._inputs.fault(self._found)
+
     def faults(self) -> list[str]:
         """Return the faults; those of loss terms alone where there are any, since they explain the gradients."""
-        if self._arrival is not None:
-            self._arrival.synchronize()
+        self._wait()
         bad = self._bad.tolist()
         faults = list(compress(self._faults, bad))
         return faults[: sum(bad[: self._terms])] or faults
+
+    def _wait(self) -> None:
+        if self._arrival is not None:
+            self._arrival.synchronize()
 
 
 class _BufferCopy:

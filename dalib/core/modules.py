@@ -46,7 +46,7 @@ class OwnedModule:
             module.requires_grad_(False).eval()
         self.parameters = [p for p in module.parameters() if p.requires_grad] if module is not None else []
         self.averaged = copy.deepcopy(module).requires_grad_(False) if averaged and module is not None else None
-        self.optimizer = make_optimizer(self.parameters) if make_optimizer else None
+        self.optimizer = made_by(make_optimizer, self.parameters, f"module {name!r}") if make_optimizer else None
         self._print = None if trains or module is None else _fingerprint(module)
         if trains == "critic_loss":
             self.learn(False)
@@ -110,6 +110,19 @@ def _fingerprint(module: nn.Module) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()
+
+
+def made_by(make: MakeOptimizer, parameters: Any, whose: str) -> torch.optim.Optimizer:
+    """Return the optimiser that ``make`` makes; StackError, which names ``whose``, unless it makes one."""
+    ready = isinstance(make, torch.optim.Optimizer)
+    optimizer = None if ready else make(parameters)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        found = f"an {type(make).__name__} that is made" if ready else f"one that makes {optimizer!r:.60}"
+        raise StackError(
+            f"{whose}: expected optimizer= as a function that makes an optimiser from parameters, such as "
+            f"functools.partial(torch.optim.SGD, lr=0.01), got {found}."
+        )
+    return optimizer
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -160,7 +160,7 @@ def parameters_of(network: nn.Module) -> Any:
     """Return what an optimiser takes: the network's own ``parameter_groups()``, else all parameters.
 
     A group's ``lr_scale`` multiplies its learning rate, such as DeepLabV2's 10 for its heads. Of a network inside
-    another, whose own has no such method, the groups are taken, too.
+    another, whose own has no such method, the groups are taken, too. Frozen parameters are left out, unless all are.
 
     Raises:
         StackError: there are no parameters; one is listed twice, so updated twice per step, as in the code of
@@ -168,9 +168,10 @@ def parameters_of(network: nn.Module) -> Any:
     """
     if next(network.parameters(), None) is None:
         raise StackError(f"{type(network).__name__} has no parameters; give a network that can learn.")
+    trains = any(parameter.requires_grad for parameter in network.parameters())
     grouping: list[Any] = outermost(network, "parameter_groups")
     if not grouping:
-        return network.parameters()
+        return [parameter for parameter in network.parameters() if parameter.requires_grad or not trains]
     inside = {parameter for module in grouping for parameter in module.parameters()}
     rest = [parameter for parameter in network.parameters() if parameter not in inside]
     groups = [{"params": rest}] if rest else []
@@ -190,7 +191,8 @@ def parameters_of(network: nn.Module) -> Any:
             f"parameter_groups of {of} leave out {left[0]!r}{_and_others(left)}, "
             "which would never be updated. Put each parameter into one group, or freeze it with requires_grad_(False)."
         )
-    return groups
+    kept = [group | {"params": [p for p in group["params"] if p.requires_grad or not trains]} for group in groups]
+    return [group for group in kept if group["params"]]
 
 
 def fuse(optimizer: Optimizer) -> None:

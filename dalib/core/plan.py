@@ -101,7 +101,10 @@ def _check_required(
         elif field == "target.label":
             advice = "Labels of the target never reach training; use a teacher's pseudo-labels."
         elif field == f"{stream}.label" and stream in streams:
-            advice = f"No image of the {stream} data has a label."
+            advice = (
+                f"No image of the {stream} data that was looked at has a labelled pixel. Check its labels, its split "
+                "and its label map; `dalib doctor` counts the pixels of each class."
+            )
         elif stream in ("source", "target") and stream not in streams:
             advice = f"There is no {stream} data; name it under data.{stream} of the recipe (or pass it to fit)."
         else:

@@ -9,6 +9,9 @@ from dalib.options import Count, NotNegative, Whole
 Ramp = TypedDict("Ramp", {"from": NotNegative, "to": NotNegative, "steps": Count, "start": NotRequired[Whole]})
 """From one value to another over ``steps`` optimiser steps, from step ``start`` (default 0) on; constant outside."""
 
+END = 2**62
+"""A step after the end of every ramp."""
+
 
 def value_at(value: float | Ramp, step: int) -> float:
     """Return the value at optimiser step ``step`` (from 0): itself, or the ramp's."""

@@ -20,6 +20,7 @@ from dalib.hooks import PROJECT, Predict
 from dalib.randomness import Key, seeded
 
 if TYPE_CHECKING:
+    from dalib.data.batch import Batch
     from dalib.data.dataset import Draw, SegmentationDataset
 
 Groups = list[tuple[Strategy, ...]]
@@ -86,6 +87,17 @@ class Stack:
         """Return the entries of ``streams`` that a strategy may read."""
         read = self.streams()
         return {name: what for name, what in streams.items() if read is None or name in read}
+
+    def check_paired(self, batch: "Batch") -> None:
+        """Refuse streams that a strategy pairs image by image, its ``same_size``, with other numbers of images."""
+        for strategy in self.strategies:
+            counts = {name: len(batch[name].image) for name in sorted(strategy.same_size) if name in batch}
+            if len(set(counts.values())) > 1:
+                found = ", ".join(f"{name} {count}" for name, count in counts.items())
+                raise StackError(
+                    f"strategy {strategy.name!r} pairs the images of {' and '.join(counts)}, so it needs as many of "
+                    f"each; the batch has {found}."
+                )
 
     def draws(self, datasets: Mapping[str, "SegmentationDataset"], seed: int) -> "dict[str, Draw]":
         """Return the strategies' samplers by stream; StackError where two sample the same stream.

@@ -1,5 +1,6 @@
 """One micro-batch as hooks see it: streams, student and teacher outputs, losses and logging."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,8 @@ from dalib.core.strategy import Strategy, declared_streams
 from dalib.core.terms import Terms
 from dalib.data.batch import Batch, Permission
 from dalib.errors import StackError
-from dalib.losses import LOCAL, SegmentationLossFunction
+from dalib.losses import LOCAL, SegmentationLoss, SegmentationLossFunction
+from dalib.models.outputs import KNOWN_OUTPUTS
 from dalib.randomness import seeded
 
 # Hooks that may read a network's outputs; whether those of the student carry an autograd graph there; and what declares
@@ -101,7 +103,10 @@ class Step:
         if of.label is None:
             raise StackError(f"strategy {self._name!r} wants the segmentation loss of {stream!r}, which has no labels.")
         self._check_reading(stream, "logits", teacher=False)
-        return (loss or self._segmentation_loss)(self._read(stream, False), of.label, of.weight, across=LOCAL)
+        outputs, chosen = self._read(stream, False), loss or self._segmentation_loss
+        if isinstance(chosen, SegmentationLoss):
+            self._warn_of_unused(outputs)
+        return chosen(outputs, of.label, of.weight, across=LOCAL)
 
     def mean(self, values: Tensor, valid: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Return sum(weight * values * valid) / sum(valid) over the whole batch; see ``dalib.losses.Local.mean``."""
@@ -164,6 +169,17 @@ class Step:
             cached = self._outputs[stream, teacher] = (version, outputs)
             self._versions[stream, teacher] = {name: value._version for name, value in outputs.items()}
         return cached[1]
+
+    def _warn_of_unused(self, outputs: Outputs) -> None:
+        used = {*KNOWN_OUTPUTS, *self._forwards.taps, *(self._forwards.read or ())}
+        for name in outputs:
+            if name not in used and not name.startswith("aux."):
+                warnings.warn(
+                    f"nothing reads the network's output {name!r}, so it is not trained: of its outputs the "
+                    "segmentation loss takes 'logits' and the auxiliary logits, whose names begin with 'aux.', such as "
+                    "'aux.1'.",
+                    stacklevel=2,
+                )
 
     def _check_reading(self, stream: str, name: str, teacher: bool) -> None:
         hook = self._hook

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dalib.core.ramp import Ramp, value_at
+from dalib.models.freezing import at_rest
 
 BatchNormMode = Literal["train", "eval"]
 
@@ -22,7 +23,8 @@ class Teacher:
     t counts from ``start``; until then the teacher equals the student. A decay of 1 leaves the teacher as it is.
     ``batch_norm="train"`` is what DACS and its successors do: the teacher normalises with the statistics of its own
     batch, keeps running statistics of its own for evaluation, and only parameters are averaged. With ``"eval"`` it uses
-    running statistics, averaged like the parameters. Dropout and stochastic depth are off in both.
+    running statistics, averaged like the parameters; so does what is frozen in the student, in eval mode and without
+    gradient. Dropout and stochastic depth are off in both.
 
     Args:
         others: pairs of a strategy's module and its teacher's copy, averaged likewise.
@@ -39,7 +41,9 @@ class Teacher:
         self.decay = DEFAULT_DECAY if decay is None else decay
         self.batch_norm = batch_norm or DEFAULT_BATCH_NORM
         self.start = start or 0
-        self.module = copy.deepcopy(student).requires_grad_(False)
+        self.module = copy.deepcopy(student)
+        self._at_rest = {inner for module in at_rest(self.module) for inner in module.modules()}
+        self.module.requires_grad_(False)
         self._others = others
         self.train_mode()
 
@@ -48,7 +52,7 @@ class Teacher:
         for copied in (self.module, *(copied for _, copied in self._others)):
             copied.eval()
             for module in copied.modules() if self.batch_norm == "train" else ():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, _BatchNorm) and module not in self._at_rest:
                     module.train()
 
     @torch.no_grad()

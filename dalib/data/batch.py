@@ -81,12 +81,16 @@ class Batch(Mapping[str, Stream]):
     """The streams of one micro-batch, by name: ``source``, ``target`` and those that strategies add.
 
     A stream never changes in place: ``write`` replaces it, so a stream that an earlier strategy kept stays as it was.
+
+    Attributes:
+        writers: the strategy that wrote each field last, by stream and field.
     """
 
     def __init__(self, streams: Mapping[str, Stream]) -> None:
         self._streams = dict(streams)
         self._versions = dict.fromkeys(self._streams, 0)
         self._permission: Permission | None = None  # while a hook runs
+        self.writers: dict[str, dict[str, str]] = {}
 
     def __getitem__(self, name: str) -> Stream:
         permission = self._permission
@@ -121,6 +125,10 @@ class Batch(Mapping[str, Stream]):
         self._check(name, fields)
         self._streams[name] = self[name].replace(**fields)
         self._versions[name] += 1
+
+    def settle(self, name: str, **fields: Any) -> None:
+        """Replace fields where outputs that were cached for the stream stay valid."""
+        self._streams[name] = self._streams[name].replace(**fields)
 
     def add(self, name: str, stream: Stream) -> None:
         """Add a stream under a new name; StackError if the name is taken or the stream undeclared."""
@@ -161,3 +169,4 @@ class Batch(Mapping[str, Stream]):
                     f"strategy {strategy!r} changed {name}.{field} without declaring it; "
                     f'add "{name}.{field}" to its `writes` (or `provides`, for a stream of its own).'
                 )
+            self.writers.setdefault(name, {})[field] = strategy

@@ -134,6 +134,7 @@ def examine(
     name: str = "dataset",
     limit: int | None = None,
     one_size: bool = False,
+    needs_labels: bool = False,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """Read the items of any ``SegmentationDataset`` and collect all faults instead of stopping at the first.
@@ -141,6 +142,7 @@ def examine(
     Args:
         limit: read at most this many items, evenly spread; None reads all.
         one_size: count it as a fault when images differ in size, since they cannot be batched.
+        needs_labels: count it as a fault when no pixel has a label.
         advance: called with (items done, items to do), for a progress bar.
     """
     findings = Findings(name, classes_of(dataset), len(dataset))
@@ -160,6 +162,9 @@ def examine(
         findings.faults.append(Fault("", doubt))
     if one_size and len(findings.sizes) > 1:
         findings.faults.append(Fault("", "the images differ in size; give `size: [H, W]` to make batches of them."))
+    if needs_labels and findings.sizes and findings.ignored == 1:
+        reason = "no pixel has a label, and a strategy trains on them; check the labels, the split and the label map."
+        findings.faults.append(Fault("", reason))
     return findings
 
 

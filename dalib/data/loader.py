@@ -31,11 +31,24 @@ def first_look(dataset: "SegmentationDataset", stream: str, bad_items: BadItems)
     check_not_empty(dataset, stream)
     firsts = sorted(set(dataset.starts[:-1])) if isinstance(dataset, Joined) else [0]
     loaded = [load(dataset, stream, index, bad_items.limit) for index in firsts if index < len(dataset)]
-    collated, faults = _Collate(stream, dataset, stream != "target" and labelled(dataset))(loaded)
+    collated, faults = _Collate(stream, dataset, _keeps_labels(dataset, stream))(loaded)
     bad_items.count(faults)
     if isinstance(collated, DataError):
         raise collated
     return collated
+
+
+def _keeps_labels(dataset: "SegmentationDataset", stream: str) -> bool:
+    """Return whether a stream's batches have labels; DataError where one of the data sets that it joins has none."""
+    if stream == "target" or not labelled(dataset):
+        return False
+    for name, part in zip(dataset.names, dataset.datasets, strict=True) if isinstance(dataset, Joined) else ():
+        if len(part) and not labelled(part):
+            raise DataError(
+                f"{name}: none of its images that were looked at has a labelled pixel, unlike the other {stream} data. "
+                "Check its labels, its split and its label map, or leave it out."
+            )
+    return True
 
 
 def _order(dataset: "SegmentationDataset", *key: str | int) -> "Draw":
@@ -92,7 +105,7 @@ class StreamLoader:
         self._accumulate = accumulate
         self._workers = workers
         self._bad_items = bad_items or BadItems()
-        self._labelled = {stream for stream, dataset in datasets.items() if stream != "target" and labelled(dataset)}
+        self._labelled = {stream for stream, dataset in datasets.items() if _keeps_labels(dataset, stream)}
 
     @contextmanager
     def batches(self, start: int, stop: int, device: torch.device) -> Iterator[Iterator[list[Batch]]]:

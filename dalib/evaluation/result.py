@@ -101,9 +101,10 @@ class Result:
         return float(self.iou[list(self.averaged)].mean()) if self.averaged else None
 
     @property
-    def pixel_accuracy(self) -> float:
-        """Share in [0, 1] of the labelled pixels that are predicted right; nan without any."""
-        return float(self.confusion.trace().double() / self.confusion.sum())
+    def pixel_accuracy(self) -> float | None:
+        """Share in [0, 1] of the labelled pixels that are predicted right; None without any."""
+        pixels = int(self.confusion.sum())
+        return int(self.confusion.trace()) / pixels if pixels else None
 
     def over(self, classes: Sequence[str | int] | str | None) -> "Result":
         """Return the same counts, with ``miou`` over other ``classes``: ``result.over("synthia13").miou``."""
@@ -119,8 +120,8 @@ class Result:
             "absent": list(self.absent),
             "protocol": self.protocol,
             "images": self.images,
-            "pixel_accuracy": _number(self.pixel_accuracy),
-            "confusion": self.confusion.tolist(),
+            "pixel_accuracy": self.pixel_accuracy,
+            "confusion": self.confusion.tolist() if self.confusion.any() else [],
             **({"label_free": self.label_free.to_dict(self.classes)} if self.label_free else {}),
         }
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from dalib.errors import RecipeError
 from dalib.labels import IGNORE
 from dalib.losses.contract import LOCAL, Local, with_auxiliary
 from dalib.options import NotNegative, Whole
@@ -58,6 +59,12 @@ class SegmentationLoss:
     ohem: Annotated[float, Field(gt=0, le=1)] | None = None
     min_kept: Whole = 100_000
     auxiliary: NotNegative = 1.0
+
+    def __post_init__(self) -> None:
+        if self.class_weights is not None and not any(weight > 0 for weight in self.class_weights):
+            raise RecipeError(
+                f"class_weights: expected one above 0 at least, got {list(self.class_weights)}; nothing would train."
+            )
 
     def __call__(
         self, outputs: Mapping[str, Tensor], label: Tensor, weight: Tensor | None = None, *, across: Local = LOCAL

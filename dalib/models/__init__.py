@@ -6,6 +6,7 @@ from dalib.hooks import hookimpl
 from dalib.models.bisenet import BiSeNet
 from dalib.models.bisenet_v1 import BiSeNetV1
 from dalib.models.deeplab import DeepLabV2
+from dalib.models.freezing import freeze
 from dalib.models.pidnet import PIDNet, pidnet_l, pidnet_m, pidnet_s
 from dalib.models.pidnet_loss import PIDNetLoss
 from dalib.models.timm_network import TimmNetwork
@@ -25,6 +26,7 @@ __all__ = [
     "SegmentationModel",
     "TimmNetwork",
     "dalib_register",
+    "freeze",
     "load_weights",
     "pidnet_l",
     "pidnet_m",

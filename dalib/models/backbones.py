@@ -92,6 +92,11 @@ def create_backbone(
             ``pretrained`` and ``weights`` are given.
         WeightsError: the file does not fit, or timm has no published weights or could not fetch them.
     """
+    if not isinstance(name, str):
+        raise RecipeError(
+            f"backbone: expected the name of a timm backbone, got a {type(name).__name__}. A network around modules of "
+            "your own is wrapped by dalib.wrap_model(network, num_classes)."
+        )
     if pretrained and weights is not None:
         raise RecipeError("pretrained and backbone_weights both say where the backbone starts; give one of them.")
     options = {} if output_stride is None else {"output_stride": output_stride}

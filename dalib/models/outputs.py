@@ -10,6 +10,7 @@ from dalib.errors import DalibError, StackError
 from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.randomness import seeded
 
+KNOWN_OUTPUTS = ("logits", "boundary", "features", "low_res")  # and any aux.*
 TRIAL_SIZE = (128, 128)  # (H, W), for networks that halve an image up to six times
 
 

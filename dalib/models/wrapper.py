@@ -22,7 +22,7 @@ class SegmentationModel(nn.Module):
         network: maps normalised (B, 3, H, W) to logits, or to a dict of ``logits`` and any of ``aux.*``, ``boundary``,
             ``features`` and ``low_res``.
         num_classes: K, the channels of the logits.
-        mean, std: of the RGB channels, for images in [0, 1].
+        mean, std: of the RGB channels, for images in [0, 1]; DalibError for those of images in 0..255.
     """
 
     mean: Tensor
@@ -163,4 +163,10 @@ def _three(values: Sequence[float], name: str) -> Tensor:
     tensor = torch.as_tensor(values, dtype=torch.float32).detach().clone().flatten()
     if tensor.numel() != 3:
         raise DalibError(f"{name} of a model: expected 3 values, one per RGB channel, found {tensor.numel()}.")
+    # A std of images in [0, 1] is 0.5 at most; some networks scale by a few, those of images in 0..255 by tens.
+    least, most, expected = (0, 1, "values in 0..1") if name == "mean" else (1e-6, 10, "values above 0 and below 10")
+    if not tensor.is_meta and not ((tensor >= least) & (tensor <= most)).all():
+        found = ", ".join(f"{value:g}" for value in tensor.tolist())
+        advice = " Divide those of images in 0..255 by 255." if tensor.max() > 1 else ""
+        raise DalibError(f"{name} of a model: expected {expected}, of images in [0, 1]; found {found}.{advice}")
     return tensor

@@ -82,6 +82,7 @@ class Run:
         model = build_model(recipe, self.classes, device)
         model = compiled(model, device) if recipe.train.compile else model
         self.engine = build_engine(recipe, model, self.classes, device)
+        self.engine.check_training()
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         status.update("looking at the first images")
@@ -289,12 +290,12 @@ class Run:
         with self.console.status("writing the report"):
             write_report(self.folder.path)
         self.console.print(result.table(self.shares))
+        if skipped := self.bad_items.messages:
+            self._warn("\n  ".join([f"skipped, {len(skipped)} items in all:", *skipped.values()]))
         if self.best_step:
             self.console.print(
                 f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}", soft_wrap=True
             )
-        if skipped := self.bad_items.messages:
-            self._warn("\n  ".join([f"skipped, {len(skipped)} items in all:", *skipped.values()]))
         self.console.print(f"report: {self.folder.path / 'report.html'}", soft_wrap=True)
 
     @property

@@ -20,6 +20,11 @@ def make_augmentation(owner: str, use: str = "", **options: Any) -> nn.Module:
 
     known = [n for n, c in vars(kornia).items() if isinstance(c, type) and issubclass(c, AugmentationBase2D)]
     known = [name for name in known if not name.endswith("Base2D")]
+    if use in ("Normalize", "Denormalize"):
+        raise StackError(
+            f"strategy {owner!r}: kornia's {use} takes images out of [0, 1], which strategies and model expect; a "
+            "model normalises by itself, by the mean and std that wrap_model is given. Drop it."
+        )
     if use not in known:
         raise StackError(f"strategy {owner!r}: kornia has no image augmentation {use!r}.{suggest(use, known)}")
     try:
@@ -56,6 +61,7 @@ def apply(warp: nn.Module, stream: Stream) -> Stream:
 
     All but the image are channels of one mask, with labels shifted so that kornia's zero padding means ignore. Masks
     are sampled by nearest neighbour, and float32 keeps labels exact whatever the run's precision; maps are as exact.
+    Images are clamped to [0, 1], which noise would leave.
     """
     label = torch.full_like(stream.image[:, 0], IGNORE) if stream.label is None else stream.label.float()
     weight = torch.ones_like(label) if stream.weight is None else stream.weight.float()
@@ -64,7 +70,7 @@ def apply(warp: nn.Module, stream: Stream) -> Stream:
     moved = zip(stream.extra.items(), mask[:, 2:].unbind(1), strict=True)
     return dataclasses.replace(
         stream,
-        image=image,
+        image=image.clamp(0, 1),
         label=None if stream.label is None else (mask[:, 0] + IGNORE).round().long(),
         weight=mask[:, 1],
         extra={name: _as(values, before.dtype) for (name, before), values in moved},

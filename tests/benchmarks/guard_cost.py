@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dalib import Batch, Engine, Stream, create_model, create_strategy
 from dalib.core.guard import Guard
+from dalib.core.inputs import Inputs
 from dalib.core.terms import Terms
 
 
@@ -27,7 +28,7 @@ def seconds_of_a_step(engine: Engine, batch: Batch) -> float:
     return time.process_time() - started
 
 
-def bare_update(engine: Engine, terms: Terms) -> Tensor:
+def bare_update(engine: Engine, terms: Terms, inputs: Inputs) -> Tensor:
     """Step the optimiser and the teacher as a loop without guard does."""
     engine.optimizer.found_inf = None  # type: ignore[attr-defined]
     engine.optimizer.step()
@@ -43,7 +44,7 @@ def bare_update(engine: Engine, terms: Terms) -> Tensor:
 def without_guard() -> Iterator[None]:
     with (
         patch.object(Engine, "_update", bare_update),
-        patch.object(Guard, "whole_step", lambda self, index: nullcontext()),
+        patch.object(Guard, "whole_step", lambda self, index, undo: nullcontext()),
     ):
         yield
 

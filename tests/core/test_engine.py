@@ -59,7 +59,7 @@ class Jitter(Strategy):
     @hookimpl
     def pre_batch(self, step):
         image = step.batch["source"].image
-        step.batch.write("source", image=image + 0.1 * torch.rand_like(image))
+        step.batch.write("source", image=(image + 0.1 * torch.rand_like(image)).clamp(0, 1))
 
 
 class Fool(Strategy):

@@ -299,7 +299,7 @@ def test_a_run_without_fault_is_that_of_torchs_own_steps_bit_for_bit(policy, pre
     """What torch's scaler steps, and an average that knows no flag, are the reference."""
     guarded, bare = (make(on_non_finite=policy, precision=precision) for _ in range(2))
 
-    def update(terms):
+    def update(terms, inputs):
         scaler = bare.precision.scaler
         for optimizer in bare.optimizers:
             scaler.step(optimizer)

@@ -77,7 +77,7 @@ def test_a_loss_on_labels_that_no_image_has_is_refused_before_the_first_step():
         def __getitem__(self, index):
             return self.images[index]
 
-    with pytest.raises(StackError, match=r"'supervised' needs source.label. No image of the source data has a label."):
+    with pytest.raises(StackError, match=r"'supervised' needs source.label. No image of the source data that was"):
         trained(Supervised(), source=Pictures())
 
 

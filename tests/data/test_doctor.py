@@ -215,3 +215,17 @@ def test_findings_fit_eighty_columns_and_show_faults_in_red(tmp_path):
     assert "\x1b[31m  KeyError: 'lost'" in text
     lines = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()
     assert max(len(line) for line in lines if line and line[0] in "│┃┏└") <= 80
+
+
+@pytest.mark.parametrize(("needs_labels", "faults"), [(True, 1), (False, 0)])
+def test_a_set_to_train_on_whose_pixels_are_all_ignored_has_a_fault(needs_labels, faults):
+    unlabelled = [(torch.randint(0, 256, (3, 4, 6), dtype=torch.uint8), torch.full((4, 6), 255).byte())] * 3
+    found = examine(unlabelled, needs_labels=needs_labels).faults
+    assert len(found) == faults
+    assert all("no pixel has a label, and a strategy trains on them" in fault.reason for fault in found)
+
+
+def test_one_labelled_pixel_is_enough_to_train_on():
+    label = torch.full((4, 6), 255).byte()
+    label[2, 3] = 1
+    assert not examine([(torch.zeros(3, 4, 6, dtype=torch.uint8), label)], needs_labels=True).faults

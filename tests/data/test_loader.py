@@ -259,3 +259,17 @@ def test_items_with_other_maps_than_their_neighbours_are_named():
         "the source images differ in their further maps: item 0 has depth (torch.float32), item 1 has none. Give each "
         "image the same ones."
     )
+
+
+def test_one_of_several_joined_data_sets_without_a_labelled_pixel_is_named():
+    class Ignored(TinyData):
+        def __getitem__(self, index):
+            return self.images[index], torch.full_like(self.labels[index], 255)
+
+    joined = Joined({"data.source[0]": TinyData(), "data.source[1]": Ignored()})
+    for look in (lambda: loader(source=joined), lambda: first_look(joined, "source", BadItems())):
+        with pytest.raises(
+            DataError, match=r"^data.source\[1\]: none of its images that were looked at has a labelled"
+        ):
+            look()
+    assert loader(target=joined)

@@ -86,3 +86,23 @@ def test_a_part_that_is_called_like_a_wrappers_content_is_no_wrapper() -> None:
     assert network_of(network) is network
     assert network_of(wrap_model(network, 5)) is network
     assert network_of(nn.DataParallel(wrap_model(network, 5))) is network
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mean": (123.7, 116.3, 103.5)}, r"mean of a model: .* of images in \[0, 1\]; found 123.7, .* by 255\."),
+        ({"std": (58.4, 57.1, 57.4)}, r"std of a model: .* found 58.4, 57.1, 57.4\. Divide"),
+        ({"mean": (-0.1, 0.5, 0.5)}, r"mean of a model: .* found -0.1, 0.5, 0.5\.$"),
+        ({"std": (0.2, 0.0, 0.2)}, r"std of a model: .* found 0.2, 0, 0.2\.$"),
+        ({"std": (0.2, float("nan"), 0.2)}, "std of a model"),
+    ],
+)
+def test_a_mean_or_std_of_other_images_than_in_0_to_1_is_refused(options, said):
+    with pytest.raises(DalibError, match=said):
+        wrap_model(torch.nn.Conv2d(3, 5, 1), 5, **options)
+
+
+def test_the_mean_and_std_of_any_images_in_0_to_1_are_taken():
+    for mean, std in (((0.0, 0.5, 1.0), (1.0, 1.0, 1.0)), ((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))):
+        assert wrap_model(torch.nn.Conv2d(3, 5, 1), 5, mean, std).std.tolist() == pytest.approx(std)

@@ -59,7 +59,7 @@ def test_samples_have_draws_of_their_own(options):
 def test_colours_write_the_image_alone():
     before = same_images(2)
     after = prepared([Augment(color_jitter=(0.5, 0.5, 0.5, 0.05), blur=Blur())], before)["source"]
-    assert after.label is before["source"].label and after.weight is None
+    assert torch.equal(after.label, before["source"].label) and after.weight is None
     assert not torch.equal(after.image, before["source"].image)
 
 
@@ -163,3 +163,17 @@ def test_colours_leave_further_maps_alone():
     batch = with_maps(same_images(2))
     depth = batch["source"].extra["depth"]
     assert prepared([Augment(blur=Blur())], batch)["source"].extra["depth"] is depth
+
+
+@pytest.mark.parametrize("use", ["Normalize", "Denormalize"])
+def test_what_takes_images_out_of_their_range_for_good_is_refused(use):
+    with pytest.raises(
+        StackError, match=rf"kornia's {use} takes images out of \[0, 1\].* a model normalises by itself"
+    ):
+        prepared([Augment(kornia=[{"use": use, "mean": [0.5] * 3, "std": [0.2] * 3}])], same_images(2))
+
+
+def test_noise_is_clamped_to_the_range_of_images():
+    batch = prepared([Augment(kornia=[{"use": "RandomGaussianNoise", "std": 1.0, "p": 1.0}])], same_images(4))
+    image = batch["source"].image
+    assert image.min() == 0 and image.max() == 1 and 0.2 < image.mean() < 0.8
