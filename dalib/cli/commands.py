@@ -28,6 +28,7 @@ from dalib.data.decode import IMAGE_SUFFIXES, read_image
 from dalib.data.doctor import Findings, compare, compare_sizes, counted, examine_new
 from dalib.data.faults import Fault
 from dalib.data.files import find_images
+from dalib.data.reframe import Resize
 from dalib.deploy.bench import VARIANTS
 from dalib.deploy.bench import bench as run_bench
 from dalib.deploy.bench_table import bench_table
@@ -129,6 +130,7 @@ def predict(options: Namespace) -> int:
             engine.device,
             predict=engine.predictor(engine.network(options.teacher)),
             size=_size(loaded.recipe, "eval") if own else None if options.size == NATIVE else options.size,
+            resize=_resize(loaded.recipe) if own else "squeeze",
             protocol=loaded.recipe.evaluate.protocol if own else "full",
             progress=progress,
         )
@@ -209,7 +211,10 @@ def doctor(options: Namespace) -> int:
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
             create = partial(open_dataset, name, chosen, path)
             needs = f"{name}.label" in required
-            found.append(examine_new(create, name=path, limit=options.sample, one_size=one_size, needs_labels=needs))
+            with console.status(f"examining {path}"):
+                found.append(
+                    examine_new(create, name=path, limit=options.sample, one_size=one_size, needs_labels=needs)
+                )
             if name != "target":  # whose labels are not read
                 labelled.append(found[-1])
                 compare(labelled[0], found[-1])
@@ -333,6 +338,12 @@ def _size(recipe: Recipe, name: str) -> tuple[int, int] | None:
     sizes = [options.get("size") for options in recipe.data.entries(name).values()]
     size = sizes[0] if all(size == sizes[0] for size in sizes) else None
     return (size[0], size[1]) if isinstance(size, list) else None
+
+
+def _resize(recipe: Recipe) -> Resize:
+    """Return how the images of ``eval`` are brought to their size."""
+    resizes: list[Resize] = [options.get("resize", "squeeze") for options in recipe.data.entries("eval").values()]
+    return resizes[0] if resizes else "squeeze"
 
 
 def _teacher(teacher: Teacher | None) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dalib.data.decode import read_image, resize_image
 from dalib.data.files import existing_folder, find_images
 from dalib.data.palette import blend
+from dalib.data.reframe import Resize
 from dalib.errors import DataError
 from dalib.evaluation.evaluate import inference, model_device
 from dalib.evaluation.panels import with_legend, write_jpeg, write_png
@@ -43,6 +44,7 @@ def predict_images(
     *,
     predict: Predict | None = None,
     size: Size | None = None,
+    resize: Resize = "squeeze",
     protocol: str | Protocol = "full",
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
@@ -60,7 +62,7 @@ def predict_images(
         classes: name of each class.
         device: the model is moved there; None: the model's own.
         predict: maps images to logits in place of the model.
-        size: (H, W) that images are resized to, as those that the model was scored on; see ``shaped``. None: their own.
+        size, resize: of the images that the model was scored on; see ``shaped``. None: images keep their own size.
         protocol: how the model was scored: its input size and windows. Where it has no windows, images of more than
             1024 x 2048 pixels (or ``size``, if it is larger) are seen in overlapping windows of 1024 x 1024.
         progress: called with (images done, images in all) after every image.
@@ -82,7 +84,7 @@ def predict_images(
             else:
                 if not done.blends:
                     _write_legend(out, palette, classes)
-                label = _label(predict, image, size, protocol, device)
+                label = _label(predict, image, size, resize, protocol, device)
                 done.blends.append(out / f"{name}_blend.jpg")
                 write_jpeg(done.blends[-1], _picture(image, label, palette, classes))
                 write_png(out / "labels" / f"{name}.png", label[None])
@@ -93,24 +95,27 @@ def predict_images(
     return done
 
 
-def shaped(own: Size, size: Size) -> Size:
-    """Return the (H, W) that an image of size ``own`` is resized to where a network expects ``size``.
+def shaped(own: Size, size: Size, resize: Resize = "squeeze") -> Size:
+    """Return the (H, W) that an image of size ``own`` is seen at by a network that expects ``size``.
 
-    That is ``size``, unless it would change the image's shape by more than 2: a portrait for a network that was trained
-    on landscapes keeps its shape, at as many pixels.
+    Images that were fitted or cropped for training keep their shape and have the same scale. Those that were squeezed
+    into it are again, unless their shape would change by more than 2: a portrait for a network that was trained on
+    landscapes keeps its shape, at as many pixels.
     """
     factors = size[0] / own[0], size[1] / own[1]
-    if max(factors) <= SQUEEZED * min(factors):
+    if resize == "squeeze" and max(factors) <= SQUEEZED * min(factors):
         return size
-    factor = math.sqrt(math.prod(factors))
+    factor = {"squeeze": math.sqrt(math.prod(factors)), "fit": min(factors), "crop": max(factors)}[resize]
     return max(1, round(factor * own[0])), max(1, round(factor * own[1]))
 
 
-def _label(predict: Predict, image: Tensor, size: Size | None, protocol: Protocol, device: torch.device) -> Tensor:
+def _label(
+    predict: Predict, image: Tensor, size: Size | None, resize: Resize, protocol: Protocol, device: torch.device
+) -> Tensor:
     """Return train ids (H, W) uint8 on the CPU for an image, uint8 (3, H, W)."""
     own = (image.shape[1], image.shape[2])
     if size is not None:
-        image = resize_image(image, shaped(own, size))
+        image = resize_image(image, shaped(own, size, resize))
     if protocol.input_size is not None:
         protocol = replace(protocol, input_size=shaped(own, protocol.input_size))
     seen = protocol.resize_image(image[None].to(device).float() / 255)

@@ -15,21 +15,24 @@ QUIET = ("seconds", "lr")  # in the metrics, but not shown
 STOPPING = "stopping after this step"
 STDERR = 2  # its file descriptor
 
+Best = tuple[float, int]
+
 
 class Display:
     """The progress of one run in steps: a line for the bar, and below it the terms and scores.
 
     Args:
         batch_size: images per step, for the rate.
+        best: the highest mIoU before a resume, and its step.
     """
 
-    def __init__(self, console: Console, steps: int, done: int, batch_size: int) -> None:
+    def __init__(self, console: Console, steps: int, done: int, batch_size: int, best: Best = (-1.0, 0)) -> None:
         self.console = console
         self._steps = steps
         self._doing, self._stopping = "training", False
         self._terms: list[str] = []
         self._scores: dict[str, str] = {}
-        self._best = (-1.0, 0)  # mIoU, step
+        self._best = best
         self._progress = _bar(console)
         self._task = self._progress.add_task(self._doing, total=steps, completed=done, images=batch_size)
         self._live = Live(console=console, get_renderable=self._render) if console.is_terminal else None
@@ -76,7 +79,7 @@ class Display:
         if name != "eval/miou":
             return f"{name} {value:.4g}"
         best, since = self._best
-        if value >= best:
+        if value > best:
             self._best = (value, step)
             return f"{name} {100 * value:.1f} % (best)"
         return f"{name} {100 * value:.1f} % (best {100 * best:.1f} % at step {since})"

@@ -158,8 +158,9 @@ class Run:
             workers=data.workers,
             bad_items=self.bad_items,
         )
+        best = self.best, self.best_step
         with (
-            Display(self.console, train.steps, self.engine.index, data.batch_size) as display,
+            Display(self.console, train.steps, self.engine.index, data.batch_size, best) as display,
             Interruption(display.stopping) as interruption,
             self.saving.rescued(interruption),
             closing(steps),

@@ -27,14 +27,15 @@ def read_until(terminal, text):
 def test_a_command_says_at_once_what_it_does_and_ctrl_c_ends_it_with_one_line(slow_torch):
     terminal, theirs = pty.openpty()
     command = [sys.executable, "-m", "dalib", "plugins"]
-    process = subprocess.Popen(command, env=slow_torch, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    said = read_until(terminal, b"importing PyTorch")
-    if b"torch\r\n" not in said:
-        read_until(terminal, b"torch\r\n")
-    process.send_signal(signal.SIGINT)
-    rest = read_until(terminal, b"interrupted.")
-    assert process.wait(timeout=20) == 130
+    with subprocess.Popen(command, env=slow_torch, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = read_until(terminal, b"importing PyTorch")
+        if b"torch\r\n" not in said:
+            read_until(terminal, b"torch\r\n")
+        process.send_signal(signal.SIGINT)
+        rest = read_until(terminal, b"interrupted.")
+    os.close(terminal)
+    assert process.returncode == 130
     assert b"Traceback" not in rest and b"\x1b[?25h" in rest  # which shows the cursor
 
 

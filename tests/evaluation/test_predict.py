@@ -25,6 +25,10 @@ class Brightness(nn.Module):
         return torch.cat([0.5 - red, red - 0.5, torch.full_like(red, -9.0)], 1)
 
 
+class LargerLabels(list):
+    labels_at_own_size = True
+
+
 def picture(path, height, width):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = torch.zeros(3, height, width, dtype=torch.uint8)
@@ -76,14 +80,22 @@ def test_legend_names_every_id(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("own", "size", "seen"),
-    [((12, 20), (6, 10), (6, 10)), ((15, 20), (6, 12), (6, 12)), ((40, 20), (5, 10), (10, 5))],
-    ids=["its shape", "almost its shape", "a portrait"],
+    ("own", "size", "resize", "seen"),
+    [
+        ((12, 20), (6, 10), "squeeze", (6, 10)),
+        ((15, 20), (6, 12), "squeeze", (6, 12)),
+        ((40, 20), (5, 10), "squeeze", (10, 5)),
+        ((12, 20), (6, 20), "fit", (6, 10)),
+        ((12, 20), (6, 20), "crop", (12, 20)),
+    ],
+    ids=["its shape", "almost its shape", "a portrait", "fitted", "cropped"],
 )
-def test_network_sees_the_size_given_in_the_images_shape_and_the_output_has_the_images_own(own, size, seen, tmp_path):
+def test_network_sees_the_size_given_in_the_images_shape_and_the_output_has_the_images_own(
+    own, size, resize, seen, tmp_path
+):
     picture(tmp_path / "a.png", *own)
     model = Brightness()
-    predict(model, tmp_path / "a.png", tmp_path / "out", size=size)
+    predict(model, tmp_path / "a.png", tmp_path / "out", size=size, resize=resize)
     assert model.seen == (1, 3, *seen)
     assert read(tmp_path / "out" / "labels" / "a.png").shape == own
 
@@ -96,14 +108,8 @@ def test_predictions_are_those_that_the_model_is_scored_by(protocol, tmp_path):
     model = nn.Conv2d(3, 19, 3, padding=1)
     predict(model, tmp_path / "a.png", tmp_path / "out", size=(45, 85), protocol=protocol)
     label = read(tmp_path / "out" / "labels" / "a.png")
-    scored = evaluate(model, Larger([(resize_image(random, (45, 85)), label)]), protocol=protocol)
+    scored = evaluate(model, LargerLabels([(resize_image(random, (45, 85)), label)]), protocol=protocol)
     assert scored.miou == 1.0
-
-
-class Larger(list):
-    """Items whose labels are larger than their images."""
-
-    labels_at_own_size = True
 
 
 def test_a_large_image_is_seen_in_windows(tmp_path, monkeypatch):
