@@ -218,7 +218,8 @@ def test_evaluate_predict_and_export_take_the_network_that_is_asked_for(teacher,
 
     Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
     assert run_dalib("predict", parted, tmp_path / "a.png", "--out", tmp_path / "out", *flag) == 0
-    assert set(Image.open(tmp_path / "out" / "labels" / "a.png").tobytes()) == {number}
+    with Image.open(tmp_path / "out" / "labels" / "a.png") as label:
+        assert set(label.tobytes()) == {number}
 
     assert run_dalib("export", parted, "--out", tmp_path / "net.pt2", "--size", 32, 64, *flag) == 0
     network = torch.export.load(tmp_path / "net.pt2").module()
