@@ -23,8 +23,8 @@ def starting(doing: str) -> Iterator[None]:
     status = Console(stderr=True).status(doing)
 
     def end(number: int, frame: FrameType | None) -> None:
-        status.stop()  # shows the cursor again
-        os.write(2, b"dalib: interrupted.\n")
+        # Past Python's buffers, which may be in the middle of a write; the codes clear the line and show the cursor.
+        os.write(2, (b"\r\x1b[2K\x1b[?25h" if os.isatty(2) else b"") + b"dalib: interrupted.\n")
         os._exit(INTERRUPTED)
 
     in_main = threading.current_thread() is threading.main_thread()
