@@ -1,7 +1,6 @@
 """Signals to a run: the first stops it after its step, one more only where it is meant."""
 
 import hashlib
-import os
 import queue
 import signal
 import threading
@@ -20,7 +19,7 @@ def clock(monkeypatch):
 
 
 def interrupt(number=signal.SIGINT):
-    os.kill(os.getpid(), number)
+    signal.pthread_kill(threading.main_thread().ident, number)  # its handler then runs at once, whoever else there is
 
 
 def test_two_signals_at_once_are_one_and_it_is_told_once(clock):
