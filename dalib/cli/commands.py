@@ -68,7 +68,8 @@ CALIBRATED_ON = 32  # images, of which every second one is for the comparison
 def train(options: Namespace) -> None:
     """Train a recipe into a run folder."""
     recipe = load_recipe(options.recipe, options.overrides)
-    out = options.out or Path("runs") / Path(options.recipe).stem
+    stored = RunFolder(Path(options.recipe)).recipe.is_file()  # a run's folder stands for its recipe
+    out = options.out or (Path(options.recipe) if stored else Path("runs") / Path(options.recipe).stem)
     run_recipe(recipe, out, resume=options.resume, before=options.before, console=Console())
 
 
@@ -326,10 +327,11 @@ def _planned_classes(recipe: Recipe) -> tuple[str, ...]:
             found[name] = build_dataset(recipe, name)
         except (DataError, OSError) as error:
             absent.append(error)
+            logger.warning("%s: %s", name, error)
     present = {name: dataset for name, dataset in found.items() if dataset is not None}
     if present:
         return check_classes(present)
-    logger.warning("%s The stack is checked with Cityscapes' 19 classes.", absent[0])
+    logger.warning("No data set is here, so the stack is checked with Cityscapes' 19 classes.")
     return CITYSCAPES_CLASSES
 
 

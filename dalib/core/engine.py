@@ -223,6 +223,11 @@ class Engine:
             The guard's flag, 0-d float32: 1 where nothing was updated.
         """
         gradients = self._gradients()
+        if terms.losses and not gradients:
+            raise StackError(
+                "no loss term reaches a parameter, so nothing would be trained; does the network's forward run under "
+                "torch.no_grad() or detach its output?"
+            )
         received = [self._optimizers[name] for name in gradients]
         fault = self.guard.judge(terms.losses, gradients, inputs)
         with self.clock.section("optimizer"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dalib.data.dataset import Item, checked_item, item_name
 from dalib.errors import DalibError, DataError
@@ -49,6 +49,28 @@ def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) ->
             where = f"{item_name(dataset, candidate)} of the {stream} data"
             raise ItemError(f"{where} could not be loaded: {type(error).__name__}: {error}") from error
     return Loaded(None, candidate, faults)
+
+
+class Readable:
+    """A data set whose unreadable items give their place to the next one, as in training: for images without labels."""
+
+    def __init__(self, dataset: "SegmentationDataset", stream: str, bad_items: "BadItems") -> None:
+        self._dataset, self._stream, self._bad_items = dataset, stream, bad_items
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        loaded = load(self._dataset, self._stream, index, self._bad_items.limit)
+        self._bad_items.count(loaded.faults)
+        if loaded.item is None:
+            raise DataError(f"none of the {len(loaded.faults)} images of the {self._stream} can be read.")
+        return loaded.item
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
 
 
 @dataclass

@@ -67,7 +67,7 @@ class Findings:
         """Return remarks that are not faults."""
         notes = []
         if self.sizes and self.ignored == 1:
-            notes.append("every pixel is ignored: images alone, as a target's are read, or a label map that fits no id")
+            notes.append("no labels are read: images alone, as of a target; or, where labels are meant, none that fits")
         elif absent := absent_classes(self.classes, self.pixels):
             notes.append(absent.removesuffix("."))
         if self.squeezed:

@@ -9,6 +9,7 @@ from dalib.data.label_map import LabelScheme, read_label_map
 from dalib.data.lists import find_named, listed
 from dalib.data.pairs import PairedFiles
 from dalib.data.reframe import Resize
+from dalib.errors import DataError
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
 
@@ -50,6 +51,11 @@ def folder(
     label_folder = below(base, labels or "labels", "labels")
     alone = images == "images" and not (base / images).is_dir() and not label_folder.is_dir()
     image_folder = base if alone else existing_folder(below(base, images, "images"), "a folder of images")
+    if label_suffix is not None and labels is not None and not label_folder.is_dir():
+        raise DataError(
+            f"{label_folder}: expected the folder of the labels that end in {label_suffix}, found none; name it, such "
+            "as `labels: .` where they lie beside the images."
+        )
     if label_folder == image_folder:
         label_suffix = label_suffix or ".png"
     if split is not None and below(image_folder, split, "split").is_dir():

@@ -139,7 +139,7 @@ def _told(unpaired: Sequence[Fault]) -> str:
     first = "; ".join(map(str, unpaired[:5]))
     more = f"; and {len(unpaired) - 5} more" if len(unpaired) > 5 else ""
     number = "1 file has" if len(unpaired) == 1 else f"{len(unpaired)} files have"
-    return f"{number} no partner: {first}{more}. Add what is missing, or take these files away."
+    return f"{number} no partner: {first}{more}. Add what is missing, or name the pairs that are meant in a `list:`."
 
 
 def _checked(size: Size | None) -> Size | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -15,6 +16,7 @@ from dalib.data.joined import Joined
 from dalib.data.loader import place_of
 from dalib.discovery import default_registry
 from dalib.errors import DalibError, DataError, RecipeError, RegistryError
+from dalib.files import find_checkpoint, load_tensors
 from dalib.labels import IGNORE
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.wrapper import network_of
@@ -144,11 +146,25 @@ def _forgetful(value: Any) -> Any:
 
 def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device") -> nn.Module:
     """Return the model for these classes, its random weights drawn from the recipe's seed."""
+    _check_order(recipe.model.get("weights"), classes)
     with seeded(device, recipe.train.seed, "model"):
         try:
             return model_from(recipe.model, len(classes), "model")
         except RegistryError as error:  # an unknown backbone, found only when it is created
             raise RegistryError(f"model: {error}") from None
+
+
+def _check_order(weights: str | None, classes: tuple[str, ...]) -> None:
+    """Refuse weights of a run on as many classes that are others or in another order: its head would be mixed up."""
+    state: Any = None
+    with suppress(Exception):  # what is wrong with the file is told where it is loaded
+        state = None if weights is None else load_tensors(file := find_checkpoint(Path(weights)))
+    known = tuple(map(str, state.get("classes") or ())) if isinstance(state, dict) else ()
+    if len(known) == len(classes) and known != classes:
+        raise RecipeError(
+            f"model.weights: {file} was trained on the classes {', '.join(known)}, and the data have "
+            f"{', '.join(classes)}; give the label maps one order of classes."
+        )
 
 
 def compiled(model: nn.Module, device: "torch.device") -> nn.Module:

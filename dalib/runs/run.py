@@ -14,7 +14,7 @@ from rich.status import Status
 from torch import Tensor
 
 from dalib.core import checkpoint
-from dalib.data.bad_items import BadItems
+from dalib.data.bad_items import BadItems, Readable
 from dalib.data.dataset import absent_classes, label_pixels, palette_of
 from dalib.data.loader import check_not_empty, first_look
 from dalib.device import choose_device
@@ -85,6 +85,8 @@ class Run:
         self.engine.check_training()
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
+        if self.unlabelled and self.bad_items.limit:
+            self.eval = Readable(self.eval, "target", self.bad_items)
         status.update("looking at the first images")
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
         sizes = {name: stream.size for name, stream in seen.items()}
@@ -138,6 +140,12 @@ class Run:
         if not {"seconds", "best", "best_step", "time", "bad_items"} <= state.keys():
             raise CheckpointError(f"the checkpoint in {self.folder.path} is not one that `dalib train` wrote.")
         with checkpoint.taken_from(self.folder.path):
+            if state["step"] > self.recipe.train.steps:
+                raise CheckpointError(
+                    f"the run in {self.folder.path} has done {state['step']} steps, and the recipe has train.steps "
+                    f"{self.recipe.train.steps}; give it more steps, or resume the run by its own recipe, "
+                    f"`dalib train {self.folder.path} --resume`."
+                )
             self.engine.load_state_dict(state)
             self.seconds = float(state["seconds"])
             self.best, self.best_step = float(state["best"]), int(state["best_step"])

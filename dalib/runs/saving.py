@@ -82,7 +82,7 @@ class Saving:
 
     @property
     def _go_on(self) -> str:
-        return f"Go on with the same command and --resume (folder {self._folder.path})."
+        return f"Go on with `dalib train {self._folder.path} --resume`."
 
     def _save(self, path: Path, previous: Path | None = None) -> None:
         checkpoint.write(self._engine.state_dict() | dict(self._extras()), path, previous)

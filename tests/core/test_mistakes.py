@@ -490,3 +490,13 @@ def test_means_of_other_shapes_are_refused():
     with pytest.raises(StackError, match=r"must have the shape of the values, \(2, 8, 4, 4\), got \(2, 1, 4, 4\)"):
         LOCAL.mean(values, torch.ones(2, 1, 4, 4, dtype=torch.bool))
     assert torch.equal(LOCAL.mean(values), LOCAL.mean(values, torch.ones_like(values, dtype=torch.bool)))
+
+
+def test_a_network_whose_output_has_no_gradient_is_told_in_the_first_step():
+    class Detached(type(tiny_model())):
+        def forward(self, x, outputs=False):
+            with torch.no_grad():
+                return super().forward(x, outputs)
+
+    with pytest.raises(StackError, match="no loss term reaches a parameter, so nothing would be trained"):
+        engine_of(Supervised(), model=Detached()).step(tiny_batch())

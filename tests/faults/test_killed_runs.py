@@ -44,7 +44,7 @@ ELSEWHERE = [
     Strike("rename", "environment.json"),
     Strike("predict", nth=2),
     *(Strike("evaluate", nth=nth, after=after) for nth, after in ((1, False), (1, True), (3, False), (3, True))),
-    Strike("predict", nth=4),
+    Strike("predict", nth=3),
     Strike("rename", "2_median.png"),
     Strike("rename", "results.json"),
     Strike("rename", "report.html"),

@@ -7,6 +7,7 @@ import torch
 
 from dalib import create_model, make_recipe, run
 from dalib.core import checkpoint
+from dalib.errors import RecipeError
 from dalib.runs.folder import RunFolder
 from dalib.runs.loading import load_run
 from dalib.yaml import parse_yaml
@@ -160,3 +161,27 @@ def test_a_model_that_predicts_is_read_again_rather_than_scored_at_random(of_ano
     file.unlink()
     assert refusal(capsys, "evaluate", path).startswith(f"{file} is not a file; give the path of a file of weights")
     assert run_dalib("plan", path / "recipe.yaml") == 0
+
+
+def test_weights_of_a_run_with_its_classes_in_another_order_are_refused(tmp_path):
+    first = trained(tmp_path / "first", "strategies: [{use: supervised}]")
+    file = RunFolder(first).last
+    state = checkpoint.read(file)
+    state["classes"] = state["classes"][::-1]
+    checkpoint.write(state, file)
+    with pytest.raises(RecipeError, match=r"model\.weights: .* give the label maps one order of classes"):
+        trained(tmp_path / "second", "strategies: [{use: supervised}]", model={"use": "tiny", "weights": str(first)})
+
+
+def test_a_run_that_is_past_the_recipes_steps_is_not_taken_for_finished(tmp_path, capsys):
+    path = trained(tmp_path / "run", "strategies: [{use: supervised}]")
+    assert "has done 2 steps, and the recipe has train.steps 1" in refusal(
+        capsys, "train", path, "train.steps=1", "--resume"
+    )
+
+
+def test_a_runs_folder_is_resumed_by_its_name(tmp_path, monkeypatch):
+    path = trained(tmp_path / "elsewhere" / "run", "strategies: [{use: supervised}]")
+    monkeypatch.chdir(tmp_path)
+    assert run_dalib("train", path, "train.steps=3", "--resume") == 0
+    assert json.loads((path / "results.json").read_text())["steps"] == 3 and not (tmp_path / "runs").exists()

@@ -45,9 +45,7 @@ def test_a_fault_in_a_hook_saves_the_last_whole_step_from_where_the_run_goes_on(
     folder = recipe.parent / "code"
     with pytest.raises(StrategyError, match="strategy 'faulty' in its hook 'loss' at step 3 raised KeyError") as caught:
         run_dalib(*arguments(recipe, "code"))
-    assert caught.value.__notes__ == [
-        f"The run is saved as of step 2. Go on with the same command and --resume (folder {folder})."
-    ]
+    assert caught.value.__notes__ == [f"The run is saved as of step 2. Go on with `dalib train {folder} --resume`."]
     assert state_of(folder)["step"] == 2 and state_of(folder)["strategies"]["faulty"] == {"done": 2}
     assert run_dalib(*arguments(recipe, "none")) == 0
     monkeypatch.setattr("tests.faulty_plugin.Faulty.at", 99)  # mended

@@ -167,3 +167,14 @@ def test_masks_of_0_and_255_are_warned_of_before_the_training_and_by_the_doctor(
     assert advice in " ".join(capsys.readouterr().out.split())
     (tmp_path / "map.yaml").write_text("{classes: [background, crack], ids: {0: background, 255: crack}}")
     assert "without a pixel" not in trained(path, tmp_path / "mended")[2]
+
+
+def test_a_photo_that_cannot_be_read_is_skipped_when_they_are_judged_too(write, tmp_path):
+    path = write()
+    (tmp_path / "photos" / "b.png").write_bytes(b"no picture")
+    value = parse_yaml(path.read_text())
+    value["data"]["on_bad_item"] = "skip"
+    result = run(make_recipe(value), tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert result.miou is None and result.label_free is not None
+    assert [name for name in results["bad_items"] if "b.png" in name]
