@@ -44,14 +44,14 @@ from dalib.data.dataset import (
 from dalib.data.loader import StreamLoader
 from dalib.data.sampled import Sampled
 from dalib.device import choose_device
-from dalib.errors import CheckpointError, DataError, StackError
+from dalib.errors import CheckpointError, DalibError, DataError, StackError
 from dalib.evaluation.evaluate import evaluate, inference
 from dalib.evaluation.result import Result
 from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.freezing import at_rest
-from dalib.models.outputs import training_outputs
+from dalib.models.outputs import TRIAL_SIZE, training_outputs
 from dalib.models.wrapper import SegmentationModel, network_of, own_loss, unwrap
 from dalib.randomness import seeded
 
@@ -603,6 +603,22 @@ class Engine:
             raise StackError(
                 f"{found}, so nothing would be trained; the supervised loss is a strategy, too: {{use: supervised}}."
             )
+
+    def check_sizes(self, sizes: Mapping[str, Size]) -> None:
+        """Raise StackError where the network cannot take a stream's images, because they are too small for it."""
+        for stream, size in sizes.items():
+            if size is None or min(size) >= min(TRIAL_SIZE):
+                continue
+            try:
+                training_outputs(self.model, size)
+            except DalibError:
+                raise
+            except Exception as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise StackError(
+                    f"the network cannot take images of {size[0]}x{size[1]} (H x W), as the stream {stream!r} has them "
+                    f"in the end: {reason} Give data.*.size, or a crop, a larger size."
+                ) from error
 
     def _refuse_own_modules(self, strategy: Strategy, before: Collection[str]) -> None:
         """Refuse what a strategy made without ``ctx.module``: it would not be trained, saved or averaged as it should.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset
 
 from dalib.data.batch import OWN_FIELDS
 from dalib.errors import DataError
@@ -77,12 +77,16 @@ def own_classes(dataset: object) -> tuple[str, ...] | None:
 
 
 def _parts(dataset: object) -> Iterator[Any]:
-    """Yield the data set, or those within it where it is one of torch's wrappers without classes of its own."""
-    if isinstance(dataset, Subset | ConcatDataset) and not hasattr(dataset, "classes"):
-        for part in [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets:
-            yield from _parts(part)
-    else:
+    """Yield the data set, or those within it where it is a wrapper without classes of its own.
+
+    As torch's ``Subset`` and ``ConcatDataset``, a wrapper has what it wraps as ``dataset`` or ``datasets``.
+    """
+    inner = dataset.datasets if isinstance(dataset, ConcatDataset) else [getattr(dataset, "dataset", None)]
+    if hasattr(dataset, "classes") or inner == [None]:
         yield dataset
+    else:
+        for part in inner:
+            yield from _parts(part)
 
 
 def same_classes(present: Mapping[str, tuple[str, ...]]) -> None:

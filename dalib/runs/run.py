@@ -90,7 +90,8 @@ class Run:
         status.update("looking at the first images")
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
         sizes = {name: stream.size for name, stream in seen.items()}
-        self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
+        plan = self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
+        self.engine.check_sizes(plan.rows[-1].sizes)
         self.shares = self._look_at_labels()
         self.seconds = 0.0  # of training, before a resume included
         self.best, self.best_step = -1.0, 0

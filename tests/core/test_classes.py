@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import ConcatDataset, Subset
 
 from dalib import DalibError, Engine
+from dalib.data.dataset import own_classes
 from dalib.errors import CheckpointError, DataError
 from tests.tiny import Entropy, Supervised, TinyData, tiny_model
 
@@ -86,3 +87,20 @@ def test_a_class_without_a_pixel_is_said_before_the_first_step(caplog):
     source.labels.clamp_(max=3)
     make_engine().fit(source, TinyData(), steps=1, batch_size=2)
     assert caplog.messages == ["the source, 10 of 10 images looked at: classes without a pixel: e."]
+
+
+def test_classes_are_found_through_a_wrapper_of_ones_own():
+    class Wrapped:
+        def __init__(self, dataset):
+            self.dataset = dataset
+
+        def __len__(self):
+            return len(self.dataset)
+
+        def __getitem__(self, index):
+            return self.dataset[index]
+
+    data = TinyData()
+    data.classes = ("a", "b", "c", "d", "e")
+    assert own_classes(Wrapped(Subset(Wrapped(data), [0, 1]))) == data.classes
+    assert own_classes(Wrapped(TinyData())) is None

@@ -106,3 +106,16 @@ def test_a_frozen_path_that_is_none_is_refused(tmp_path, capsys):
     recipe = write_recipe(make_streets(tmp_path))
     said = refusal(capsys, "train", recipe, "model={use: tiny, freeze: [bodi]}", "--out", tmp_path / "run")
     assert "has no module 'bodi'. Did you mean 'body'?" in said
+
+
+def test_images_too_small_for_the_network_are_told_by_plan_and_before_training(tmp_path, capsys):
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        "model: {use: timm, backbone: inception_v3}\n"
+        "data:\n  source: {use: diorama, size: [32, 64]}\n  target: {use: diorama, domain: target, size: [32, 64]}\n"
+        "train: {steps: 1, device: cpu}\n"
+    )
+    for arguments in (["plan", recipe], ["train", recipe, "--out", tmp_path / "run"]):
+        message = refusal(capsys, *arguments)
+        assert "the network cannot take images of 32x64 (H x W), as the stream 'source' has them" in message
+    assert not (tmp_path / "run").exists()
