@@ -159,7 +159,7 @@ def plan(options: Namespace) -> None:
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
-    engine.check_sizes(made.rows[-1].sizes)
+    engine.check_sizes(made.rows[-1].sizes if made.rows else sizes)
     engine.check_training()
     for number, row in enumerate(made.rows, start=1):
         modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]

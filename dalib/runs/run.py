@@ -91,7 +91,7 @@ class Run:
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
         sizes = {name: stream.size for name, stream in seen.items()}
         plan = self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
-        self.engine.check_sizes(plan.rows[-1].sizes)
+        self.engine.check_sizes(plan.rows[-1].sizes if plan.rows else sizes)
         self.shares = self._look_at_labels()
         self.seconds = 0.0  # of training, before a resume included
         self.best, self.best_step = -1.0, 0
@@ -141,13 +141,13 @@ class Run:
         if not {"seconds", "best", "best_step", "time", "bad_items"} <= state.keys():
             raise CheckpointError(f"the checkpoint in {self.folder.path} is not one that `dalib train` wrote.")
         with checkpoint.taken_from(self.folder.path):
-            if state["step"] > self.recipe.train.steps:
+            self.engine.load_state_dict(state)
+            if self.engine.index > self.recipe.train.steps:
                 raise CheckpointError(
-                    f"the run in {self.folder.path} has done {state['step']} steps, and the recipe has train.steps "
+                    f"the run in {self.folder.path} has done {self.engine.index} steps, and the recipe has train.steps "
                     f"{self.recipe.train.steps}; give it more steps, or resume the run by its own recipe, "
                     f"`dalib train {self.folder.path} --resume`."
                 )
-            self.engine.load_state_dict(state)
             self.seconds = float(state["seconds"])
             self.best, self.best_step = float(state["best"]), int(state["best_step"])
             self.time, self.bad_items.messages = Counter(state["time"]), dict(state["bad_items"])
