@@ -117,7 +117,7 @@ class Engine:
         self._taps: dict[str, int] = {}
         self._planned: dict[str, tuple[int, int]] = {}
         self._watched: set[tuple[str, Strategy]] = set()
-        self._closed = False
+        self._closed = self._idle = False
         self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)), purpose, steps)
         self.optimizer = made_by(optimizer or sgd(lr=2.5e-4), self._parameters(), "Engine")
         for each in self.optimizers:
@@ -223,11 +223,7 @@ class Engine:
             The guard's flag, 0-d float32: 1 where nothing was updated.
         """
         gradients = self._gradients()
-        if terms.losses and not gradients:
-            raise StackError(
-                "no loss term reaches a parameter, so nothing would be trained; does the network's forward run under "
-                "torch.no_grad() or detach its output?"
-            )
+        self._idle = bool(terms.losses) and not gradients
         received = [self._optimizers[name] for name in gradients]
         fault = self.guard.judge(terms.losses, gradients, inputs)
         with self.clock.section("optimizer"):
@@ -349,7 +345,13 @@ class Engine:
             while self.index < steps:
                 with self.clock.section("data"):
                     micro_batches = next(batches)
-                yield self.step(*micro_batches)
+                terms = self.step(*micro_batches)
+                if self._idle:
+                    raise StackError(
+                        "no loss term reaches a parameter, so nothing is trained; does the network's forward run under "
+                        "torch.no_grad() or detach its output?"
+                    )
+                yield terms
         self.guard.look(wait=True)
 
     def fit(

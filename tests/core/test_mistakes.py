@@ -13,7 +13,7 @@ from dalib.errors import RecipeError, StrategyError
 from dalib.losses import LOCAL
 from dalib.registry import Registry
 from tests.equal import assert_equal
-from tests.tiny import Supervised, tiny_batch, tiny_model
+from tests.tiny import Supervised, TinyData, tiny_batch, tiny_model
 
 
 def engine_of(*strategies, model=None):
@@ -499,4 +499,4 @@ def test_a_network_whose_output_has_no_gradient_is_told_in_the_first_step():
                 return super().forward(x, outputs)
 
     with pytest.raises(StackError, match="no loss term reaches a parameter, so nothing would be trained"):
-        engine_of(Supervised(), model=Detached()).step(tiny_batch())
+        engine_of(Supervised(), model=Detached()).fit(TinyData(), TinyData(), steps=1, batch_size=2)

@@ -100,7 +100,7 @@ def test_a_limit_reads_items_spread_over_the_whole_set():
 def test_unlabelled_sets_and_frames_of_one_colour_are_noted():
     findings = examine(Memory(pair([[255, 255]]), pair([[255, 255]], value=7)))
     assert findings.notes() == [
-        "every pixel is ignored: images alone, as a target's are read, or a label map that fits no id",
+        "no labels are read: images alone, as of a target; or, where labels are meant, none that fits",
         "1 image of one colour: item 1",
     ]
 

@@ -11,6 +11,14 @@ import pytest
 from dalib.runs.signals import Interruption, signal_name
 
 
+@pytest.fixture(autouse=True)
+def pythons_handler():
+    """Python's own handler of Ctrl-C, which a process in the background starts without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
