@@ -498,5 +498,5 @@ def test_a_network_whose_output_has_no_gradient_is_told_in_the_first_step():
             with torch.no_grad():
                 return super().forward(x, outputs)
 
-    with pytest.raises(StackError, match="no loss term reaches a parameter, so nothing would be trained"):
+    with pytest.raises(StackError, match="no loss term reaches a parameter, so nothing is trained"):
         engine_of(Supervised(), model=Detached()).fit(TinyData(), TinyData(), steps=1, batch_size=2)
