@@ -175,6 +175,10 @@ def _check_alive(iterators: Mapping[str, Any]) -> None:
 def _end_workers(iterators: Mapping[str, Any]) -> None:
     for iterator in iterators.values():
         getattr(iterator, "_shutdown_workers", lambda: None)()  # else an error's traceback keeps the iterator alive
+        for worker in getattr(iterator, "_workers", ()):  # alive where another's death interrupted torch's own end
+            if worker.is_alive():
+                worker.terminate()
+                worker.join(timeout=5)
 
 
 def _through_deaths(act: Callable[[Mapping[str, Any]], None], iterators: Mapping[str, Any]) -> None:
