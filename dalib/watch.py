@@ -14,10 +14,11 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from dalib.errors import RankError
 
-BEAT = 1.0  # seconds
+BEAT = 1.0  # seconds between two signs of life, at most
+PAUSE = 0.1  # at least, however fast the steps are
 SILENCE = 3.5 * BEAT  # after so long a rank is taken for dead or stopped
 COURTESY = 2.0  # seconds in which the others leave it to rank 0 to say what has happened
-SIGNALLED = 6.0  # seconds without progress after a signal, until dead ranks are looked for
+SIGNALLED = 10.0  # seconds without progress after a signal, until dead ranks are looked for
 _STDERR = 2
 _BEGUN = "dalib has begun"
 
@@ -42,8 +43,8 @@ class Sign:
 class Watch:
     """Publishes this rank's signs of life in the job's store, and finds the rank that the others wait for in vain.
 
-    A daemon thread writes once a second: the process of a silent rank is dead or stopped, while one that hangs is heard
-    from and falls behind. Where this rank itself waits in a call that never returns, the thread ends the process.
+    A daemon thread writes after each step, and once a second: the process of a silent rank is dead or stopped, while
+    one that hangs is heard from and falls behind. Where this rank itself waits in a call that never returns, the thread ends the process.
 
     Args:
         store: the job's, which outlives its restarts. start: the number of this start, from 0.
@@ -61,7 +62,7 @@ class Watch:
         self._rank, self._world = rank, world
         self._sign = Sign(socket.gethostname())
         self._lock = threading.RLock()
-        self._closed = threading.Event()
+        self._woken, self._closed = threading.Event(), False
         self._signalled = False
         self._publish()
 
@@ -80,11 +81,12 @@ class Watch:
 
     def close(self) -> None:
         """Stop watching."""
-        self._closed.set()
+        self._closed = True
 
     def stepped(self, step: int) -> None:
         """Note the number of the last complete step."""
         self._sign.step = step
+        self._woken.set()
 
     def called(self) -> None:
         """Note that a collective begins."""
@@ -152,7 +154,10 @@ class Watch:
 
     def _watch(self, patience: float) -> None:
         progress, since = (-1, -1), 0.0
-        while not self._closed.wait(BEAT):
+        while not self._closed:
+            time.sleep(PAUSE)
+            self._woken.wait(BEAT - PAUSE)
+            self._woken.clear()
             gone = False
             try:
                 self._publish()
@@ -166,8 +171,10 @@ class Watch:
                 since = time.monotonic()
 
     def _in_vain(self) -> bool:
-        """Return whether this rank waits for one that is lost, and tell the user."""
+        """Return whether this rank waits for one that is lost, and then tell the user."""
         with self._lock:
+            if self._signalled and self._store.check(["failed"]):  # the job ends, and this rank hangs
+                return True
             silent, behind = self._missing()
             behind = [] if self._signalled else behind  # rank 0 may be saving
             if not (silent or behind) or self._sign.ended:

@@ -140,6 +140,7 @@ class Run:
         state = ranks.from_first(state)  # the others need no folder
         if state is not None:  # after the prediction, which shows the untrained model
             self._restore(state)
+            ranks.stepped(self.engine.index)
         ranks.begun()
 
     def _begin_writing(self, resume: bool, samples: Samples) -> dict[str, Any] | None:
