@@ -5,7 +5,7 @@ Every rank has to make the same calls in the same order. A call that fails, beca
 come in time, raises RankError.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -19,6 +19,7 @@ from dalib.watch import Watch
 T = TypeVar("T")
 
 watch: Watch | None = None  # of the job that the command line has joined
+_alone = False
 
 
 def rank() -> int:
@@ -29,6 +30,17 @@ def rank() -> int:
 def world() -> int:
     """Return the number of ranks."""
     return dist.get_world_size() if _running() else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this rank act without the others in the body, as if it were the only one."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def total(values: Tensor) -> Tensor:
@@ -50,6 +62,28 @@ def gathered(values: Tensor) -> Tensor:
     with _collective():
         dist.all_gather(parts, values)
     return torch.stack(parts)
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace float tensors by their means over the ranks, in place, by one reduction per type."""
+    if world() == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        of_type = [tensor.detach() for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in of_type])
+        with _collective():
+            dist.all_reduce(flat)
+        means = torch.split(flat / world(), [tensor.numel() for tensor in of_type])
+        torch._foreach_copy_(of_type, [mean.view(each.shape) for mean, each in zip(means, of_type, strict=True)])
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by those of rank 0, in place."""
+    for tensor in tensors if world() > 1 else ():
+        held = tensor.detach().contiguous()
+        with _collective():
+            dist.broadcast(held, src=0)
+        tensor.detach().copy_(held)
 
 
 def gathered_objects(value: T) -> list[T]:
@@ -162,4 +196,4 @@ def _collective() -> Iterator[None]:
 
 
 def _running() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return dist.is_available() and dist.is_initialized() and not _alone

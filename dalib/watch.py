@@ -44,7 +44,8 @@ class Watch:
     """Publishes this rank's signs of life in the job's store, and finds the rank that the others wait for in vain.
 
     A daemon thread writes after each step, and once a second: the process of a silent rank is dead or stopped, while
-    one that hangs is heard from and falls behind. Where this rank itself waits in a call that never returns, the thread ends the process.
+    one that hangs is heard from and falls behind. Where this rank itself waits in a call that never returns, the thread
+    ends the process.
 
     Args:
         store: the job's, which outlives its restarts. start: the number of this start, from 0.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dalib import ranks
 from dalib.core import checkpoint
+from dalib.core.arguments import check_sizes
 from dalib.data.bad_items import BadItems, Readable
 from dalib.data.dataset import absent_classes, label_pixels, palette_of
 from dalib.data.loader import check_not_empty, first_look
@@ -71,7 +72,8 @@ class Run:
         self.folder = RunFolder(out)
         self.console = console
         self.first = ranks.rank() == 0  # which alone has the folder
-        self.before = None if before is None or not self.first else Earlier.read(Path(before))
+        with ranks.alone():
+            self.before = Earlier.read(Path(before)) if before is not None and self.first else None
         with self.console.status("reading the data") as status:
             self._build(status)
 
@@ -90,7 +92,7 @@ class Run:
         model = build_model(recipe, self.classes, device)
         model = compiled(model, device) if recipe.train.compile else model
         self.engine = build_engine(recipe, model, self.classes, device)
-        self.engine.check_training()
+        self.engine.stack.check_training()
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         if self.unlabelled and self.bad_items.limit:
@@ -99,7 +101,7 @@ class Run:
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
         sizes = {name: stream.size for name, stream in seen.items()}
         plan = self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
-        self.engine.check_sizes(plan.rows[-1].sizes if plan.rows else sizes)
+        check_sizes(self.engine.model, plan.rows[-1].sizes if plan.rows else sizes)
         self.shares = self._look_at_labels()
         self.seconds = 0.0  # of training, before a resume included
         self.best, self.best_step = -1.0, 0
@@ -129,7 +131,8 @@ class Run:
             self._keep_best(result)
         self._gather_bad_items()
         if samples is not None:
-            samples.predict("prediction", self.engine, teacher=self._teacher)
+            with ranks.alone():
+                samples.predict("prediction", self.engine, teacher=self._teacher)
             samples.write(self.folder.panels)
             self._finish(result)
         ranks.from_first(None)  # for the others, too, a run is over when its files are there
@@ -153,7 +156,8 @@ class Run:
         if state is None:
             self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
         if self.before or self.recipe.model.get("weights"):  # random weights predict noise
-            samples.predict("prediction before", self.before.engine if self.before else self.engine)
+            with ranks.alone():
+                samples.predict("prediction before", self.before.engine if self.before else self.engine)
         return state
 
     def _restore(self, state: Mapping[str, Any]) -> None:
