@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 150  # seconds, within pytest's own limit
+PATIENCE = 150  # seconds for a job, of which a test may start two
 
 
 def torchrun(ranks: int, *command: object, restarts: int = 0) -> list[str]:
