@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from dalib.core.create import check_use, loss_from, optimizer_from, schedule_from
 from dalib.core.guard import NonFinitePolicy
@@ -123,6 +123,8 @@ class TrainOptions(OptionGroup):
     ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
     ``compile``: train through ``torch.compile``; what a run writes is the same model, without it.
     ``keep_every``: permanent checkpoints (``step_000200.pt``) beside the last, the one before it and the best.
+    ``timeout``: seconds in which every rank of a job must come to where the others wait for it, or the job ends; longer
+    than rank 0 takes for a checkpoint or the report.
     """
 
     steps: Count
@@ -137,6 +139,7 @@ class TrainOptions(OptionGroup):
     checkpoint_every: Count = 1000
     keep_every: Count | None = None
     eval_every: Count | None = None
+    timeout: Annotated[int, Field(ge=1, le=86_400)] = 600
 
 
 class EvaluateOptions(OptionGroup):
