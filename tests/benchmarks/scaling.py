@@ -12,8 +12,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, log2
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,9 @@ PER_NODE = 8
 NVLINK = 450e9  # bytes a second and direction of an H100, published: 900 GB/s in both
 FABRICS = {"8 x 400 Gb/s": 8 * 50e9, "1 x 100 Gb/s": 12.5e9}  # of a node, published: a DGX H100's, and one network card
 PASSES = 17  # over all parameters: 7 of AdamW, 6 of the flat reduction's copies, 3 of the teacher, 1 of the guard
-SMALL = 12  # small all-reduces of a step with `supervised` and `dacs`; `check` records them
-HARD = 100_000  # values that a rank gives to OHEM, SegmentationLoss.min_kept
+SMALL = 10  # small all-reduces of a step with `supervised` and `dacs`, as `check` records them
+NORM = 2 * 4 * 256  # bytes of a mean and a variance of 256 channels
+HARD = 100_000  # values that each rank gives to OHEM for a loss, SegmentationLoss.min_kept
 
 
 # ------------------------------------------------------------------------------------------------ the model for GPUs
@@ -162,33 +164,27 @@ def bytes_moved(model: nn.Module) -> tuple[int, int]:
 
 def table() -> None:
     """Print the page's tables."""
-    networks = {
-        "BiSeNet-R18": (network("bisenet"), 4),
-        "ViT-L/14": (network("timm", backbone="vit_large_patch14_dinov2", head="daformer"), 1),
-    }
-    for name, (of, images) in networks.items():
+    bisenet = network("bisenet")
+    vit = network("timm", backbone="vit_large_patch14_dinov2", head="daformer")
+    for name, of, images in (("BiSeNet-R18", bisenet, 4), ("ViT-L/14", vit, 1)):
         print(
-            f"{name}: {of.parameters / 1e6:.1f} M parameters, {of.norms} BatchNorm, {of.macs / 1e9:.0f} G multiply-adds an "
-            f"image, {of.trained / 1e9:.2f} GB moved in training on it, {of.reduced / 1e6:.1f} MB reduced a step"
+            f"{name}: {of.parameters / 1e6:.1f} M parameters, {of.norms} BatchNorm layers, {of.macs / 1e9:.1f} G "
+            f"multiply-adds an image, {of.trained / 1e9:.2f} GB moved in training on it and {of.judged / 1e9:.2f} in a "
+            f"forward, {of.reduced / 1e6:.1f} MB reduced a step, {2 * images / of.compute(images):.0f} images a second"
         )
-        print(
-            "| GPUs | images a step and domain | compute |", " | ".join(f"{f}: reduce | small | step" for f in FABRICS)
-        )
+        print("| GPUs | images | compute |", " | ".join(f"reduce, {f} | step" for f in FABRICS), "| small |")
         for gpus in GPUS:
-            row = [f"{gpus:,}", f"{gpus * images:,}", milli(of.compute(images))]
+            row, small = [f"{gpus:,}", f"{gpus * images:,}", milli(of.compute(images))], 0.0
             for bandwidth in FABRICS.values():
                 cluster = Cluster(gpus, bandwidth)
-                reduced, small = cluster.all_reduce(of.reduced), SMALL * cluster.all_reduce(256)
-                row += [milli(reduced), milli(small), milli(of.compute(images) + reduced + small)]
-            print("|", " | ".join(row), "|")
-        rate = 2 * images / of.compute(images)
-        print(f"data at full speed: {rate:.0f} images a second and GPU")
-    print("| GPUs | OHEM: MB a rank gets | ms | values sorted | synchronised BatchNorm of BiSeNet, ms |")
+                reduced, small = cluster.all_reduce(of.reduced), SMALL * cluster.all_reduce(8)
+                row += [milli(reduced), milli(of.compute(images) + reduced + small)]
+            print("|", " | ".join([*row, milli(small)]), "|")
+    print("| GPUs | OHEM: MB that a rank gets | ms | values to select from | synchronised BatchNorm, ms |")
     for gpus in GPUS:
-        cluster = Cluster(gpus, FABRICS["8 x 400 Gb/s"])
-        norms = networks["BiSeNet-R18"][0].norms
-        exchanged = norms * (3 * cluster.all_gather(2 * 4 * 256) + 2 * cluster.all_reduce(2 * 4 * 256))
-        row = [f"{gpus:,}", f"{gpus * HARD * 4 / 1e6:,.1f}", milli(cluster.all_gather(4 * HARD)), f"{gpus * HARD:,}"]
+        cluster, values = Cluster(gpus, FABRICS["8 x 400 Gb/s"]), 2 * gpus * HARD
+        exchanged = bisenet.norms * (3 * cluster.all_gather(NORM) + 2 * cluster.all_reduce(NORM))
+        row = [f"{gpus:,}", f"{4 * values / 1e6:,.1f}", milli(2 * cluster.all_gather(4 * HARD)), f"{values:,}"]
         print("|", " | ".join([*row, milli(exchanged)]), "|")
 
 
@@ -241,14 +237,14 @@ def steps(count: int, images: int = 2, size: tuple[int, int] = (64, 128)) -> dic
     return {"seconds": measured, "collectives": recorded}
 
 
-def collectives(sizes: list[int], count: int) -> list[list[tuple[float, float]]]:
-    """Return the processor and wall seconds of this rank's all-reduces, by bytes."""
+def reductions(sizes: list[int], count: int) -> list[list[tuple[float, float]]]:
+    """Return the processor and wall seconds of this rank's reductions by bytes, and of the last one with its copies."""
     torch.set_num_threads(1)
     tensors = [torch.zeros(size // 4) for size in sizes]
-    for tensor in tensors:
-        dist.all_reduce(tensor)
-    rounds = [[timed(lambda t=tensor: dist.all_reduce(t)) for tensor in tensors] for _ in range(count)]  # type: ignore[misc]
-    return [list(of_size) for of_size in zip(*rounds, strict=True)]
+    acts: list[Callable[[], object]] = [partial(dist.all_reduce, tensor) for tensor in tensors]
+    acts.append(partial(ranks.average, [tensors[-1]]))
+    rounds = [[timed(act) for act in acts] for _ in range(count)]
+    return [list(of_act) for of_act in zip(*rounds, strict=True)]
 
 
 def timed(act: Callable[[], object]) -> tuple[float, float]:
@@ -270,47 +266,40 @@ def record(into: list[tuple[str, int]]) -> None:
 
 
 def check(count: int = 9) -> None:
-    """Print steps of 1, 2 and 4 ranks, and what constants of one process and of two ranks' all-reduces predict."""
+    """Print steps of 1, 2 and 4 ranks, and what one process and two ranks' reductions predict for them.
+
+    Compared are processor seconds of all ranks together, which other processes on the machine stretch least.
+    """
     from tests.benchmarks import scaling as own  # ranks import functions by their module
 
     small, large = 64, 16 * 2**20
-    print("| ranks | processor s a step, all ranks | predicted | deviation | wall s a step |")
-    found = {}
     with tempfile.TemporaryDirectory() as room:
-        for number, world in enumerate((1, 2, 4)):
-            folder = Path(room, f"steps{number}")
+        folders = [Path(room, name) for name in ("1", "2", "4", "two")]
+        for folder in folders:
             folder.mkdir()
-            found[world] = on_ranks(world, own.steps, folder, count=count)
-        of_two = Path(room, "reduce")
-        of_two.mkdir()
-        two = on_ranks(2, own.collectives, of_two, sizes=[small, large], count=8 * count)
-    call, transfer = (processor_of(two, size) for size in (0, 1))
-    alone = total(found[1])
-    hop, per_byte = (
-        call / 2 / 2,
-        (transfer - call) / 2 / large,
-    )  # per rank: 2 hops, and 2 (n - 1) / n = 1 times the bytes
-    print(f"a hop {1e6 * hop:.0f} us, {1 / per_byte / 1e9:.2f} GB a processor second, each of two ranks")
+        found = {n: on_ranks(n, own.steps, f, count=count) for n, f in zip((1, 2, 4), folders, strict=False)}
+        two = on_ranks(2, own.reductions, folders[-1], sizes=[small, large], count=8 * count)
+    call, sent, averaged = (processor_seconds(measured) / 2 for measured in zip(*two, strict=True))  # of one rank
+    hop, per_byte, copied = call / 2, (sent - call) / large, (averaged - sent) / large
+    print(f"a hop {1e6 * hop:.0f} us, to send {1e9 * per_byte:.2f} s a GB, to copy {1e9 * copied:.2f}")
+    alone = processor_seconds([of_rank["seconds"] for of_rank in found[1]])
+    print("| ranks | processor s a step, all ranks | predicted | deviation | wall s a step |")
     for world, of_ranks in found.items():
-        calls = of_ranks[0]["collectives"]
-        moved = sum(size * (2 / world if name == "all_reduce" else 1) * (world - 1) for name, size in calls)
-        hops = sum((2 if name == "all_reduce" else 1) * (world - 1) for name, _ in calls)
-        predicted = world * (alone + hops * hop + moved * per_byte)
-        measured = total(of_ranks)
-        wall = statistics.median(max(pair[1] for pair in step) for step in zip(*(r["seconds"] for r in of_ranks)))
-        row = [f"{world}", f"{measured:.3f}", f"{predicted:.3f}", f"{measured / predicted - 1:+.1%}", f"{wall:.3f}"]
+        calls, measured = of_ranks[0]["collectives"], [of_rank["seconds"] for of_rank in of_ranks]
+        rounds = {"all_reduce": 2, "all_gather": 1}
+        hops = sum(rounds[name] * (world - 1) for name, _ in calls)
+        moved = sum(size * (world - 1) * (2 / world if name == "all_reduce" else 1) for name, size in calls)
+        predicted = world * (alone + hops * hop + moved * per_byte + max((s for _, s in calls), default=0) * copied)
+        seconds = processor_seconds(measured)
+        wall = statistics.median(max(wall for _, wall in step) for step in zip(*measured, strict=True))
+        row = [f"{world}", f"{seconds:.3f}", f"{predicted:.3f}", f"{seconds / predicted - 1:+.1%}", f"{wall:.3f}"]
         print("|", " | ".join(row), "|")
-    sizes = [(name, size) for name, size in found[2][0]["collectives"]]
-    print(f"{len(sizes)} collectives a step on two ranks: {sizes}")
+    print("collectives of a step on two ranks, in bytes:", found[2][0]["collectives"])
 
 
-def total(of_ranks: list[dict[str, Any]]) -> float:
-    """Return the median over steps of all ranks' processor seconds."""
-    return statistics.median(sum(pair[0] for pair in step) for step in zip(*(r["seconds"] for r in of_ranks)))
-
-
-def processor_of(of_ranks: list[list[list[tuple[float, float]]]], size: int) -> float:
-    return statistics.median(sum(pair[0] for pair in one) for one in zip(*(r[size] for r in of_ranks)))
+def processor_seconds(of_ranks: Iterable[list[tuple[float, float]]]) -> float:
+    """Return the median of all ranks' processor seconds together."""
+    return statistics.median(sum(processor for processor, _ in one) for one in zip(*of_ranks, strict=True))
 
 
 if __name__ == "__main__":
