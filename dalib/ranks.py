@@ -1,0 +1,82 @@
+"""The processes of one job, its ranks: which one this is, and what all of them compute together.
+
+torchrun starts them; ``torch.distributed`` is what connects them. Where it does not run, there is one rank, number 0.
+Every rank has to make the same calls in the same order.
+"""
+
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Return this process's number, from 0."""
+    return dist.get_rank() if _running() else 0
+
+
+def world() -> int:
+    """Return the number of ranks."""
+    return dist.get_world_size() if _running() else 1
+
+
+def total(values: Tensor) -> Tensor:
+    """Return the sum over the ranks, of any shape, equal on all of them; gradients flow to each rank's values."""
+    return cast(Tensor, _Total.apply(values)) if world() > 1 else values
+
+
+def greatest(values: Tensor) -> Tensor:
+    """Return the maximum over the ranks of each value, of any shape, without gradient."""
+    return _reduced(values, dist.ReduceOp.MAX) if world() > 1 else values.detach()
+
+
+def gathered(values: Tensor) -> Tensor:
+    """Return the values of all ranks, (ranks, ...), without gradient; they have one shape on all of them."""
+    values = values.detach().contiguous()
+    if world() == 1:
+        return values[None]
+    parts = [torch.empty_like(values) for _ in range(world())]
+    dist.all_gather(parts, values)
+    return torch.stack(parts)
+
+
+def gathered_objects(value: T) -> list[T]:
+    """Return what each rank gives, in the ranks' order; it is pickled, so not for every step."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(value: T) -> T:
+    """Return what rank 0 gives, on all ranks; it is pickled, so not for every step."""
+    held: list[Any] = [value]
+    if world() > 1:
+        dist.broadcast_object_list(held, src=0)
+    return cast(T, held[0])
+
+
+class _Total(torch.autograd.Function):
+    """The sum over the ranks, whose gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _reduced(values, dist.ReduceOp.SUM)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _reduced(gradients[0], dist.ReduceOp.SUM)
+
+
+def _reduced(values: Tensor, how: Any) -> Tensor:
+    reduced = values.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(reduced, how)
+    return reduced
+
+
+def _running() -> bool:
+    return dist.is_available() and dist.is_initialized()
