@@ -1,4 +1,4 @@
-"""``python -m dalib`` and the command ``dalib``: a process that Ctrl-C ends with one line, at its start and end, too."""
+"""``python -m dalib`` and the command ``dalib``: a process that Ctrl-C ends with one line at any time."""
 
 import os
 import signal

@@ -20,6 +20,7 @@ from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
 from dalib.core.arguments import check_sizes
 from dalib.core.create import strategy_from
+from dalib.core.engine import Engine
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
@@ -151,12 +152,7 @@ def plan(options: Namespace) -> None:
     if options.resolved:
         sys.stdout.write(recipe.to_yaml())
         return
-    meta = torch.device("meta")
-    forget_files(recipe, scored=False)
-    recipe.train.precision = "fp32"
-    classes = _planned_classes(recipe)
-    with meta:
-        engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
+    engine = _engine_on_paper(recipe, _planned_classes(recipe))
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
@@ -193,7 +189,7 @@ def plugins(options: Namespace) -> None:
 
 
 def doctor(options: Namespace) -> int:
-    """Examine the data of a recipe; status 2 when something in it is broken."""
+    """Examine the data of a recipe, and whether its stack trains on them; status 2 when something in it is broken."""
     recipe = load_recipe(options.recipe, options.overrides)
     _check_json(options)
     console = Console()
@@ -225,11 +221,19 @@ def doctor(options: Namespace) -> int:
                 compare_sizes(found[-1 - number], found[-1])
             console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
             faults |= dict.fromkeys(found[-1].faults)
+    stack = ""
+    try:
+        _engine_on_paper(recipe, labelled[0].classes if labelled else CITYSCAPES_CLASSES).stack.check_training()
+    except DalibError as error:
+        stack = str(error)
+        faults[Fault("", stack)] = None
+        console.print(f"the stack: {stack}\n", style="bold red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         counted(len(faults), "fault") if faults else "no faults", style="bold red" if faults else "bold green"
     )
     if options.json:
-        write_json(Path(options.json), {"faults": len(faults), "sets": [findings.to_dict() for findings in found]})
+        sets = [findings.to_dict() for findings in found]
+        write_json(Path(options.json), {"faults": len(faults), "sets": sets, "stack": stack})
     return 2 if faults else 0
 
 
@@ -319,6 +323,15 @@ def _check_json(options: Namespace) -> None:
     """Check before the work that the file of --json can be written."""
     if options.json:
         check_writable(Path(options.json))
+
+
+def _engine_on_paper(recipe: Recipe, classes: tuple[str, ...]) -> Engine:
+    """Return the engine on the meta device, without data or memory; the recipe forgets its weight files."""
+    meta = torch.device("meta")
+    forget_files(recipe, scored=False)
+    recipe.train.precision = "fp32"
+    with meta:
+        return build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
 
 
 def _planned_classes(recipe: Recipe) -> tuple[str, ...]:

@@ -58,9 +58,9 @@ def test_ctrl_c_at_the_very_start_and_end_of_the_process_leaves_no_traceback(mod
     (tmp_path / f"{module}.py").write_text(
         f"import time\ndef say():\n    print('here', flush=True)\n    time.sleep(2)\n{code}\n"
     )
+    command, pipe = [sys.executable, "-m", "dalib", "plan", "none.yaml"], subprocess.PIPE
     environment = {"PYTHONPATH": ":".join([str(tmp_path), *sys.path])}
-    command = [sys.executable, "-m", "dalib", "plan", "none.yaml"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=20)[1]
