@@ -14,6 +14,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from dalib import ranks
 from dalib.core import checkpoint
 from dalib.core.arguments import check_class_weights, check_classes, check_model, check_schedule
 from dalib.core.clock import Clock
@@ -50,8 +51,10 @@ from dalib.evaluation.result import Result
 from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.models.batchnorm import synchronised
 from dalib.models.outputs import training_outputs
 from dalib.models.wrapper import network_of, own_loss
+from dalib.randomness import seed_of
 
 logger = logging.getLogger("dalib")
 
@@ -73,6 +76,7 @@ class Engine:
         device: default: the GPU if there is one. classes: class names; default: those that the data of ``fit`` name.
         purpose: what for; strategies' ``setup`` sees it, and frozen references are made for ``"train"`` alone.
         steps: of the whole run, for ``setup``; None where they are not known yet.
+        sync_batch_norm: where there are several ranks, let BatchNorm use the statistics of all ranks' images.
 
     Raises:
         StackError: the strategies do not fit together.
@@ -95,10 +99,13 @@ class Engine:
         classes: Sequence[str] | None = None,
         purpose: Purpose = "train",
         steps: int | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         check_model(model)
         check_schedule(schedule)
         self.device = choose_device(device)
+        sync_batch_norm = sync_batch_norm and ranks.world() > 1
+        model = synchronised(model, self.device) if sync_batch_norm else model
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stack = Stack(strategies)
         self.precision = Precision(precision, self.device)
@@ -116,6 +123,7 @@ class Engine:
         self._planned: dict[str, tuple[int, int]] = {}
         self._watched: set[tuple[str, Strategy]] = set()
         self._closed = self._idle = False
+        ranks.copy_from_first(self.model.state_dict().values())
         self.teacher = set_up(
             self.stack,
             model=self.model,
@@ -126,6 +134,7 @@ class Engine:
             purpose=purpose,
             steps=steps,
             seed=self.seed,
+            _sync_batch_norm=sync_batch_norm,
             _precision=self.precision,
             _modules=self.modules,
             _taps=self._taps,
@@ -199,6 +208,8 @@ class Engine:
         Returns:
             The guard's flag, 0-d float32: 1 where nothing was updated.
         """
+        with self.clock.section("backward"):
+            self.networks.reduce_gradients()
         gradients = self.networks.gradients()
         self._idle = bool(terms.losses) and not gradients
         received = [self.networks.optimizers[name] for name in gradients]
@@ -247,10 +258,9 @@ class Engine:
 
     def _forwards(self) -> Forwards:
         teacher = self.teacher.module if self.teacher else None
-        read = self.stack.outputs()
-        return Forwards(
-            self.model, teacher, self.precision, self.clock, self.device, self.seed, tuple(self._taps), read
-        )
+        read, rank = self.stack.outputs(), ranks.rank()
+        seed = seed_of(self.seed, "rank", rank) if rank else self.seed
+        return Forwards(self.model, teacher, self.precision, self.clock, self.device, seed, tuple(self._taps), read)
 
     # --------------------------------------------------------------------------------------------- many steps
 
