@@ -20,7 +20,6 @@ from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
 from dalib.core.arguments import check_sizes
 from dalib.core.create import strategy_from
-from dalib.core.engine import Engine
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
@@ -51,7 +50,7 @@ from dalib.runs.build import (
     build_eval,
     build_model,
     check_classes,
-    forget_files,
+    engine_on_paper,
     open_dataset,
     overridden,
 )
@@ -152,7 +151,7 @@ def plan(options: Namespace) -> None:
     if options.resolved:
         sys.stdout.write(recipe.to_yaml())
         return
-    engine = _engine_on_paper(recipe, _planned_classes(recipe))
+    engine = engine_on_paper(recipe, _planned_classes(recipe))
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
@@ -223,7 +222,7 @@ def doctor(options: Namespace) -> int:
             faults |= dict.fromkeys(found[-1].faults)
     stack = ""
     try:
-        _engine_on_paper(recipe, labelled[0].classes if labelled else CITYSCAPES_CLASSES).stack.check_training()
+        engine_on_paper(recipe, labelled[0].classes if labelled else CITYSCAPES_CLASSES).stack.check_training()
     except DalibError as error:
         stack = str(error)
         faults[Fault("", stack)] = None
@@ -323,15 +322,6 @@ def _check_json(options: Namespace) -> None:
     """Check before the work that the file of --json can be written."""
     if options.json:
         check_writable(Path(options.json))
-
-
-def _engine_on_paper(recipe: Recipe, classes: tuple[str, ...]) -> Engine:
-    """Return the engine on the meta device, without data or memory; the recipe forgets its weight files."""
-    meta = torch.device("meta")
-    forget_files(recipe, scored=False)
-    recipe.train.precision = "fp32"
-    with meta:
-        return build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
 
 
 def _planned_classes(recipe: Recipe) -> tuple[str, ...]:
