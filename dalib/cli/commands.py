@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -46,9 +45,7 @@ from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.registry import Kind
 from dalib.runs.build import (
     build_dataset,
-    build_engine,
     build_eval,
-    build_model,
     check_classes,
     engine_on_paper,
     open_dataset,
