@@ -19,6 +19,7 @@ PAUSE = 0.1  # at least, however fast the steps are
 SILENCE = 3.5 * BEAT  # after so long a rank is taken for dead or stopped
 COURTESY = 2.0  # seconds in which the others leave it to rank 0 to say what has happened
 SIGNALLED = 10.0  # seconds without progress after a signal, until dead ranks are looked for
+STORE_GONE = "the job's store is gone, and with it torchrun on the host of rank 0, or that host."
 _STDERR = 2
 _BEGUN = "dalib has begun"
 
@@ -64,6 +65,7 @@ class Watch:
         self._sign = Sign(socket.gethostname())
         self._lock = threading.RLock()
         self._woken, self._closed = threading.Event(), False
+        self._thread: threading.Thread | None = None
         self._signalled = False
         self._publish()
 
@@ -74,7 +76,8 @@ class Watch:
             timeout: of every collective. patience: seconds without progress until lost ranks are looked for.
         """
         self.timeout = timeout
-        threading.Thread(target=self._watch, args=(patience,), daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, args=(patience,), daemon=True)
+        self._thread.start()
 
     def begun(self) -> None:
         """Note that the job has begun its work, so that it goes on with it when it is restarted."""
@@ -83,6 +86,9 @@ class Watch:
     def close(self) -> None:
         """Stop watching."""
         self._closed = True
+        self._woken.set()
+        if self._thread:
+            self._thread.join(2 * SILENCE)
 
     def stepped(self, step: int) -> None:
         """Note the number of the last complete step."""
@@ -126,7 +132,7 @@ class Watch:
                     return RankError(message, told=self._rank > 0, signal=of.signal)
                 silent, behind = self._missing() if error else (silent, behind)
             except RuntimeError:
-                return RankError("the job's store is gone, and with it the host of rank 0 or torchrun on it.")
+                return RankError(STORE_GONE)
         return RankError(self._said(silent, behind, error))
 
     def _said(self, silent: list[str], behind: list[str], error: Exception | None) -> str:
@@ -159,31 +165,32 @@ class Watch:
             time.sleep(PAUSE)
             self._woken.wait(BEAT - PAUSE)
             self._woken.clear()
-            gone = False
-            try:
+            with suppress(RuntimeError):  # the store is gone; the others may be there
                 self._publish()
-            except RuntimeError:
-                gone = True
             if progress != (now := (self._sign.step, self._sign.calls)):
                 progress, since = now, time.monotonic()
             if time.monotonic() - since > (SIGNALLED if self._signalled else patience) and not self._sign.ended:
-                if gone or self._in_vain():
+                if self._in_vain() and not self._closed:
                     os._exit(1)  # the main thread is in a call that does not return
                 since = time.monotonic()
 
     def _in_vain(self) -> bool:
         """Return whether this rank waits for one that is lost, and then tell the user."""
-        with self._lock:
-            if self._signalled and self._store.check(["failed"]):  # the job ends, and this rank hangs
-                return True
-            silent, behind = self._missing()
-            behind = [] if self._signalled else behind  # rank 0 may be saving
-            if not (silent or behind) or self._sign.ended:
-                return False
-            self._end()
-            self._await_rank_0()
-            if self._claim("failed"):
-                os.write(_STDERR, f"dalib: {self._said(silent, behind, None)}\n".encode())
+        try:
+            with self._lock:
+                if self._signalled and self._store.check(["failed"]):  # the job ends, and this rank hangs
+                    return True
+                silent, behind = self._missing()
+                behind = [] if self._signalled else behind  # rank 0 may be saving
+                if not (silent or behind) or self._sign.ended or self._closed:
+                    return False
+                self._end()
+                self._await_rank_0()
+                said = self._said(silent, behind, None) if self._claim("failed") else ""
+        except RuntimeError:
+            said = STORE_GONE
+        if said and not self._closed:
+            os.write(_STDERR, f"dalib: {said}\n".encode())
         return True
 
     def _await_rank_0(self) -> None:
