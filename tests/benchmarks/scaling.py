@@ -163,29 +163,40 @@ def bytes_moved(model: nn.Module) -> tuple[int, int]:
 
 
 def table() -> None:
-    """Print the page's tables."""
-    bisenet = network("bisenet")
-    vit = network("timm", backbone="vit_large_patch14_dinov2", head="daformer")
-    for name, of, images in (("BiSeNet-R18", bisenet, 4), ("ViT-L/14", vit, 1)):
-        print(
-            f"{name}: {of.parameters / 1e6:.1f} M parameters, {of.norms} BatchNorm layers, {of.macs / 1e9:.1f} G "
-            f"multiply-adds an image, {of.trained / 1e9:.2f} GB moved in training on it and {of.judged / 1e9:.2f} in a "
-            f"forward, {of.reduced / 1e6:.1f} MB reduced a step, {2 * images / of.compute(images):.0f} images a second"
-        )
-        print("| GPUs | images | compute |", " | ".join(f"reduce, {f} | step" for f in FABRICS), "| small |")
-        for gpus in GPUS:
-            row, small = [f"{gpus:,}", f"{gpus * images:,}", milli(of.compute(images))], 0.0
-            for bandwidth in FABRICS.values():
-                cluster = Cluster(gpus, bandwidth)
-                reduced, small = cluster.all_reduce(of.reduced), SMALL * cluster.all_reduce(8)
-                row += [milli(reduced), milli(of.compute(images) + reduced + small)]
-            print("|", " | ".join([*row, milli(small)]), "|")
-    print("| GPUs | OHEM: MB that a rank gets | ms | values to select from | synchronised BatchNorm, ms |")
+    """Print the page's tables, times in ms."""
+    networks = {
+        "BiSeNet-R18": (network("bisenet"), 4),
+        "ViT-L/14": (network("timm", backbone="vit_large_patch14_dinov2", head="daformer"), 1),
+    }
+    row(
+        "network", "parameters", "multiply-adds", "moved", "in a forward", "reduced", "images a rank", "images a second"
+    )
+    for name, (of, images) in networks.items():
+        counted = f"{of.parameters / 1e6:.1f} M", f"{of.macs / 1e9:,.1f} G"
+        moved = (f"{size / 1e9:.2f} GB" for size in (of.trained, of.judged))
+        reduced, rate = f"{of.reduced / 1e6:,.1f} MB", f"{2 * images / of.compute(images):,.0f}"
+        row(name, *counted, *moved, reduced, f"{images}", rate)
+    of_network = ["compute", *(title for fabric in FABRICS for title in (f"reduction, {fabric}", "step"))]
+    row("GPUs", *(f"{name}: {title}" for name in networks for title in of_network), "small collectives")
+    for gpus in GPUS:
+        clusters = [Cluster(gpus, bandwidth) for bandwidth in FABRICS.values()]
+        small = SMALL * clusters[0].all_reduce(8)
+        times = []
+        for of, images in networks.values():
+            times.append(of.compute(images))
+            for reduced in (cluster.all_reduce(of.reduced) for cluster in clusters):
+                times += [reduced, of.compute(images) + reduced + small]
+        row(f"{gpus:,}", *map(milli, times), milli(small))
+    row("GPUs", "gathered by OHEM, MB that each rank gets", "time", "values to select from", "synchronised BatchNorm")
     for gpus in GPUS:
         cluster, values = Cluster(gpus, FABRICS["8 x 400 Gb/s"]), 2 * gpus * HARD
-        exchanged = bisenet.norms * (3 * cluster.all_gather(NORM) + 2 * cluster.all_reduce(NORM))
-        row = [f"{gpus:,}", f"{4 * values / 1e6:,.1f}", milli(2 * cluster.all_gather(4 * HARD)), f"{values:,}"]
-        print("|", " | ".join([*row, milli(exchanged)]), "|")
+        exchanged = networks["BiSeNet-R18"][0].norms * (3 * cluster.all_gather(NORM) + 2 * cluster.all_reduce(NORM))
+        gathered = milli(2 * cluster.all_gather(4 * HARD))
+        row(f"{gpus:,}", f"{4 * values / 1e6:,.1f}", gathered, f"{values:,}", milli(exchanged))
+
+
+def row(*cells: str) -> None:
+    print("|", " | ".join(cells), "|")
 
 
 def milli(seconds: float) -> str:
@@ -237,14 +248,15 @@ def steps(count: int, images: int = 2, size: tuple[int, int] = (64, 128)) -> dic
     return {"seconds": measured, "collectives": recorded}
 
 
-def reductions(sizes: list[int], count: int) -> list[list[tuple[float, float]]]:
-    """Return the processor and wall seconds of this rank's reductions by bytes, and of the last one with its copies."""
+def reductions(count: int) -> dict[str, Any]:
+    """Return the processor and wall seconds of this rank's reductions: small, flat, and flat with the copies."""
     torch.set_num_threads(1)
-    tensors = [torch.zeros(size // 4) for size in sizes]
-    acts: list[Callable[[], object]] = [partial(dist.all_reduce, tensor) for tensor in tensors]
-    acts.append(partial(ranks.average, [tensors[-1]]))
+    network = create_model("bisenet", CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    gradients = [torch.zeros_like(parameter) for parameter in network.parameters()]  # laid out as the engine's
+    small, flat = torch.zeros(2), torch.zeros(sum(gradient.numel() for gradient in gradients))
+    acts = (partial(dist.all_reduce, small), partial(dist.all_reduce, flat), partial(ranks.average, gradients))
     rounds = [[timed(act) for act in acts] for _ in range(count)]
-    return [list(of_act) for of_act in zip(*rounds, strict=True)]
+    return {"bytes": flat.nbytes, "seconds": [list(of_act) for of_act in zip(*rounds, strict=True)]}
 
 
 def timed(act: Callable[[], object]) -> tuple[float, float]:
@@ -272,28 +284,29 @@ def check(count: int = 9) -> None:
     """
     from tests.benchmarks import scaling as own  # ranks import functions by their module
 
-    small, large = 64, 16 * 2**20
     with tempfile.TemporaryDirectory() as room:
         folders = [Path(room, name) for name in ("1", "2", "4", "two")]
         for folder in folders:
             folder.mkdir()
         found = {n: on_ranks(n, own.steps, f, count=count) for n, f in zip((1, 2, 4), folders, strict=False)}
-        two = on_ranks(2, own.reductions, folders[-1], sizes=[small, large], count=8 * count)
-    call, sent, averaged = (processor_seconds(measured) / 2 for measured in zip(*two, strict=True))  # of one rank
-    hop, per_byte, copied = call / 2, (sent - call) / large, (averaged - sent) / large
+        two = on_ranks(2, own.reductions, folders[-1], count=4 * count)
+    of_acts = zip(*(of_rank["seconds"] for of_rank in two), strict=True)
+    call, sent, averaged = (processor_seconds(of_act) / 2 for of_act in of_acts)  # of one rank
+    size = two[0]["bytes"]
+    hop, per_byte, copied = call / 2, (sent - call) / size, (averaged - sent) / size
     print(f"a hop {1e6 * hop:.0f} us, to send {1e9 * per_byte:.2f} s a GB, to copy {1e9 * copied:.2f}")
     alone = processor_seconds([of_rank["seconds"] for of_rank in found[1]])
-    print("| ranks | processor s a step, all ranks | predicted | deviation | wall s a step |")
+    row("ranks", "processor seconds of a step, all ranks", "predicted", "deviation", "wall seconds")
     for world, of_ranks in found.items():
         calls, measured = of_ranks[0]["collectives"], [of_rank["seconds"] for of_rank in of_ranks]
         rounds = {"all_reduce": 2, "all_gather": 1}
         hops = sum(rounds[name] * (world - 1) for name, _ in calls)
-        moved = sum(size * (world - 1) * (2 / world if name == "all_reduce" else 1) for name, size in calls)
-        predicted = world * (alone + hops * hop + moved * per_byte + max((s for _, s in calls), default=0) * copied)
+        moved = sum(part * (world - 1) * (2 / world if name == "all_reduce" else 1) for name, part in calls)
+        flat = max((part for _, part in calls), default=0)
+        predicted = world * (alone + hops * hop + moved * per_byte + flat * copied)
         seconds = processor_seconds(measured)
         wall = statistics.median(max(wall for _, wall in step) for step in zip(*measured, strict=True))
-        row = [f"{world}", f"{seconds:.3f}", f"{predicted:.3f}", f"{seconds / predicted - 1:+.1%}", f"{wall:.3f}"]
-        print("|", " | ".join(row), "|")
+        row(f"{world}", f"{seconds:.3f}", f"{predicted:.3f}", f"{seconds / predicted - 1:+.1%}", f"{wall:.3f}")
     print("collectives of a step on two ranks, in bytes:", found[2][0]["collectives"])
 
 

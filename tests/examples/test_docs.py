@@ -18,6 +18,7 @@ from dalib.discovery import default_registry, load_module
 from dalib.evaluation.panels import write_png
 from dalib.models import PIDNetLoss
 from dalib.yaml import parse_yaml
+from tests.benchmarks import scaling
 from tests.equal import assert_equal
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +143,13 @@ def test_a_sharded_network_cannot_be_copied_and_two_can_be_averaged_as_the_page_
     (code,) = (code for code in blocks("scaling", "python") if "fully_shard" in code)
     exec(compile(code, "docs/scaling.md", "exec"), {"__name__": "docs"})
     assert capsys.readouterr().out.strip() in code
+
+
+@pytest.mark.slow
+def test_tables_of_the_page_of_scaling_are_what_its_script_prints(capsys):
+    scaling.table()
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert [line for line in capsys.readouterr().out.splitlines() if line not in page] == []
 
 
 def test_label_maps_of_the_docs_say_what_the_page_says(tmp_path):
