@@ -13,6 +13,7 @@ import pytest
 
 from dalib.yaml import dump_yaml
 from tests.distributed.launch import PATIENCE, ROOT, environment
+from tests.distributed.slurm import descendants
 from tests.distributed.test_jobs import RECIPE, STEPS, checkpoint, finish, messages, outcome
 from tests.equal import assert_equal
 
@@ -52,6 +53,13 @@ def free_job() -> int:
     raise AssertionError("no port is free")
 
 
+def await_step(step: int, folder: Path, job: subprocess.Popen[str]) -> None:
+    metrics, end = folder / "metrics.jsonl", time.monotonic() + PATIENCE
+    while not metrics.exists() or metrics.read_text().count("\n") < step:
+        assert job.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def slurm(tmp_path):
     (tmp_path / "slurm").mkdir()
@@ -82,10 +90,7 @@ def test_without_a_recipe_the_batch_script_says_how_to_call_it(slurm):
 def test_a_job_at_its_time_limit_saves_queues_itself_again_and_goes_on_bit_for_bit(slurm, recipe, tmp_path):
     folder = tmp_path / "run"
     job = slurm.submit(recipe, folder)
-    end = time.monotonic() + PATIENCE
-    while not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").read_text().count("\n") < 4:
-        assert job.poll() is None and time.monotonic() < end
-        time.sleep(0.01)
+    await_step(4, folder, job)
     job.send_signal(signal.SIGUSR1)
     said, _ = job.communicate(timeout=PATIENCE)
     (told,) = messages(said)
@@ -104,3 +109,23 @@ def test_a_job_that_fails_is_not_queued_again(slurm, recipe, tmp_path):
     said, _ = job.communicate(timeout=PATIENCE)
     assert "there is no model 'tinny'" in said and job.returncode != 0
     assert not (slurm.room / "requeued").exists()
+
+
+@pytest.mark.distributed
+def test_rank_0_saves_at_a_signal_though_the_node_of_the_store_has_nothing_left_to_do(recipe, tmp_path):
+    folder, place = tmp_path / "run", f"--rdzv-endpoint=localhost:{20_000 + free_job() % 10_000}"
+    plugins = [*RECIPE["plugins"], "tests.distributed.slow_writer_plugin"]
+    told = ["-m", "dalib", "train", recipe, "--out", folder, f"plugins={plugins}", "train.checkpoint_every=1000"]
+    nodes = []
+    for address in ("localhost", "127.0.0.1"):  # the first has the store, and the first in the alphabet rank 0
+        options = ["--nnodes=2", "--rdzv-backend=c10d", place, f"--local-addr={address}", "--shutdown-timeout=100"]
+        command = [sys.executable, "-m", "torch.distributed.run", *options, *map(str, told)]
+        nodes.append(subprocess.Popen(command, cwd=ROOT, env=environment()))
+        time.sleep(4)
+    await_step(3, folder, nodes[0])
+    for node in nodes:
+        for pid in [node.pid, *descendants(node.pid)]:
+            os.kill(pid, signal.SIGTERM)
+    for node in nodes:
+        node.wait(timeout=PATIENCE)
+    assert checkpoint(folder)["step"] >= 3
