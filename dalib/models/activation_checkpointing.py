@@ -1,6 +1,6 @@
-"""Activation checkpointing: blocks of a network keep their input, and are computed again where backward needs more."""
+"""Activation checkpointing: blocks of a network keep their input alone, and backward computes the rest again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -14,36 +14,38 @@ from dalib.errors import StackError
 from dalib.models.wrapper import network_of
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_COMPILED = "checkpoint_activations does not go with torch.compile; leave one of the two out."
 
-Place = tuple[dict[str, Any], str, Tensor]  # a module's own tensors, the name of one of them, and that one
+Place = tuple[dict[str, Any], str, Tensor]  # a module's parameters or buffers, the name of one, and that one
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Let the blocks of a network recompute in backward what they do not keep (Chen et al. 2016, "sublinear memory").
+    """Let a network's blocks compute their activations again in backward instead of keeping them (Chen et al. 2016).
 
-    Losses, gradients, buffers and draws stay as they are; names of weights, too. See ``blocks`` for what is a block.
+    Losses, gradients, buffers and random draws are the same as without; ``blocks`` says what a block is. Blocks in eval
+    mode, and forwards without a gradient, are as ever.
 
     Raises:
         StackError: the network has no repeated blocks, or is compiled.
     """
-    network = network_of(model)
     if hasattr(model, "_orig_mod"):
-        raise StackError("checkpoint_activations does not go with torch.compile; leave one of the two out.")
-    found = blocks(network)
+        raise StackError(_COMPILED)
+    found = blocks(network_of(model))
     if not found:
         raise StackError(
-            f"checkpoint_activations: {type(network).__name__} has no repeated blocks to recompute: modules of at "
-            "least two convolutions or linear layers, several in one nn.Sequential, nn.ModuleList or nn.ModuleDict."
+            f"checkpoint_activations: {type(network_of(model)).__name__} has no repeated blocks, modules of two or "
+            "more convolutions or linear layers that stand together in an nn.Sequential, nn.ModuleList or "
+            "nn.ModuleDict; put them into one, or leave the option out."
         )
     for block in found:
-        block.forward = partial(_recomputed, block)  # type: ignore[method-assign]
+        block.forward = partial(_forward, block, block.forward)
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """Return the blocks that a network is cut into; none where it has no list of repeated ones.
+    """Return the blocks that a network is cut into: as coarse as leaves every repeated one a block of its own.
 
-    A list is repeated if two of its modules have two convolutions or linear layers each. Its modules are blocks, unless
-    they hold such a list themselves; so are the other modules of several layers beside one, such as stem and heads.
+    Repeated blocks stand together in a list (``nn.Sequential``, ``nn.ModuleList``, ``nn.ModuleDict``) and have two or
+    more convolutions or linear layers each. Beside such lists, stems and heads of several layers are blocks as a whole.
     """
     children = list(module.children())
     inner = [blocks(child) for child in children]
@@ -51,34 +53,36 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     if not repeated and not any(inner):
         return []
     whole = [[child] if any(child.children()) and _weights(child) else [] for child in children]
-    return [block for found, alone in zip(inner, whole, strict=True) for block in found or alone]
+    return [block for below, itself in zip(inner, whole, strict=True) for block in below or itself]
 
 
 def _weights(module: nn.Module) -> int:
     return sum(parameter.dim() > 1 for parameter in module.parameters())
 
 
-def _recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    forward = partial(type(block).forward, block)
-    if not torch.is_grad_enabled():
+def _forward(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not (block.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
-    # Apart from the lists they came in, which may grow, they are kept by autograd, which knows changes in place.
-    inputs, form = tree_flatten((args, kwargs))
+    if torch.compiler.is_compiling():  # which then leaves this call uncompiled
+        raise StackError(_COMPILED)
+    inputs, form = tree_flatten((args, kwargs))  # lists among them may grow later, as DenseNet's do
+    versions = [value._version for value in inputs if isinstance(value, Tensor)]
     parameters = [place for module in block.modules() for place in _places(module._parameters)]
     buffers = [(own, name, b.clone()) for module in block.modules() for own, name, b in _places(module._buffers)]
 
-    def run(*given: Any) -> Any:
-        args, kwargs = tree_unflatten(given[: len(inputs)], form)
+    def run(*tensors: Any) -> Any:
+        args, kwargs = tree_unflatten(tensors[: len(inputs)], form)
         return forward(*args, **kwargs)
 
-    def contexts() -> tuple[Any, Any]:
-        return nullcontext(), _as_it_was(parameters, buffers)
-
-    versions = [value._version for value in inputs if isinstance(value, Tensor)]
-    kept = [parameter for _, _, parameter in parameters]
-    # To its end, since hooks after the last tensor that is needed put a BatchNorm's mode back.
-    output = checkpoint(run, *inputs, *kept, use_reentrant=False, early_stop=False, context_fn=contexts)
-    if [value._version for value in inputs if isinstance(value, Tensor)] != versions:
+    output = checkpoint(
+        run,
+        *inputs,
+        *(parameter for _, _, parameter in parameters),  # so that autograd sees it where they change before backward
+        use_reentrant=False,
+        early_stop=False,  # hooks after the last tensor that is needed put a BatchNorm's mode back
+        context_fn=lambda: (nullcontext(), _as_before(parameters, buffers)),
+    )
+    if versions != [value._version for value in inputs if isinstance(value, Tensor)]:
         raise StackError(
             f"checkpoint_activations: {type(block).__name__} changes its input in place, so it cannot be computed "
             "again; give its first layer inplace=False, or leave the option out."
@@ -91,14 +95,17 @@ def _places(own: dict[str, Any]) -> list[Place]:
 
 
 @contextmanager
-def _as_it_was(parameters: list[Place], buffers: list[Place]) -> Iterator[None]:
-    """Give modules the tensors that they had, buffers as copies, so that a running mean does not move again."""
-    held = [*parameters, *((own, name, buffer.clone()) for own, name, buffer in buffers)]
-    present = [(own, name, own[name]) for own, name, _ in held]
-    for own, name, tensor in held:
-        own[name] = tensor
+def _as_before(parameters: list[Place], buffers: list[Place]) -> Iterator[None]:
+    """Give a block the tensors that its forward had, buffers as copies, so that running statistics move only once."""
+    given = [*parameters, *((own, name, buffer.clone()) for own, name, buffer in buffers)]
+    present = [(own, name, own[name]) for own, name, _ in given]
+    _set(given)
     try:
         yield
     finally:
-        for own, name, tensor in present:
-            own[name] = tensor
+        _set(present)
+
+
+def _set(places: list[Place]) -> None:
+    for own, name, tensor in places:
+        own[name] = tensor
