@@ -1,7 +1,7 @@
 """Activation checkpointing: blocks of a network keep their input alone, and backward computes the rest again."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,6 @@ from dalib.errors import StackError
 from dalib.models.wrapper import network_of
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_COMPILED = "checkpoint_activations does not go with torch.compile; leave one of the two out."
 
 Place = tuple[dict[str, Any], str, Tensor]  # a module's parameters or buffers, the name of one, and that one
 
@@ -26,10 +25,8 @@ def checkpoint_activations(model: nn.Module) -> None:
     mode, and forwards without a gradient, are as ever.
 
     Raises:
-        StackError: the network has no repeated blocks, or is compiled.
+        StackError: the network has no repeated blocks.
     """
-    if hasattr(model, "_orig_mod"):
-        raise StackError(_COMPILED)
     found = blocks(network_of(model))
     if not found:
         raise StackError(
@@ -39,6 +36,11 @@ def checkpoint_activations(model: nn.Module) -> None:
         )
     for block in found:
         block.forward = partial(_forward, block, block.forward)
+
+
+def keeps_activations(model: nn.Module) -> bool:
+    """Return whether no block of a model computes its activations again."""
+    return not any(getattr(vars(module).get("forward"), "func", None) is _forward for module in model.modules())
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
@@ -63,8 +65,6 @@ def _weights(module: nn.Module) -> int:
 def _forward(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
-    if torch.compiler.is_compiling():  # which then leaves this call uncompiled
-        raise StackError(_COMPILED)
     inputs, form = tree_flatten((args, kwargs))  # lists among them may grow later, as DenseNet's do
     versions = [value._version for value in inputs if isinstance(value, Tensor)]
     parameters = [place for module in block.modules() for place in _places(module._parameters)]
@@ -80,7 +80,7 @@ def _forward(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs
         *(parameter for _, _, parameter in parameters),  # so that autograd sees it where they change before backward
         use_reentrant=False,
         early_stop=False,  # hooks after the last tensor that is needed put a BatchNorm's mode back
-        context_fn=lambda: (nullcontext(), _as_before(parameters, buffers)),
+        context_fn=lambda: (nullcontext(), _AsBefore(parameters, buffers)),
     )
     if versions != [value._version for value in inputs if isinstance(value, Tensor)]:
         raise StackError(
@@ -94,16 +94,20 @@ def _places(own: dict[str, Any]) -> list[Place]:
     return [(own, name, tensor) for name, tensor in own.items() if tensor is not None]
 
 
-@contextmanager
-def _as_before(parameters: list[Place], buffers: list[Place]) -> Iterator[None]:
+class _AsBefore:
     """Give a block the tensors that its forward had, buffers as copies, so that running statistics move only once."""
-    given = [*parameters, *((own, name, buffer.clone()) for own, name, buffer in buffers)]
-    present = [(own, name, own[name]) for own, name, _ in given]
-    _set(given)
-    try:
-        yield
-    finally:
-        _set(present)
+
+    def __init__(self, parameters: list[Place], buffers: list[Place]) -> None:
+        self._parameters = parameters
+        self._buffers = buffers
+
+    def __enter__(self) -> None:  # once for each backward through the block
+        given = [*self._parameters, *((own, name, buffer.clone()) for own, name, buffer in self._buffers)]
+        self._present = [(own, name, own[name]) for own, name, _ in given]
+        _set(given)
+
+    def __exit__(self, *error: object) -> None:
+        _set(self._present)
 
 
 def _set(places: list[Place]) -> None:

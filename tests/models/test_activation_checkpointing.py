@@ -77,7 +77,7 @@ class Everything(Strategy):
             "source": step.segmentation_loss("source"),
             "inner": inner.float().pow(2).mean(),
             "distance": distance.float().pow(2).mean(),
-            "apart": step.student(step["source"].image.flip(-1)).float().pow(2).mean(),
+            "apart": step.student(step.batch["source"].image.flip(-1)).float().pow(2).mean(),
         }
 
 
@@ -206,9 +206,10 @@ def test_blocks_are_computed_again_in_training_alone():
     _, checkpointed = pair(own)
     engine = Engine(checkpointed, [Everything()], device="cpu")
     image = tiny_batch()["source"].image
-    with counting(engine.teacher.module.network.body[0].norm) as of_teacher, counting(
-        engine.model.network.body[0].norm
-    ) as of_student:
+    with (
+        counting(engine.teacher.module.network.body[0].norm) as of_teacher,
+        counting(engine.model.network.body[0].norm) as of_student,
+    ):
         engine.step(tiny_batch())
         assert len(of_teacher) == 1 and len(of_student) == 6  # two streams and images apart, each of them twice
         of_student.clear()
@@ -282,7 +283,9 @@ def test_a_block_that_changes_its_input_in_place_is_refused():
             super().__init__(nn.SiLU(inplace=True), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1))
 
     _, checkpointed = pair(lambda: wrap_model(Net(InPlace), 5))
-    with pytest.raises(StackError, match="InPlace changes its input in place, so .* give its first layer inplace=False"):
+    with pytest.raises(
+        StackError, match="InPlace changes its input in place, so .* give its first layer inplace=False"
+    ):
         checkpointed(torch.rand(2, 3, 8, 8))
 
 
@@ -311,9 +314,10 @@ def test_a_network_without_repeated_blocks_is_refused():
         checkpoint_activations(tiny_model())
 
 
-def test_a_compiled_model_is_refused_and_one_that_is_compiled_later_keeps_its_numbers():
-    plain, checkpointed = pair(lambda: wrap_model(Net(), 5))
-    compiled = torch.compile(checkpointed, backend="eager")
+@pytest.mark.parametrize("compiled_first", [True, False])
+def test_a_compiled_model_is_refused(compiled_first):
+    model = own()
+    compiled = torch.compile(model) if compiled_first else model
+    checkpoint_activations(compiled)
     with pytest.raises(StackError, match=r"does not go with torch.compile; leave one of the two out"):
-        checkpoint_activations(compiled)
-    assert_trains_alike((plain, compiled.train()), lambda: [create_strategy("supervised")], [(tiny_batch(),)])
+        Engine(torch.compile(model), [create_strategy("supervised")], device="cpu")
