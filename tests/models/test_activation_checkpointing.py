@@ -1,7 +1,6 @@
 """Activation checkpointing saves memory, and changes neither a number nor a name."""
 
 import copy
-import pickle
 from contextlib import contextmanager
 
 import pytest
@@ -29,6 +28,7 @@ NETWORKS = {
     "timm vit": {"backbone": "vit_tiny_patch16_224"},
     "timm swin": {"backbone": "swin_tiny_patch4_window7_224"},
 }
+QUICK = ("pidnet_s", "timm vit", "timm efficientnet")  # in seconds
 
 
 class Block(nn.Module):
@@ -141,7 +141,9 @@ def counting(module):
     handle.remove()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+)
 def test_bundled_networks_train_bit_for_bit_as_without(name):
     models = pair(lambda: create_model(name.split()[0], 5, **NETWORKS[name]))
     batches = [(tiny_batch(seed, (33, 47)),) for seed in range(2)]
@@ -163,7 +165,8 @@ def test_own_networks_train_bit_for_bit_as_without(precision, size):
     plain, engine = assert_trains_alike(pair(own), lambda: [Everything(), Again()], batches, precision=precision)
     for of in (plain, engine):
         assert all(module.training for module in of.model.modules())
-        of.model(tiny_batch()["source"].image)
+        torch.manual_seed(1)
+        of.model(tiny_batch()["source"].image)  # no block was left in another mode
     assert_equal(plain.model.state_dict(), engine.model.state_dict())
 
 
@@ -206,6 +209,7 @@ def test_blocks_are_computed_again_in_training_alone():
     _, checkpointed = pair(own)
     engine = Engine(checkpointed, [Everything()], device="cpu")
     image = tiny_batch()["source"].image
+    engine.step(tiny_batch())  # the first one looks at what the network gives
     with (
         counting(engine.teacher.module.network.body[0].norm) as of_teacher,
         counting(engine.model.network.body[0].norm) as of_student,
@@ -236,14 +240,15 @@ def test_a_copy_computes_with_its_own_weights_also_after_a_step_with_a_tap_in_a_
     _, checkpointed = pair(own)
     engine = Engine(checkpointed, [Everything()], device="cpu")
     engine.step(tiny_batch())
-    images, copies = torch.rand(2, 3, 8, 8), [copy.deepcopy(engine.model)]
-    copies.append(pickle.loads(pickle.dumps(engine.model)))
-    for other in copies:
-        for parameter in other.parameters():
-            torch.nn.init.zeros_(parameter)
-        other.train()(images).sum().backward()
-        assert other.network.head.bias.grad is not None and torch.equal(other(images), torch.zeros(2, 5, 8, 8))
-    assert not torch.equal(engine.model(images), torch.zeros(2, 5, 8, 8))
+    images, other = torch.rand(2, 3, 8, 8), copy.deepcopy(engine.model)
+    engine.model.zero_grad()
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.zero_()
+    other(images).sum().backward()
+    assert torch.equal(other(images), torch.zeros(2, 5, 8, 8))
+    assert all(weight.grad is not None for weight in other.parameters())
+    assert all(weight.grad is None for weight in engine.model.parameters())
 
 
 def test_weights_keep_their_names():
@@ -283,9 +288,7 @@ def test_a_block_that_changes_its_input_in_place_is_refused():
             super().__init__(nn.SiLU(inplace=True), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1))
 
     _, checkpointed = pair(lambda: wrap_model(Net(InPlace), 5))
-    with pytest.raises(
-        StackError, match="InPlace changes its input in place, so .* give its first layer inplace=False"
-    ):
+    with pytest.raises(StackError, match=r"InPlace changes its input in place, so .* inplace=False"):
         checkpointed(torch.rand(2, 3, 8, 8))
 
 
@@ -314,10 +317,10 @@ def test_a_network_without_repeated_blocks_is_refused():
         checkpoint_activations(tiny_model())
 
 
-@pytest.mark.parametrize("compiled_first", [True, False])
-def test_a_compiled_model_is_refused(compiled_first):
+@pytest.mark.parametrize("before", [True, False])
+def test_a_compiled_model_is_refused(before):
     model = own()
-    compiled = torch.compile(model) if compiled_first else model
-    checkpoint_activations(compiled)
+    compiled = torch.compile(model)
+    checkpoint_activations(compiled if before else model)
     with pytest.raises(StackError, match=r"does not go with torch.compile; leave one of the two out"):
-        Engine(torch.compile(model), [create_strategy("supervised")], device="cpu")
+        Engine(compiled, [create_strategy("supervised")], device="cpu")
