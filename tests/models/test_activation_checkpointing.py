@@ -244,10 +244,13 @@ def test_a_copy_computes_with_its_own_weights_also_after_a_step_with_a_tap_in_a_
     engine.model.zero_grad()
     with torch.no_grad():
         for weight in other.parameters():
-            weight.zero_()
-    other(images).sum().backward()
-    assert torch.equal(other(images), torch.zeros(2, 5, 8, 8))
-    assert all(weight.grad is not None for weight in other.parameters())
+            weight.mul_(2)
+    plain = own().to(memory_format=torch.channels_last)  # as an engine's
+    plain.load_state_dict(other.state_dict())
+    for model in (plain, other):
+        torch.manual_seed(1)
+        model(images).pow(2).sum().backward()
+    assert_equal(*([weight.grad for weight in model.parameters()] for model in (plain, other)))
     assert all(weight.grad is None for weight in engine.model.parameters())
 
 

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 import dalib.data.diorama as diorama
+import dalib.runs.run
 from dalib import DalibError, Engine, create_dataset, make_recipe, run
 from dalib.errors import DataError
 from dalib.evaluation.result import Result
@@ -274,6 +275,22 @@ def test_a_compiled_run_resumes(quick_compiler, tmp_path):
     for steps, name, resume in ((2, "run", False), (4, "run", True), (4, "whole", False)):
         run(replace(recipe(compile=True, steps=steps), schedule=None), tmp_path / name, resume=resume)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_goes_on_with_activation_checkpointing_as_it_would_have_without(monkeypatch, tmp_path):
+    made, original = [], dalib.runs.run.checkpoint_activations
+    monkeypatch.setattr(dalib.runs.run, "checkpoint_activations", lambda model: (original(model), made.append(model)))
+    for name, options in (
+        ("run", {"steps": 2}),
+        ("whole", {"steps": 4}),
+        ("run", {"steps": 4, "checkpoint_activations": True}),
+    ):
+        pidnet = replace(recipe(**options), model={"use": "pidnet_s"}, schedule=None)
+        run(pidnet, tmp_path / name, resume=(tmp_path / name).exists())
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert len(made) == 1
+    load_run(tmp_path / "run")
+    assert len(made) == 1  # what is loaded keeps its forward
 
 
 def test_a_compiler_that_does_not_work_is_one_message_before_the_training(monkeypatch, tmp_path):
