@@ -180,6 +180,16 @@ def test_a_network_computed_again_without_care_would_move_its_statistics_twice()
     assert checkpointed.network.body[0].norm.num_batches_tracked == 1
 
 
+def test_a_batch_norm_of_one_value_that_ends_a_block_trains_on():
+    class Pooled(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6))
+
+    _, checkpointed = pair(lambda: wrap_model(Net(Pooled), 5))
+    checkpointed(torch.rand(1, 3, 8, 8)).sum().backward()
+    assert all(module.training for module in checkpointed.modules())
+
+
 def test_two_gradients_of_one_forward_are_computed_from_the_same_buffers():
     plain, checkpointed = pair(own)
     images, found = torch.rand(2, 3, 8, 8), []
