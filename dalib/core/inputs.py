@@ -11,6 +11,7 @@ from dalib.data.batch import Batch, Stream
 from dalib.errors import DalibError, DataError, StackError
 from dalib.labels import IGNORE
 
+LARGEST = torch.finfo(torch.float32).max
 TOLERANCE = 1e-3  # by which interpolation, FFT and half precision take an image out of [0, 1]
 
 
@@ -24,13 +25,13 @@ class Inputs:
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
         self._names: list[tuple[str, str]] = []  # "stream.field" and the strategy that wrote it; "" as given
-        self._limits: list[tuple[float, float]] = []
+        self._limits: list[tuple[float, float, bool]] = []  # the least and greatest allowed, and whether NaN is
         self._found: list[Tensor] = []  # two per name, 0-d on the device: the least and the greatest value
 
     def given(self, batch: Batch) -> Batch:
         """Watch the ranges of a batch on the device, and return it."""
         for name, stream in batch.items():
-            self._watch(batch, name, stream, dict.fromkeys(("image", "label"), ""))
+            self._watch(batch, name, stream, dict.fromkeys(("image", "label", "weight"), ""))
         return batch
 
     def written(self, batch: Batch) -> None:
@@ -47,9 +48,10 @@ class Inputs:
         return torch.stack([value.float() for value in self._found]).view(-1, 2)
 
     def outside(self, found: Tensor) -> Tensor:
-        """Return which fields have values beyond their range, (N,) bool; NaN is not: the loss terms tell it."""
+        """Return which fields have values beyond their range, (N,) bool; NaN of an image is not: loss terms tell it."""
         limits = _on_device(tuple(self._limits), found.device)
-        return (found[:, 0] < limits[:, 0]) | (found[:, 1] > limits[:, 1])
+        beyond = (found[:, 0] < limits[:, 0]) | (found[:, 1] > limits[:, 1])
+        return beyond | (found[:, 0].isnan() & (limits[:, 2] == 0))
 
     def fault(self, found: Tensor) -> DalibError | None:
         """Return the error of the first field beyond its range, by its values on the host; None without any."""
@@ -65,6 +67,8 @@ class Inputs:
                 advice = "Divide 0..255 by 255." if not strategy else f"{advice}give images / 255."
             else:
                 advice += "clamp what noise pushes out." if strategy else "give images as they were before Normalize."
+        elif entry.endswith(".weight"):
+            expected, advice = "finite values of at least 0", "A pixel that must not count has the weight 0."
         else:
             expected, advice = f"train ids in 0..{self._num_classes - 1}, or 255", "Map the stored ids to train ids."
         by = f", which strategy {strategy!r} wrote" if strategy else " of the batch"
@@ -73,23 +77,25 @@ class Inputs:
 
     def _watch(self, batch: Batch, name: str, stream: Stream, writers: Mapping[str, str]) -> None:
         if "image" in writers:
-            self._add((f"{name}.image", writers["image"]), (-TOLERANCE, 1 + TOLERANCE), stream.image)
+            self._add((f"{name}.image", writers["image"]), (-TOLERANCE, 1 + TOLERANCE, True), stream.image)
         if "label" in writers and stream.label is not None:
             ids = stream.label.masked_fill(stream.label == IGNORE, 0)
-            self._add((f"{name}.label", writers["label"]), (0, self._num_classes - 1), ids)
+            self._add((f"{name}.label", writers["label"]), (0, self._num_classes - 1, True), ids)
             known = ids == ids.clamp(0, self._num_classes - 1)
             batch.settle(name, label=torch.where(known, stream.label, IGNORE))
+        if "weight" in writers and stream.weight is not None:
+            self._add((f"{name}.weight", writers["weight"]), (0, LARGEST, False), stream.weight)
 
-    def _add(self, name: tuple[str, str], limits: tuple[float, float], values: Tensor) -> None:
+    def _add(self, name: tuple[str, str], limits: tuple[float, float, bool], values: Tensor) -> None:
         self._names.append(name)
         self._limits.append(limits)
         self._found += values.aminmax()
 
 
 @cache
-def _on_device(limits: tuple[tuple[float, float], ...], device: torch.device) -> Tensor:
-    """Return a constant (N, 2), copied to the device only once, since each copy synchronises."""
-    return torch.tensor(limits, dtype=torch.float32, device=device).view(-1, 2)
+def _on_device(limits: tuple[tuple[float, float, bool], ...], device: torch.device) -> Tensor:
+    """Return a constant (N, 3), copied to the device only once, since each copy synchronises."""
+    return torch.tensor(limits, dtype=torch.float32, device=device).view(-1, 3)
 
 
 def check_images(images: Any) -> None:
