@@ -18,11 +18,12 @@ from torch.nn.functional import interpolate as resize
 
 from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
-from dalib.core.create import strategy_from
+from dalib.core.create import loss_from, strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
+from dalib.core.trained_classes import untrained
 from dalib.data.dataset import checked_item, classes_of, same_classes, spread
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
 from dalib.data.doctor import Findings, compare, compare_sizes, counted, examine_new
@@ -41,6 +42,7 @@ from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.labels import CITYSCAPES_CLASSES
+from dalib.losses import SegmentationLoss
 from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.registry import Kind
 from dalib.runs.build import (
@@ -220,6 +222,9 @@ def doctor(options: Namespace) -> int:
             if name != "target":  # whose labels are not read
                 labelled.append(found[-1])
                 compare(labelled[0], found[-1])
+                loss = SegmentationLoss() if recipe.loss is None else loss_from(recipe.loss, "loss")
+                flat = untrained(strategies, loss, found[-1].classes, {name: found[-1].pixels})
+                found[-1].faults += [Fault("", reason) for reason in flat.values()]
             if one_size and number:
                 compare_sizes(found[-1 - number], found[-1])
             console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)

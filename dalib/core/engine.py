@@ -31,6 +31,7 @@ from dalib.core.step import Step
 from dalib.core.strategy import Strategy
 from dalib.core.teacher import Teacher
 from dalib.core.terms import Terms
+from dalib.core.trained_classes import check_trained_classes
 from dalib.data.bad_items import BadItems
 from dalib.data.batch import Batch
 from dalib.data.dataset import (
@@ -376,10 +377,12 @@ class Engine:
         """
         given = {"source": source, **(streams or {}), **({"eval": eval} if eval is not None and labelled(eval) else {})}
         self._check_classes({name: dataset for name, dataset in given.items() if dataset is not None})
+        trained = {name: dataset for name, dataset in given.items() if dataset is not None and name != "eval"}
+        pixels = {name: label_pixels(dataset) for name, dataset in trained.items()}
         own = None if source is None else own_classes(source)
-        if source is not None and own and (absent := absent_classes(own, label_pixels(source))):
+        if source is not None and own and (absent := absent_classes(own, pixels["source"])):
             logger.warning("the source, %d of %d images looked at: %s", min(32, len(source)), len(source), absent)
-        self.check_training()
+        self.check_training(pixels)
         done = self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers)
         for _ in track(done, "training", total=steps - self.index, disable=not progress):
             pass
@@ -596,8 +599,13 @@ class Engine:
         averaged = [(m.module, m.averaged) for m in self.modules.values() if m.averaged is not None]
         return Teacher(self.model, settings.decay, settings.batch_norm, settings.start, averaged)
 
-    def check_training(self) -> None:
-        """Raise StackError where no strategy's loss counts, so that a run would train nothing to its end."""
+    def check_training(self, pixels: Mapping[str, Tensor] | None = None) -> None:
+        """Raise StackError where no strategy's loss counts, so that a run would train nothing to its end.
+
+        Args:
+            pixels: (256,) labelled pixels by train id of the labelled streams; DataError where a loss trains on no
+                class that one of them holds.
+        """
         weights = {s.name: (value_at(s.weight, self.index), value_at(s.weight, END)) for s in self.stack.strategies}
         losses = [s.name for s in self.stack.implementing("loss")]
         if not any(any(weights[name]) for name in losses) and not self.stack.implementing("critic_loss"):
@@ -605,6 +613,8 @@ class Engine:
             raise StackError(
                 f"{found}, so nothing would be trained; the supervised loss is a strategy, too: {{use: supervised}}."
             )
+        classes = self.classes or default_classes(self.num_classes)
+        check_trained_classes(self.stack.strategies, self.segmentation_loss, classes, pixels or {})
 
     def check_sizes(self, sizes: Mapping[str, Size]) -> None:
         """Raise StackError where the network cannot take a stream's images, because they are too small for it."""

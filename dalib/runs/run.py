@@ -82,7 +82,8 @@ class Run:
         model = build_model(recipe, self.classes, device)
         model = compiled(model, device) if recipe.train.compile else model
         self.engine = build_engine(recipe, model, self.classes, device)
-        self.engine.check_training()
+        self.pixels = {name: label_pixels(dataset) for name, dataset in trained.items()}
+        self.engine.check_training(self.pixels)
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         if self.unlabelled and self.bad_items.limit:
@@ -236,7 +237,7 @@ class Run:
         source = self.streams.get("source")
         if source is None:
             return {}
-        pixels = label_pixels(source)
+        pixels = self.pixels["source"]
         if absent := absent_classes(self.classes, pixels):
             self._warn(f"data.source, {min(32, len(source))} of {len(source)} images looked at: {absent}")
         total = max(int(pixels[:IGNORE].sum()), 1)
