@@ -70,7 +70,5 @@ def _fault(strategy: Strategy, run: SegmentationLossFunction, present: list[int]
             return ""
         if gradient is not None and gradient.any():
             return ""
-    what = (
-        "the class_weights of its loss are 0 for every" if weighted else "its segmentation loss has no gradient on any"
-    )
-    return f"strategy {strategy.name!r}: {what} class that occurs in the labels of"
+    what = "class_weights of its loss are 0 for every" if weighted else "segmentation loss has no gradient on any"
+    return f"strategy {strategy.name!r}: the {what} class that occurs in the labels of"

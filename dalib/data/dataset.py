@@ -46,6 +46,7 @@ class SegmentationDataset(Protocol):
     ``labels_at_own_size = True``; ``label(index)``, an item's label alone, without decoding its image;
     ``label_counts()``, see ``dalib.data.label_counts``, or ``labels_depend_on()``, numbers and texts that change with
     any label, by which counts of them are kept; ``own_size(index)``, (H, W) of an image before it is resized;
+    ``identity()``, what tells whether the data set is still the one that a run began with, see ``identity_of``;
     ``doubt(pixels)``, why labels with these pixels (256,) by train id are not of the encoding that it reads, or None.
     """
 
@@ -204,6 +205,16 @@ def label_pixels(dataset: "SegmentationDataset", looked_at: int = 32) -> Tensor:
     if doubt := getattr(dataset, "doubt", lambda pixels: None)(pixels):
         raise DataError(doubt, item=item_name(dataset, 0))
     return pixels
+
+
+def identity_of(dataset: "SegmentationDataset") -> dict[str, Any]:
+    """Return what a resumed run compares: the number of ``images``, and what a data set's ``identity()`` adds.
+
+    That is ``files``, a digest of their names, and ``stored``, the class of each stored value of its labels. Files that
+    have moved are the same.
+    """
+    own: dict[str, Any] = getattr(dataset, "identity", dict)()
+    return {"images": len(dataset), **own}
 
 
 def absent_classes(classes: tuple[str, ...], pixels: Tensor) -> str:

@@ -77,6 +77,12 @@ class IdMap:
             )
         return label.to(torch.uint8)
 
+    def stored(self) -> dict[str, int]:
+        """Return the train id of each stored id that has one, ``"7"``, or ``"red 7"`` of a channel."""
+        named = ((self.table >= 0) & (self.table != IGNORE)).nonzero().flatten().tolist()
+        channel = f"{self.channel} " if self.channel else ""
+        return {f"{channel}{stored}": int(self.table[stored]) for stored in named}
+
     def _ids(self, stored: Tensor, file: Path) -> Tensor:
         if stored.dtype == torch.uint16 and self.bits == 8:
             raise DataError(
@@ -149,7 +155,7 @@ class ColorMap:
         position = torch.searchsorted(self.codes, code).clamp_(max=len(self.codes) - 1)
         named = self.codes[position] == code
         if self.unknown == "error" and not named.all():
-            found = "; ".join(f"{c >> 16},{c >> 8 & 255},{c & 255}" for c in sorted(set(code[~named].tolist()))[:5])
+            found = "; ".join(_color(c) for c in sorted(set(code[~named].tolist()))[:5])
             raise DataError(
                 f"expected only colours that the label map names; found {found}. "
                 "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there.",
@@ -157,6 +163,11 @@ class ColorMap:
                 kind="unknown ids or colours",
             )
         return self.train_ids[position].where(named, IGNORE)
+
+    def stored(self) -> dict[str, int]:
+        """Return the train id of each colour that has one, ``"128,64,128"``."""
+        pairs = zip(self.codes.tolist(), self.train_ids.tolist(), strict=True)
+        return {_color(code): train_id for code, train_id in pairs if train_id != IGNORE}
 
 
 def identity(num_classes: int, **options: Any) -> IdMap:
@@ -170,6 +181,10 @@ TRAIN_IDS = identity(len(CITYSCAPES_CLASSES))
 
 def _code(red: _T, green: _T, blue: _T) -> _T:
     return red * 65536 + green * 256 + blue
+
+
+def _color(code: int) -> str:
+    return f"{code >> 16},{code >> 8 & 255},{code & 255}"
 
 
 def _mode(channels: int) -> str:

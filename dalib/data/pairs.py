@@ -1,6 +1,8 @@
 """Datasets of file pairs, an image and its label."""
 
 import copy
+import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -91,6 +93,19 @@ class PairedFiles:
         """Why labels with these ``pixels`` (256,) by train id are not what the label map reads, where it can tell."""
         doubt: str | None = getattr(self.label_map, "doubt", lambda pixels: None)(pixels)
         return doubt
+
+    def identity(self) -> dict[str, object]:
+        """What a resumed run compares: the files' names below the folder that holds all of them, and the label map."""
+        files = [file for pair in self.files for file in pair if file is not None]
+        base = os.path.commonpath({file.parent for file in files}) if files else ""
+        names = "\n".join(os.path.relpath(file, base) for file in files)
+        stored: dict[str, int] = {}
+        if any(label for _, label in self.files):
+            stored = getattr(self.label_map, "stored", dict)()
+        return {
+            "files": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+            "stored": {value: self.classes[train_id] for value, train_id in stored.items()},
+        }
 
     def labels_depend_on(self) -> list[object] | None:
         """What the labels are made from, so that counts of them can be kept; None where it cannot be told."""

@@ -31,7 +31,7 @@ from dalib.runs.pictures import Samples
 from dalib.runs.progress import Display, image_bar
 from dalib.runs.recipe import Recipe
 from dalib.runs.report import write_report
-from dalib.runs.resuming import check_same_recipe
+from dalib.runs.resuming import check_same_data, check_same_recipe, identities
 from dalib.runs.saving import Saving
 from dalib.runs.signals import Interruption
 
@@ -85,6 +85,7 @@ class Run:
         self.pixels = {name: label_pixels(dataset) for name, dataset in trained.items()}
         self.engine.check_training(self.pixels)
         check_not_empty(self.eval, "eval")
+        self.data = identities({**self.streams, "eval": self.eval})
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         if self.unlabelled and self.bad_items.limit:
             self.eval = Readable(self.eval, "target", self.bad_items)
@@ -131,7 +132,9 @@ class Run:
             if changed := check_same_recipe(self.folder.path, self.recipe.to_yaml()):
                 self.console.print(changed, style="yellow", soft_wrap=True, highlight=False)
             state = self.folder.newest()
-        if state is None:
+        if state is not None:
+            check_same_data(self.folder.path, state.get("data", {}), self.data)
+        else:
             self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
         if self.before or self.recipe.model.get("weights"):  # random weights predict noise
             samples.predict("prediction before", self.before.engine if self.before else self.engine)
@@ -250,6 +253,7 @@ class Run:
         """Return what a checkpoint of a run holds beside the engine's state."""
         return {
             "recipe": self.recipe.to_yaml(),
+            "data": self.data,
             "palette": [list(color) for color in self.palette],
             "seconds": self.seconds,
             "time": dict(self._time()),

@@ -63,7 +63,7 @@ def test_a_loss_of_ones_own_that_leaves_nothing_is_told(make):
     def loss(outputs, label, weight=None, *, across=None):
         return make(outputs["logits"])
 
-    assert "strategy 'supervised': its segmentation loss has no gradient on any class" in found(loss)["source"]
+    assert "strategy 'supervised': the segmentation loss has no gradient on any class" in found(loss)["source"]
 
 
 FLAT = SegmentationLoss(class_weights=[0, 1, 1, 0, 1])

@@ -92,10 +92,8 @@ def test_class_weights_of_0_for_all_classes_that_occur_are_refused_and_a_fault(w
     assert run_dalib("train", recipe, f"{where}={WEIGHED}", "--out", tmp_path / "trains") == 0
     even_labels(root)
     said = refusal(capsys, "train", recipe, f"{where}={WEIGHED}", "--out", tmp_path / "run")
-    assert (
-        "strategy 'supervised': the class_weights of its loss are 0 for every class that occurs in the labels" in said
-    )
-    assert "of the source (road, building, " in said and not (tmp_path / "run").exists()
+    assert "strategy 'supervised': the class_weights of its loss are 0 for every class that occurs in" in said
+    assert "the labels of the source (road, building, " in said and not (tmp_path / "run").exists()
     assert run_dalib("doctor", recipe, f"{where}={WEIGHED}", "--json", tmp_path / "found.json") == 2
     found = json.loads((tmp_path / "found.json").read_text())["sets"]
     faults = {each["name"]: [fault["reason"] for fault in each["faults"]] for each in found}
@@ -121,7 +119,7 @@ def test_a_loss_of_ones_own_that_leaves_nothing_is_refused(tmp_path, capsys):
     assert run_dalib("train", recipe, plugins, "loss={use: brier}", "--out", tmp_path / "trains") == 0
     flat = "loss={use: brier, scale: 0}"
     said = refusal(capsys, "train", recipe, plugins, flat, "--out", tmp_path / "run")
-    assert "strategy 'supervised': its segmentation loss has no gradient on any class that occurs" in said
+    assert "strategy 'supervised': the segmentation loss has no gradient on any class that occurs" in said
     assert run_dalib("doctor", recipe, plugins, flat) == 2
 
 
