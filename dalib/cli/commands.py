@@ -24,7 +24,7 @@ from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
 from dalib.core.trained_classes import untrained
-from dalib.data.dataset import checked_item, classes_of, same_classes, spread
+from dalib.data.dataset import checked_item, classes_of, label_pixels, mask_advice, same_classes, spread
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
 from dalib.data.doctor import Findings, compare, compare_sizes, counted, examine_new
 from dalib.data.faults import Fault
@@ -101,6 +101,8 @@ def evaluate(options: Namespace) -> None:
         logger.warning("no labels to score on: %s.", unlabelled)
     elif classes is not None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
+        if advice := mask_advice(classes, label_pixels(dataset)):
+            logger.warning("data.eval: of the classes one alone has pixels.%s", advice)
     _check_json(options)
     settings = recipe.evaluate
     with image_bar(console, "evaluating") as progress:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from dalib.data.batch import OWN_FIELDS
+from dalib.data.encodings import MASKS
 from dalib.errors import DataError
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
 
@@ -227,11 +228,19 @@ def absent_classes(classes: tuple[str, ...], pixels: Tensor) -> str:
     absent = [name for name, count in zip(classes, counts, strict=False) if not count]
     if not absent or not sum(counts[:IGNORE]):
         return ""
-    advice = ""
-    if len(classes) == 2 and len(absent) == 1 and counts[IGNORE]:
-        proposal = f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`"
-        advice = f" Masks of 0 and 255? 255 is ignored unless the label map says {proposal}."
-    return f"classes without a pixel: {', '.join(absent)}.{advice}"
+    return f"classes without a pixel: {', '.join(absent)}.{mask_advice(classes, pixels)}"
+
+
+def mask_advice(classes: tuple[str, ...], pixels: Tensor) -> str:
+    """Return what to do where labels may be masks of 0 and 255: one class occurs, and ignored pixels; else "".
+
+    Args:
+        pixels: (256,) labelled pixels by train id, 255 = ignored.
+    """
+    if len(classes) < 2 or not pixels[IGNORE] or pixels[:IGNORE].count_nonzero() != 1:
+        return ""
+    proposal = f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`" if len(classes) == 2 else MASKS
+    return f" Masks of 0 and 255? 255 is ignored unless the label map says {proposal}."
 
 
 def _check_label(dataset: object, label: Tensor, size: tuple[int, ...] | None = None) -> None:

@@ -26,6 +26,10 @@ CITYSCAPES_IDS = {
 """Cityscapes' labelId to train id; GTA5 numbers its classes the same way."""
 
 
+MASKS = "`classes: [background, crack]` and `ids: {0: background, 255: crack}`, by whatever names"
+"""What a label map of masks of 0 and 255 says."""
+
+
 class LabelMap(Protocol):
     """Turns a stored label into train ids."""
 
@@ -71,7 +75,8 @@ class IdMap:
             found = ", ".join(str(i) for i in sorted(set(ids[unknown].tolist()))[:10])
             raise DataError(
                 f"expected only class ids that the label map names, or 255; found {found}. "
-                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there.",
+                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there."
+                f"{_masks(ids)}",
                 item=file,
                 kind="unknown ids or colours",
             )
@@ -95,7 +100,8 @@ class IdMap:
             if channels > 2:  # two are the id and an alpha channel
                 raise DataError(
                     f"expected class ids in one channel, found {_mode(channels)}; use the dataset `folder` "
-                    "with a label map: `channel: red` for ids in a channel, `colors:` for painted classes.",
+                    "with a label map: `channel: red` for ids in a channel, `colors:` for painted classes."
+                    f"{_masks(stored[:3])}",
                     item=file,
                 )
             return stored[0]
@@ -181,6 +187,12 @@ TRAIN_IDS = identity(len(CITYSCAPES_CLASSES))
 
 def _code(red: _T, green: _T, blue: _T) -> _T:
     return red * 65536 + green * 256 + blue
+
+
+def _masks(stored: Tensor) -> str:
+    """Return advice where the stored values are 0 and 255 alone."""
+    values = set(stored.unique().tolist())
+    return f" Masks of 0 and 255 take {MASKS}." if values == {0, IGNORE} else ""
 
 
 def _color(code: int) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dalib.core import checkpoint
 from dalib.data.bad_items import BadItems, Readable
-from dalib.data.dataset import absent_classes, label_pixels, palette_of
+from dalib.data.dataset import absent_classes, label_pixels, mask_advice, palette_of
 from dalib.data.loader import check_not_empty, first_look
 from dalib.device import choose_device
 from dalib.errors import CheckpointError, DalibError
@@ -238,11 +238,13 @@ class Run:
             kept = " Without a mIoU there is no best.pt." if self.recipe.train.eval_every else ""
             self._warn(f"no labels to score on: {self.unlabelled}. The run is judged by label-free measures.{kept}")
         source = self.streams.get("source")
+        pixels = torch.zeros(256, dtype=torch.int64) if source is None else self.pixels["source"]
+        if source is not None and (absent := absent_classes(self.classes, pixels)):
+            self._warn(f"data.source, {min(32, len(source))} of {len(source)} images looked at: {absent}")
+        elif not self.unlabelled and (advice := mask_advice(self.classes, label_pixels(self.eval))):
+            self._warn(f"data.eval: of the classes one alone has pixels.{advice}")
         if source is None:
             return {}
-        pixels = self.pixels["source"]
-        if absent := absent_classes(self.classes, pixels):
-            self._warn(f"data.source, {min(32, len(source))} of {len(source)} images looked at: {absent}")
         total = max(int(pixels[:IGNORE].sum()), 1)
         return {name: count / total for name, count in zip(self.classes, pixels.tolist(), strict=False)}
 
