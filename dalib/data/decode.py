@@ -95,6 +95,12 @@ def image_size(file: Path) -> Size:
         return image.size if turned else image.size[::-1]
 
 
+def in_color(file: Path) -> bool:
+    """Return whether a picture has colour channels by its header; an indexed one has none."""
+    with _reading(file), file.open("rb") as opened, _decoding(file, file.stat().st_size):
+        return len(Image.open(opened, formats=_FORMATS).getbands()) > 2
+
+
 def resize_image(image: Tensor, size: Size) -> Tensor:
     """Resize uint8 (3, H, W) to ``size``: bilinear, antialiased."""
     if tuple(image.shape[-2:]) == tuple(size):

@@ -1,6 +1,7 @@
 """Datasets of file pairs, an image and its label."""
 
 import copy
+import glob
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dalib.data.decode import Size, image_size, read_image, read_label
+from dalib.data.decode import IMAGE_SUFFIXES, Size, image_size, read_image, read_label
 from dalib.data.encodings import ColorMap, IdMap, LabelMap
 from dalib.data.faults import Fault, report
 from dalib.data.reframe import Resize, frame, native_size
@@ -147,7 +148,22 @@ class PairedFiles:
 
 def _unpaired(images: Mapping[str, Path], labels: Mapping[str, Path]) -> Iterator[Fault]:
     yield from (Fault(str(file), "image without label") for key, file in images.items() if key not in labels)
-    yield from (Fault(str(file), "label without image") for key, file in labels.items() if key not in images)
+    for key, file in labels.items():
+        if key not in images:
+            other = _of_another_type(key, images)
+            types = ", ".join(sorted(IMAGE_SUFFIXES))
+            why = f"label of {other}, which is of no type that is read ({types}); convert that" if other else ""
+            yield Fault(str(file), why or "label without image")
+
+
+def _of_another_type(key: str, images: Mapping[str, Path]) -> Path | None:
+    """Return the picture of a label's key that is of no type that is read; keys are paths below the images' folder."""
+    if not images:
+        return None
+    known, image = next(iter(images.items()))
+    place = image.parents[known.count("/")] / key
+    found = sorted(place.parent.glob(f"{glob.escape(place.name)}.*"))
+    return next((file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES), None)
 
 
 def _told(unpaired: Sequence[Fault]) -> str:
