@@ -5,6 +5,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import cast, get_args
@@ -56,6 +57,7 @@ from dalib.runs.build import (
     overridden,
 )
 from dalib.runs.folder import RunFolder
+from dalib.runs.held_out import trained_on
 from dalib.runs.loading import load_run
 from dalib.runs.progress import image_bar
 from dalib.runs.recipe import Recipe, load_recipe
@@ -99,7 +101,9 @@ def evaluate(options: Namespace) -> None:
     dataset, unlabelled = build_eval(recipe, classes)
     if unlabelled:
         logger.warning("no labels to score on: %s.", unlabelled)
-    elif classes is not None:
+    for seen in () if unlabelled else _also_trained_on(recipe):
+        logger.warning("data.eval: %s", seen)
+    if not unlabelled and classes is not None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
         if advice := mask_advice(classes, label_pixels(dataset)):
             logger.warning("data.eval: of the classes one alone has pixels.%s", advice)
@@ -227,6 +231,8 @@ def doctor(options: Namespace) -> int:
                 loss = SegmentationLoss() if recipe.loss is None else loss_from(recipe.loss, "loss")
                 flat = untrained(strategies, loss, found[-1].classes, {name: found[-1].pixels})
                 found[-1].faults += [Fault("", reason) for reason in flat.values()]
+            if name == "eval" and not number:
+                found[-1].remarks += _also_trained_on(recipe)
             if one_size and number:
                 compare_sizes(found[-1 - number], found[-1])
             console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
@@ -237,6 +243,13 @@ def doctor(options: Namespace) -> int:
     if options.json:
         write_json(Path(options.json), {"faults": len(faults), "sets": [findings.to_dict() for findings in found]})
     return 2 if faults else 0
+
+
+def _also_trained_on(recipe: Recipe) -> list[str]:
+    """Return what to tell of images that are scored and trained on."""
+    with suppress(DalibError):  # a data set that cannot be opened is told elsewhere, or is not needed to score
+        return [seen] if (seen := trained_on(recipe)) else []
+    return []
 
 
 def bench(options: Namespace) -> None:

@@ -43,8 +43,8 @@ def dark_zurich(
     base = root_folder(root, "Dark Zurich with rgb_anon/ and gt/")
     if split != "train" and time != "night":
         raise DataError(
-            f"dark_zurich: expected `time: night` with the split {split!r}, which has no other, found {time!r}. Frames at "
-            "twilight and by day are in `split: train`, without labels; to score, give data.eval `time: night`."
+            f"dark_zurich: expected `time: night` with the split {split!r}, which has no other, found {time!r}. Frames "
+            "at twilight and by day are in `split: train`, without labels; to score, give data.eval `time: night`."
         )
     folder = existing_folder(base / "rgb_anon" / split / time, "Dark Zurich's images")
     images = find_images(folder, ending="_rgb_anon.png")

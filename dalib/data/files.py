@@ -63,8 +63,8 @@ def check_split(split: str | None, format_name: str) -> str:
 def no_reference(format_name: str, split: str, folder: str) -> DataError:
     """Return the error of a split of the same places in clear weather, whose images lie in ``folder``."""
     return DataError(
-        f"{format_name}: expected a split of {', '.join(SPLITS)}, found {split!r}. The same places in clear weather are "
-        f"read as images alone, by {{use: folder, root: {folder}}}."
+        f"{format_name}: expected a split of {', '.join(SPLITS)}, found {split!r}. The same places in clear weather "
+        f"are read as images alone, by {{use: folder, root: {folder}}}."
     )
 
 

@@ -25,6 +25,7 @@ from dalib.labels import IGNORE
 from dalib.runs.build import build_dataset, build_engine, build_eval, build_model, check_classes, compiled
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
+from dalib.runs.held_out import trained_on
 from dalib.runs.loading import Earlier
 from dalib.runs.lock import locked
 from dalib.runs.pictures import Samples
@@ -86,6 +87,8 @@ class Run:
         self.engine.check_training(self.pixels)
         check_not_empty(self.eval, "eval")
         self.data = identities({**self.streams, "eval": self.eval})
+        read = self.engine.stack.read(trained)
+        self.seen = "" if self.unlabelled else trained_on(recipe, {**read, "eval": self.eval})
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         if self.unlabelled and self.bad_items.limit:
             self.eval = Readable(self.eval, "target", self.bad_items)
@@ -233,10 +236,12 @@ class Run:
             self.saving.save_best()
 
     def _look_at_labels(self) -> dict[str, float]:
-        """Say what the labels lack, and return the share of each class in those of the source, {} without a source."""
+        """Say what is wrong with the labels, and return the share of each class in the source's, {} without a source."""
         if self.unlabelled:
             kept = " Without a mIoU there is no best.pt." if self.recipe.train.eval_every else ""
             self._warn(f"no labels to score on: {self.unlabelled}. The run is judged by label-free measures.{kept}")
+        elif self.seen:
+            self._warn(f"data.eval: {self.seen}")
         source = self.streams.get("source")
         pixels = torch.zeros(256, dtype=torch.int64) if source is None else self.pixels["source"]
         if source is not None and (absent := absent_classes(self.classes, pixels)):
@@ -298,6 +303,8 @@ class Run:
             results["best"] = {"miou": self.best, "step": self.best_step}
         if self.unlabelled:
             results["unlabelled"] = self.unlabelled
+        if self.seen:
+            results["trained_on"] = self.seen
         if result.label_free and self.shares:
             results["label_free"]["source"] = self.shares
         if self.before is not None:
