@@ -236,7 +236,7 @@ class Run:
             self.saving.save_best()
 
     def _look_at_labels(self) -> dict[str, float]:
-        """Say what is wrong with the labels, and return the share of each class in the source's, {} without a source."""
+        """Say what is wrong with labels, and return the share of each class in the source's, {} without a source."""
         if self.unlabelled:
             kept = " Without a mIoU there is no best.pt." if self.recipe.train.eval_every else ""
             self._warn(f"no labels to score on: {self.unlabelled}. The run is judged by label-free measures.{kept}")
