@@ -7,9 +7,7 @@ from torch import nn
 
 from dalib.core.optim import Schedule
 from dalib.errors import StackError
-from dalib.losses import SegmentationLoss, SegmentationLossFunction
-from dalib.losses.regions import RegionLoss
-from dalib.models.outputs import gives_probabilities
+from dalib.losses import SegmentationLossFunction
 from dalib.models.wrapper import unwrap
 
 RATES = (
@@ -28,15 +26,6 @@ def check_model(model: nn.Module) -> None:
         raise StackError(
             f"Engine: expected a model of create_model or wrap_model, got a {type(model).__name__}. A network of your "
             "own, which gives logits of each class, is wrapped by dalib.wrap_model(network, num_classes)."
-        )
-
-
-def check_logits(model: nn.Module, loss: SegmentationLossFunction) -> None:
-    """Raise StackError where the network gives probabilities to a loss of logits; one of one's own may take them."""
-    if isinstance(loss, SegmentationLoss | RegionLoss) and gives_probabilities(unwrap(model)):
-        raise StackError(
-            "the network's logits lie in [0, 1] and sum to 1 over the classes, as probabilities do; the loss takes the "
-            "softmax once more, which leaves it hardly a gradient. Let the network return what its softmax is given."
         )
 
 

@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from dalib.core import checkpoint
-from dalib.core.arguments import RATES, check_class_weights, check_logits, check_model, check_schedule
+from dalib.core.arguments import RATES, check_class_weights, check_model, check_schedule
 from dalib.core.clock import Clock
 from dalib.core.context import Purpose, SetupContext, TeacherSettings
 from dalib.core.forwards import Forwards
@@ -679,8 +679,6 @@ class Engine:
                     "no parameter of the model requires a gradient, so nothing would be trained; what fuse() "
                     "returns is for inference."
                 )
-            if not self._planned:
-                check_logits(self.model, self.segmentation_loss)
             for message in self.plan(sizes, {name: stream.fields() for name, stream in batch.items()}).warnings:
                 warnings.warn(message, stacklevel=3)
             self._planned = sizes

@@ -191,7 +191,7 @@ def _code(red: _T, green: _T, blue: _T) -> _T:
 
 def _masks(stored: Tensor) -> str:
     """Return advice where the stored values are 0 and 255 alone."""
-    values = set(stored.unique().tolist())
+    values = set(stored.flatten().tolist())
     return f" Masks of 0 and 255 take {MASKS}." if values == {0, IGNORE} else ""
 
 

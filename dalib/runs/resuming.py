@@ -59,8 +59,10 @@ def identities(datasets: "Mapping[str, SegmentationDataset]") -> dict[str, dict[
     """Return ``identity_of`` each data set, those of a list one by one, by its place in the recipe."""
     parts: dict[str, SegmentationDataset] = {}
     for name, dataset in datasets.items():
-        joined = isinstance(dataset, Joined)
-        parts |= zip(dataset.names, dataset.datasets, strict=True) if joined else {place_of(name): dataset}
+        if isinstance(dataset, Joined):
+            parts |= zip(dataset.names, dataset.datasets, strict=True)
+        else:
+            parts[place_of(name)] = dataset
     return {place: identity_of(dataset) for place, dataset in parts.items()}
 
 
