@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate as resize
 
 from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
+from dalib.core.arguments import check_sizes
 from dalib.core.create import loss_from, strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
@@ -167,8 +168,8 @@ def plan(options: Namespace) -> None:
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
-    engine.check_sizes(made.rows[-1].sizes if made.rows else sizes)
-    engine.check_training()
+    check_sizes(engine.model, made.rows[-1].sizes if made.rows else sizes)
+    engine.stack.check_training()
     for number, row in enumerate(made.rows, start=1):
         modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]
         console.print(_described(number, row, modules), highlight=False, soft_wrap=True)

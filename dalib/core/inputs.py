@@ -25,7 +25,7 @@ class Inputs:
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
         self._names: list[tuple[str, str]] = []  # "stream.field" and the strategy that wrote it; "" as given
-        self._limits: list[tuple[float, float, bool]] = []  # the least and greatest allowed, and whether NaN is
+        self._limits: list[tuple[float, float]] = []
         self._found: list[Tensor] = []  # two per name, 0-d on the device: the least and the greatest value
 
     def given(self, batch: Batch) -> Batch:
@@ -48,10 +48,9 @@ class Inputs:
         return torch.stack([value.float() for value in self._found]).view(-1, 2)
 
     def outside(self, found: Tensor) -> Tensor:
-        """Return which fields have values beyond their range, (N,) bool; NaN of an image is not: loss terms tell it."""
+        """Return which fields have values beyond their range, (N,) bool; an image's NaN is not: the loss terms tell."""
         limits = _on_device(tuple(self._limits), found.device)
-        beyond = (found[:, 0] < limits[:, 0]) | (found[:, 1] > limits[:, 1])
-        return beyond | (found[:, 0].isnan() & (limits[:, 2] == 0))
+        return (found[:, 0] < limits[:, 0]) | (found[:, 1] > limits[:, 1])
 
     def fault(self, found: Tensor) -> DalibError | None:
         """Return the error of the first field beyond its range, by its values on the host; None without any."""
@@ -72,30 +71,32 @@ class Inputs:
         else:
             expected, advice = f"train ids in 0..{self._num_classes - 1}, or 255", "Map the stored ids to train ids."
         by = f", which strategy {strategy!r} wrote" if strategy else " of the batch"
-        message = f"{entry}{by}: expected {expected}; found {least:g}..{greatest:g}. {advice}"
+        lowest = "NaN" if entry.endswith(".weight") and least == -torch.inf else f"{least:g}"
+        message = f"{entry}{by}: expected {expected}; found {lowest}..{greatest:g}. {advice}"
         return StackError(message) if strategy else DataError(message)
 
     def _watch(self, batch: Batch, name: str, stream: Stream, writers: Mapping[str, str]) -> None:
         if "image" in writers:
-            self._add((f"{name}.image", writers["image"]), (-TOLERANCE, 1 + TOLERANCE, True), stream.image)
+            self._add((f"{name}.image", writers["image"]), (-TOLERANCE, 1 + TOLERANCE), stream.image)
         if "label" in writers and stream.label is not None:
             ids = stream.label.masked_fill(stream.label == IGNORE, 0)
-            self._add((f"{name}.label", writers["label"]), (0, self._num_classes - 1, True), ids)
+            self._add((f"{name}.label", writers["label"]), (0, self._num_classes - 1), ids)
             known = ids == ids.clamp(0, self._num_classes - 1)
             batch.settle(name, label=torch.where(known, stream.label, IGNORE))
         if "weight" in writers and stream.weight is not None:
-            self._add((f"{name}.weight", writers["weight"]), (0, LARGEST, False), stream.weight)
+            weight = stream.weight.masked_fill(stream.weight.isnan(), -torch.inf)
+            self._add((f"{name}.weight", writers["weight"]), (0, LARGEST), weight)
 
-    def _add(self, name: tuple[str, str], limits: tuple[float, float, bool], values: Tensor) -> None:
+    def _add(self, name: tuple[str, str], limits: tuple[float, float], values: Tensor) -> None:
         self._names.append(name)
         self._limits.append(limits)
         self._found += values.aminmax()
 
 
 @cache
-def _on_device(limits: tuple[tuple[float, float, bool], ...], device: torch.device) -> Tensor:
-    """Return a constant (N, 3), copied to the device only once, since each copy synchronises."""
-    return torch.tensor(limits, dtype=torch.float32, device=device).view(-1, 3)
+def _on_device(limits: tuple[tuple[float, float], ...], device: torch.device) -> Tensor:
+    """Return a constant (N, 2), copied to the device only once, since each copy synchronises."""
+    return torch.tensor(limits, dtype=torch.float32, device=device).view(-1, 2)
 
 
 def check_images(images: Any) -> None:

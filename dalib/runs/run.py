@@ -14,6 +14,8 @@ from rich.status import Status
 from torch import Tensor
 
 from dalib.core import checkpoint
+from dalib.core.arguments import check_sizes
+from dalib.core.trained_classes import check_trained_classes
 from dalib.data.bad_items import BadItems, Readable
 from dalib.data.dataset import absent_classes, label_pixels, mask_advice, palette_of
 from dalib.data.loader import check_not_empty, first_look
@@ -83,8 +85,9 @@ class Run:
         model = build_model(recipe, self.classes, device)
         model = compiled(model, device) if recipe.train.compile else model
         self.engine = build_engine(recipe, model, self.classes, device)
+        self.engine.stack.check_training()
         self.pixels = {name: label_pixels(dataset) for name, dataset in trained.items()}
-        self.engine.check_training(self.pixels)
+        check_trained_classes(self.engine.stack.strategies, self.engine.segmentation_loss, self.classes, self.pixels)
         check_not_empty(self.eval, "eval")
         self.data = identities({**self.streams, "eval": self.eval})
         read = self.engine.stack.read(trained)
@@ -96,7 +99,7 @@ class Run:
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
         sizes = {name: stream.size for name, stream in seen.items()}
         plan = self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
-        self.engine.check_sizes(plan.rows[-1].sizes if plan.rows else sizes)
+        check_sizes(self.engine.model, plan.rows[-1].sizes if plan.rows else sizes)
         self.shares = self._look_at_labels()
         self.seconds = 0.0  # of training, before a resume included
         self.best, self.best_step = -1.0, 0

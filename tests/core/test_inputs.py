@@ -155,7 +155,7 @@ GIVEN = {
         Stream(IMAGE, LABEL, IMAGE[:, 0] - 0.5),
         r"source.weight of the batch: expected finite values of at least 0; found -0.5.*has the weight 0\.",
     ),
-    "weight of NaN": (Stream(IMAGE, LABEL, IMAGE[:, 0] / IMAGE[:, 0]), r"source.weight of the batch: .*found nan"),
+    "weight of NaN": (Stream(IMAGE, LABEL, IMAGE[:, 0] / IMAGE[:, 0]), r"source.weight of the batch: .*found NaN"),
     "infinite weight": (Stream(IMAGE, LABEL, 1 / IMAGE[:, 0]), r"source.weight of the batch: .*inf\."),
     "beyond a byte": (Stream(IMAGE, LABEL + 70_000), r"source.label .* found 70000..70000"),
 }
