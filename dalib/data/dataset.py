@@ -232,14 +232,19 @@ def absent_classes(classes: tuple[str, ...], pixels: Tensor) -> str:
 
 
 def mask_advice(classes: tuple[str, ...], pixels: Tensor) -> str:
-    """Return what to do where labels may be masks of 0 and 255: one class occurs, and ignored pixels; else "".
+    """Return what to do where labels may be masks of 0 and 255; "" where they are none.
+
+    They may be where one class of two occurs, or road alone of Cityscapes' 19, which is 0 without a label map, and
+    ignored pixels.
 
     Args:
         pixels: (256,) labelled pixels by train id, 255 = ignored.
     """
-    if len(classes) < 2 or not pixels[IGNORE] or pixels[:IGNORE].count_nonzero() != 1:
+    present = pixels[:IGNORE].nonzero().flatten().tolist()
+    unmapped = classes == CITYSCAPES_CLASSES and present == [0]
+    if not pixels[IGNORE] or not (unmapped or (len(classes) == 2 and len(present) == 1)):
         return ""
-    proposal = f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`" if len(classes) == 2 else MASKS
+    proposal = MASKS if unmapped else f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`"
     return f" Masks of 0 and 255? 255 is ignored unless the label map says {proposal}."
 
 
