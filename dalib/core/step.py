@@ -13,7 +13,6 @@ from dalib.core.terms import Terms
 from dalib.data.batch import Batch, Permission
 from dalib.errors import StackError
 from dalib.losses import SegmentationLoss, SegmentationLossFunction, whole_batch
-from dalib.losses.regions import RegionLoss
 from dalib.models.outputs import KNOWN_OUTPUTS
 from dalib.randomness import seeded
 
@@ -107,8 +106,6 @@ class Step:
             raise StackError(f"strategy {self._name!r} wants the segmentation loss of {stream!r}, which has no labels.")
         self._check_reading(stream, "logits", teacher=False)
         outputs, chosen = self._read(stream, False), loss or self._segmentation_loss
-        if self.index == self.micro == 0 and isinstance(chosen, SegmentationLoss | RegionLoss):
-            _refuse_probabilities(outputs["logits"])  # waits for the device, in a run's first step alone
         if isinstance(chosen, SegmentationLoss):
             self._warn_of_unused(outputs)
         return chosen(outputs, of.label, of.weight, across=self.across)
@@ -205,15 +202,4 @@ class Step:
         raise StackError(
             f"strategy {self._name!r} reads {stream}.{name} in {hook} but declares {declaration} = "
             f'{sorted(declared)}; add "{stream}.{name}" to its `{declaration}`.'
-        )
-
-
-def _refuse_probabilities(logits: Tensor) -> None:
-    """Raise StackError where logits lie in [0, 1] and sum to 1 over the classes, so that they are none."""
-    found = logits.detach().float()
-    even = (found.sum(1) - 1).abs().amax() < 1e-2  # half precision rounds
-    if found.shape[1] > 1 and even & (found.amin() >= 0) & (found.amax() <= 1):
-        raise StackError(
-            "the network's logits lie in [0, 1] and sum to 1 over the classes, as probabilities do; the loss takes the "
-            "softmax once more, which leaves it hardly a gradient. Let the network return what its softmax is given."
         )

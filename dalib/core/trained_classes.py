@@ -1,17 +1,39 @@
-"""Whether a segmentation loss trains on the classes that occur in the labels."""
+"""Whether a segmentation loss trains: on the classes that occur in the labels, and by what the network gives."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dalib.core.ramp import END, value_at
 from dalib.core.strategy import Strategy
-from dalib.errors import DataError
+from dalib.errors import DataError, StackError
 from dalib.labels import IGNORE
-from dalib.losses import LOCAL, SegmentationLossFunction
+from dalib.losses import LOCAL, SegmentationLoss, SegmentationLossFunction
+from dalib.losses.regions import RegionLoss
+from dalib.models.outputs import gives_probabilities
+from dalib.models.wrapper import unwrap
 
 _SIDE = 32  # of the trial's square label, in which every class occurs, 255 at most
+
+
+def check_logits(model: nn.Module, loss: SegmentationLossFunction) -> None:
+    """Raise StackError where the network gives probabilities to a loss of logits; one of one's own may take them."""
+    if isinstance(loss, SegmentationLoss | RegionLoss) and gives_probabilities(unwrap(model)):
+        raise StackError(
+            "the network's logits lie in [0, 1] and sum to 1 over the classes, as probabilities do; the loss takes the "
+            "softmax once more, which leaves it hardly a gradient. Let the network return what its softmax is given."
+        )
+
+
+def may_leave_classes(strategies: Iterable[Strategy], loss: SegmentationLossFunction) -> bool:
+    """Return whether a loss may train on some classes alone: one with weights of 0, or one of one's own."""
+    for strategy in strategies:
+        of = strategy.segmentation_loss(loss)
+        plain = isinstance(of, RegionLoss) or (isinstance(of, SegmentationLoss) and all(of.class_weights or (1,)))
+        if not plain:
+            return True
+    return False
 
 
 def check_trained_classes(

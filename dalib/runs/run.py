@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dalib.core import checkpoint
 from dalib.core.arguments import check_sizes
-from dalib.core.trained_classes import check_trained_classes
+from dalib.core.trained_classes import check_logits, check_trained_classes
 from dalib.data.bad_items import BadItems, Readable
 from dalib.data.dataset import absent_classes, label_pixels, mask_advice, palette_of
 from dalib.data.loader import check_not_empty, first_look
@@ -88,6 +88,7 @@ class Run:
         self.engine.stack.check_training()
         self.pixels = {name: label_pixels(dataset) for name, dataset in trained.items()}
         check_trained_classes(self.engine.stack.strategies, self.engine.segmentation_loss, self.classes, self.pixels)
+        check_logits(model, self.engine.segmentation_loss)
         check_not_empty(self.eval, "eval")
         self.data = identities({**self.streams, "eval": self.eval})
         read = self.engine.stack.read(trained)

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from dalib import Engine, StackError, wrap_model
-from dalib.losses import DiceLoss
-from tests.tiny import Supervised, TinyModel, tiny_batch, tiny_model
+from dalib.core.trained_classes import check_logits
+from dalib.losses import DiceLoss, SegmentationLoss
+from tests.tiny import Supervised, TinyData, TinyModel
 
 
 class Own(nn.Module):
@@ -45,7 +46,7 @@ def test_probabilities_are_refused_before_the_first_step_changes_anything(make, 
     engine = Engine(make(), [Supervised()], device="cpu", loss=loss)
     before = state_of(engine.model)
     with pytest.raises(StackError, match=r"lie in \[0, 1\] and sum to 1 .* return what its softmax is given"):
-        engine.step(tiny_batch())
+        engine.fit(TinyData(), steps=1, batch_size=2)
     assert same(engine.model, before) and engine.index == 0
 
 
@@ -56,7 +57,7 @@ def log_softmax(x):
 @pytest.mark.parametrize("end", [nn.Identity(), log_softmax, torch.sigmoid, lambda x: x.softmax(1) + 1])
 def test_other_outputs_train(end):
     model = wrap_model(Own(end), 5)
-    Engine(model, [Supervised()], device="cpu").step(tiny_batch())
+    Engine(model, [Supervised()], device="cpu").fit(TinyData(), steps=1, batch_size=2)
 
 
 def test_a_loss_of_ones_own_may_take_probabilities():
@@ -64,7 +65,9 @@ def test_a_loss_of_ones_own_may_take_probabilities():
         p = outputs["logits"].clamp(min=1e-6).log()
         return nn.functional.nll_loss(p, label, ignore_index=255)
 
-    Engine(wrap_model(Own(lambda x: x.softmax(1)), 5), [Supervised()], device="cpu", loss=likelihood).step(tiny_batch())
+    Engine(wrap_model(Own(lambda x: x.softmax(1)), 5), [Supervised()], device="cpu", loss=likelihood).fit(
+        TinyData(), steps=1, batch_size=2
+    )
 
 
 def test_a_softmax_in_evaluation_alone_is_no_fault():
@@ -72,13 +75,21 @@ def test_a_softmax_in_evaluation_alone_is_no_fault():
         def forward(self, x):
             return super().forward(x) if self.training else super().forward(x).softmax(1)
 
-    Engine(wrap_model(Deployed(nn.Identity()), 5), [Supervised()], device="cpu").step(tiny_batch())
+    Engine(wrap_model(Deployed(nn.Identity()), 5), [Supervised()], device="cpu").fit(TinyData(), steps=1, batch_size=2)
 
 
-def test_the_first_step_alone_is_looked_at(monkeypatch):
-    seen = []
-    monkeypatch.setattr("dalib.core.step._refuse_probabilities", lambda logits: seen.append(logits.shape))
-    engine = Engine(tiny_model(), [Supervised()], device="cpu")
-    engine.step(tiny_batch(), tiny_batch(1))
-    engine.step(tiny_batch())
-    assert seen == [(2, 5, 12, 16)]
+def test_a_network_that_cannot_take_the_trial_trains():
+    def small(x):
+        assert x.shape[-1] == 7
+        return x
+
+    Engine(wrap_model(Own(small), 5), [Supervised()], device="cpu").fit(TinyData(), steps=1, batch_size=2)
+
+
+def test_the_trial_moves_no_statistics_no_modes_and_no_generator():
+    model = wrap_model(Own(nn.Identity()), 5)
+    model.network.layers[1].eval()
+    before, modes, random = state_of(model), [m.training for m in model.modules()], torch.get_rng_state()
+    check_logits(model, SegmentationLoss())
+    assert same(model, before) and modes == [m.training for m in model.modules()]
+    assert torch.equal(torch.get_rng_state(), random)
