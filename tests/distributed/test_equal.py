@@ -42,6 +42,7 @@ class Consistency(MinEnt):
     @hookimpl
     def setup(self, ctx):
         ctx.teacher(decay=0.9)
+        ctx.module("reference", lambda: copy.deepcopy(ctx.model), trains=None)
 
     @hookimpl
     def loss(self, step):
@@ -124,6 +125,7 @@ def differences(one, other):
 
 def assert_same_bits(one, *others):
     for other in others:
+        assert one["first"]["modules"]["consistency/reference"] == other["first"]["modules"]["consistency/reference"]
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(tensors(one), tensors(other), strict=True))
 
 
