@@ -5,6 +5,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import cast, get_args
@@ -18,12 +19,13 @@ from torch.nn.functional import interpolate as resize
 from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
 from dalib.core.arguments import check_sizes
-from dalib.core.create import strategy_from
+from dalib.core.create import loss_from, strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
-from dalib.data.dataset import checked_item, classes_of, same_classes, spread
+from dalib.core.trained_classes import untrained
+from dalib.data.dataset import checked_item, classes_of, label_pixels, mask_advice, same_classes, spread
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
 from dalib.data.doctor import Findings, compare, compare_sizes, counted, examine_new
 from dalib.data.faults import Fault
@@ -41,6 +43,7 @@ from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.labels import CITYSCAPES_CLASSES
+from dalib.losses import SegmentationLoss
 from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.registry import Kind
 from dalib.runs.build import (
@@ -52,6 +55,7 @@ from dalib.runs.build import (
     overridden,
 )
 from dalib.runs.folder import RunFolder
+from dalib.runs.held_out import trained_on
 from dalib.runs.loading import load_run
 from dalib.runs.progress import image_bar
 from dalib.runs.recipe import Recipe, load_recipe
@@ -95,8 +99,12 @@ def evaluate(options: Namespace) -> None:
     dataset, unlabelled = build_eval(recipe, classes)
     if unlabelled:
         logger.warning("no labels to score on: %s.", unlabelled)
-    elif classes is not None:
+    for seen in () if unlabelled else _also_trained_on(recipe):
+        logger.warning("data.eval: %s", seen)
+    if not unlabelled and classes is not None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
+        if advice := mask_advice(classes, label_pixels(dataset)):
+            logger.warning("data.eval: of the classes one alone has pixels.%s", advice)
     _check_json(options)
     settings = recipe.evaluate
     with image_bar(console, "evaluating") as progress:
@@ -213,6 +221,11 @@ def doctor(options: Namespace) -> int:
             if name != "target":  # whose labels are not read
                 labelled.append(found[-1])
                 compare(labelled[0], found[-1])
+                loss = SegmentationLoss() if recipe.loss is None else loss_from(recipe.loss, "loss")
+                flat = untrained(strategies, loss, found[-1].classes, {name: found[-1].pixels})
+                found[-1].faults += [Fault("", reason) for reason in flat.values()]
+            if name == "eval" and not number:
+                found[-1].remarks += _also_trained_on(recipe)
             if one_size and number:
                 compare_sizes(found[-1 - number], found[-1])
             console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
@@ -231,6 +244,13 @@ def doctor(options: Namespace) -> int:
         sets = [findings.to_dict() for findings in found]
         write_json(Path(options.json), {"faults": len(faults), "sets": sets, "stack": stack})
     return 2 if faults else 0
+
+
+def _also_trained_on(recipe: Recipe) -> list[str]:
+    """Return what to tell of images that are scored and trained on."""
+    with suppress(DalibError):  # a data set that cannot be opened is told elsewhere, or is not needed to score
+        return [seen] if (seen := trained_on(recipe)) else []
+    return []
 
 
 def bench(options: Namespace) -> None:

@@ -241,7 +241,8 @@ def _protocol(run: RunRecord) -> str:
     results = run.results
     if "protocol" not in results:
         return ""
-    return f"<p>Protocol {escape(results['protocol'])}, {results.get('images', 0):,} images.</p>"
+    seen = f" Of data.eval: {escape(results['trained_on'])}" if "trained_on" in results else ""
+    return f"<p>Protocol {escape(results['protocol'])}, {results.get('images', 0):,} images.{seen}</p>"
 
 
 def _picture(path: Path) -> str:
