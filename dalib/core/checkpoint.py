@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dalib.errors import CheckpointError, DalibError
+from dalib.errors import CheckpointError, DalibError, DataError
 from dalib.files import load_tensors, replaced
 
 
@@ -42,14 +42,26 @@ def read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":
-                raise ValueError("it is no checkpoint of torch, or its start is damaged; give a run or a whole one.")
+                raise DataError("it is no file of torch, or its start is damaged")
         state = load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in torch's reader
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read: {_reason(error)}; copy it again, or give another checkpoint that "
+            "`dalib train` wrote."
+        ) from error
     if not isinstance(state, dict) or "model" not in state or "step" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of a run; expected the keys 'model' and 'step'.")
     return state
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}"
+    if "unsupported global" in str(error).lower():
+        return "it holds objects besides tensors, which could run code"
+    return "it is damaged, such as cut short while it was copied"
 
 
 @contextmanager

@@ -119,6 +119,7 @@ class Run:
             result = self._score(progress)
         if self.recipe.train.eval_every:
             self._keep_best(result)
+        self.folder.log_score(self.engine.index, _figures(result))
         samples.predict("prediction", self.engine, teacher=self._teacher)
         samples.write(self.folder.panels)
         self._finish(result)
@@ -220,8 +221,7 @@ class Run:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
         result = self._score(display.evaluating)
         self._keep_best(result)
-        figures = result.label_free.figures() if result.label_free else {}
-        return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}
+        return _figures(result)
 
     def _keep_best(self, result: Result) -> None:
         if result.miou is not None and result.miou > self.best:
@@ -310,3 +310,9 @@ class Run:
     @property
     def _teacher(self) -> bool:
         return self.recipe.evaluate.model == "teacher"
+
+
+def _figures(result: Result) -> dict[str, float]:
+    """Return what the metrics say of an evaluation."""
+    figures = result.label_free.figures() if result.label_free else {}
+    return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}
