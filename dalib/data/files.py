@@ -61,16 +61,22 @@ def check_split(split: str | None, format_name: str) -> str:
 
 
 def find_images(
-    folder: Path, key: Key = lambda name: name, *, ending: str | None = None, within: Sequence[str] = ("",)
+    folder: Path,
+    key: Key = lambda name: name,
+    *,
+    ending: str | None = None,
+    within: Sequence[str] = ("",),
+    whole: bool = False,
 ) -> dict[str, Path]:
     """Find the images under ``folder`` by key; see ``find_files``. None at all is an error.
 
     Args:
         ending: of the names to take, as ``_rgb_anon.png``; None: every picture, and files of other types are told.
+        whole: names keep their endings, so that pictures of different types may share the rest.
     """
     passed_over: Counter[str] = Counter()
     endings = IMAGE_SUFFIXES if ending is None else (ending,)
-    files = find_files(folder, endings, key, within=within, left=passed_over)
+    files = find_files(folder, endings, key, within=within, left=passed_over, whole=whole)
     known = ", ".join(sorted(endings))
     if passed_over and ending is None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
@@ -129,6 +135,7 @@ def find_files(
     within: Sequence[str] = ("",),
     but: tuple[str, ...] = (),
     left: Counter[str] | None = None,
+    whole: bool = False,
 ) -> dict[str, Path]:
     """Find files under ``folder`` at any depth, sorted; symbolic links are followed, and a loop is a fault.
 
@@ -139,6 +146,7 @@ def find_files(
         key: see ``Key``.
         within: the folders below ``folder`` to look into.
         left: counts the suffixes of files with another ending.
+        whole: names keep their endings.
     """
     files: dict[str, Path] = {}
     for file in (file for name in within for file in _walk(folder / name, ())):
@@ -147,7 +155,8 @@ def find_files(
             if left is not None:
                 left[file.suffix.lower() or file.name] += 1
             continue
-        name = key(file.relative_to(folder).as_posix()[: -len(ending)])
+        path = file.relative_to(folder).as_posix()
+        name = key(path if whole else path[: -len(ending)])
         if name is None:
             continue
         if name in files:

@@ -162,7 +162,10 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
     file.parent.mkdir(parents=True)
     file.write_bytes(b"PK damaged")
     said = refusal(capsys, "train", recipe, "--out", tmp_path / "run", "--resume")
-    assert said.startswith(f"checkpoint {file} cannot be read: ")
+    assert said == (
+        f"checkpoint {file} cannot be read: it is damaged, such as cut short while it was copied; copy it again, or "
+        "give another one that `dalib train` wrote."
+    )
 
 
 def test_a_run_whose_last_checkpoint_is_damaged_can_be_evaluated_as_of_the_one_before_it(trained, tmp_path, capsys):
