@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -163,7 +162,7 @@ def _outputs(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     labels, ours = out / "labels", out / "classes.json"
     if labels.is_dir() and any(labels.iterdir()) and not ours.is_file():
         raise DataError(f"{labels} holds files that are no predictions, which could be replaced; name another folder.")
-    found: dict[str, tuple[Path, list[str]]] = {}  # by absolute path: the image, and names for it in order of choice
+    found: dict[Path, tuple[Path, list[str]]] = {}  # by absolute path: the image, and names for it in order of choice
     twice: dict[Path, None] = {}
     for given in inputs:
         alone = given.is_file()
@@ -172,7 +171,7 @@ def _outputs(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
             stem, kind = path.removesuffix(image.suffix), image.suffix.replace(".", "_")
             within = [prefix, _folder(image.parent)] if alone else [prefix]
             names = [f"{folder}{stem}{end}" for folder in within for end in ("", kind)]
-            first, _ = found.setdefault(os.path.abspath(image), (image, names))
+            first, _ = found.setdefault(image.parent.resolve() / image.name, (image, names))
             if first is not image:
                 twice[first] = None
     if twice:
@@ -202,7 +201,7 @@ def _names(choices: Mapping[Path, Sequence[str]]) -> dict[Path, str]:
 
 def _folder(path: Path) -> str:
     """Return the name of a folder with a slash, "" for the root."""
-    name = os.path.basename(os.path.abspath(path))
+    name = path.resolve().name
     return f"{name}/" if name else ""
 
 

@@ -28,7 +28,7 @@ from dalib.runs.folder import RunFolder
 from dalib.runs.loading import Earlier
 from dalib.runs.lock import locked
 from dalib.runs.pictures import Samples
-from dalib.runs.progress import Display, image_bar
+from dalib.runs.progress import Display, image_bar, tell
 from dalib.runs.recipe import Recipe
 from dalib.runs.report import write_report
 from dalib.runs.resuming import check_same_recipe
@@ -129,7 +129,7 @@ class Run:
         state = None
         if resume and self.folder.checkpoints:
             if changed := check_same_recipe(self.folder.path, self.recipe.to_yaml()):
-                self.console.print(changed, style="yellow", soft_wrap=True, highlight=False)
+                self._warn(changed)
             state = self.folder.newest()
         if state is None:
             self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
@@ -156,7 +156,7 @@ class Run:
         write_text(self.folder.recipe, self.recipe.to_yaml())
         self._logged, self.saving.saved = (self.engine.index, self.seconds), self.engine.index
         self.folder.rewind(self.engine.index)
-        self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
+        tell(self.console, f"resuming {self.folder.path} at step {self.engine.index}")
 
     def _train(self) -> None:
         train, data = self.recipe.train, self.recipe.data
@@ -243,7 +243,7 @@ class Run:
         return {name: count / total for name, count in zip(self.classes, pixels.tolist(), strict=False)}
 
     def _warn(self, message: str) -> None:
-        self.console.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        tell(self.console, message, "yellow")
 
     def _extras(self) -> dict[str, Any]:
         """Return what a checkpoint of a run holds beside the engine's state."""
@@ -302,10 +302,8 @@ class Run:
         if skipped := self.bad_items.messages:
             self._warn("\n  ".join([f"skipped, {len(skipped)} items in all:", *skipped.values()]))
         if self.best_step:
-            self.console.print(
-                f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}", soft_wrap=True
-            )
-        self.console.print(f"report: {self.folder.path / 'report.html'}", soft_wrap=True)
+            tell(self.console, f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}")
+        tell(self.console, f"report: {self.folder.path / 'report.html'}")
 
     @property
     def _teacher(self) -> bool:

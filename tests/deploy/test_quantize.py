@@ -48,11 +48,15 @@ def pictures() -> list[Tensor]:
 def test_what_is_said_begins_with_the_agreement_of_int8_and_whether_it_is_enough() -> None:
     made = Quantized(agreement=0.98765, pictures=4, kept=("a",), convolutions=9)
     enough, others = replace(made, agreement=0.9912), "1 of 9 convolutions stay in float32"
-    assert str(made) == (
-        f"98.77 % of the pixels of 4 pictures keep their class, less than the 99 % aimed at; {others}"
-    )
+    assert str(made) == (f"98.77 % of the pixels of 4 pictures keep their class, less than the 99 % aimed at; {others}")
     assert str(enough) == f"99.12 % of the pixels of 4 pictures keep their class; {others}"
-    file = Export(path=Path("a.onnx"), format="ONNX 20", sizes=Sizes(size=SIZE, multiple=None), agreement={SIZE: 1.0}, quantized=made)
+    file = Export(
+        path=Path("a.onnx"),
+        format="ONNX 20",
+        sizes=Sizes(size=SIZE, multiple=None),
+        agreement={SIZE: 1.0},
+        quantized=made,
+    )
     first, second = str(file).splitlines()
     assert first.startswith("a.onnx: ONNX 20 in int8, ") and first.endswith(str(made))
     assert second == "before it was quantised, pixels that get the model's class: 100.00 % at 32x48 (HxW)"
