@@ -19,6 +19,7 @@ from dalib.runs.report.bars import Bar, bar_chart
 from dalib.runs.report.curves import line_chart, short
 from dalib.runs.report.run_files import RunRecord, Series
 
+TILES = 6  # at most in a row
 COLORS = 8  # --c0 to --c7 of the style sheet
 EVALUATION = "eval/"
 
@@ -61,7 +62,9 @@ def headline(run: RunRecord) -> str:
         _tile("time", _duration(results["seconds"])) if "seconds" in results else "",
         _tile("images per second", f"{median(rates):.1f}", "median") if rates else "",
     ]
-    return f'<section class="tiles">{"".join(tiles)}</section>'
+    tiles = [tile for tile in tiles if tile]
+    row = math.ceil(len(tiles) / math.ceil(len(tiles) / TILES))  # rows of even length, none of a single tile
+    return f'<section class="tiles" style="--row:{row}">{"".join(tiles)}</section>'
 
 
 def overview(run: RunRecord) -> str:

@@ -133,6 +133,13 @@ def test_a_class_of_iou_0_is_told_from_an_absent_one(run_folder):
     assert "<strong>0.0</strong>" in road and "<strong>–</strong>" in sky and ">absent</small>" in sky
 
 
+@pytest.mark.parametrize(("given", "row"), [({}, 6), ({"best": {"miou": 0.5, "step": 3}}, 4), ({"before": {}}, 5)])
+def test_no_card_of_the_headline_stands_alone_in_a_row(given, row, run_folder):
+    (run_folder / "results.json").write_text(json.dumps(RESULTS | given))
+    tiles = write_report(run_folder).read_text().split('<section class="tiles"')[1].split("</section>")[0]
+    assert tiles.startswith(f' style="--row:{row}"') and tiles.count('class="card tile') % row != 1
+
+
 def test_one_evaluation_makes_no_curve_and_two_do(run_folder):
     assert "<h2>Evaluation</h2>" not in write_report(run_folder).read_text()
     with (run_folder / "metrics.jsonl").open("a") as file:
