@@ -144,7 +144,7 @@ class Result:
         share = self.confusion.sum(1).double() / self.confusion.sum().clamp(min=1)
         for i, (name, iou, pixels) in enumerate(zip(self.classes, self.iou.tolist(), share.tolist(), strict=True)):
             known = pixels or i in self.averaged  # an absent class that is predicted somewhere has the IoU 0, too
-            scores = (_percent(iou), _share(pixels)) if known else (NONE, "absent")
+            scores = (_percent(iou), share_text(pixels)) if known else (NONE, "absent")
             table.add_row(name, *scores, style=None if i in self.averaged else "dim")
         return table
 
@@ -155,7 +155,7 @@ class Result:
         if source:
             table.add_column("labels of the source %", justify="right")
         for name, share in zip(self.classes, measures.predicted.tolist(), strict=True):
-            table.add_row(name, _share(share), *([_share(source[name])] if source else []))
+            table.add_row(name, share_text(share), *([share_text(source[name])] if source else []))
         return table
 
 
@@ -167,6 +167,6 @@ def _percent(value: float) -> str:
     return NONE if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def _share(value: float) -> str:
+def share_text(value: float) -> str:
     """Return a share in %, in which no pixel at all is told from a few."""
     return NONE if not value else "<0.1" if value < 0.0005 else f"{100 * value:.1f}"

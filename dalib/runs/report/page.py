@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from dalib.evaluation.panels import GAP
+from dalib.evaluation.result import share_text
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, Color
 from dalib.runs.report.bars import Bar, bar_chart
 from dalib.runs.report.curves import line_chart, short
@@ -136,8 +137,8 @@ def predicted(run: RunRecord) -> str:
             label=name,
             value=share,
             before=source.get(name),
-            figure=_percent(share),
-            note=_percent(source.get(name)) if source else "",
+            figure=share_text(share),
+            note=share_text(source[name]) if name in source else "",
             swatch=palette.get(name, ""),
         )
         for name, share in measures.get("predicted", {}).items()
