@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate as resize
 
 from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
+from dalib.core.arguments import check_sizes
 from dalib.core.create import strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
@@ -159,8 +160,8 @@ def plan(options: Namespace) -> None:
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
-    engine.check_sizes(made.rows[-1].sizes if made.rows else sizes)
-    engine.check_training()
+    check_sizes(engine.model, made.rows[-1].sizes if made.rows else sizes)
+    engine.stack.check_training()
     for number, row in enumerate(made.rows, start=1):
         modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]
         tell(console, _described(number, row, modules), indent=16 * " ")

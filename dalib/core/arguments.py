@@ -1,13 +1,16 @@
 """Checks of what people give to an engine, by habit from other libraries too."""
 
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from numbers import Number
 
 from torch import nn
 
 from dalib.core.optim import Schedule
-from dalib.errors import StackError
+from dalib.data.dataset import SegmentationDataset, own_classes, same_classes
+from dalib.errors import DalibError, DataError, StackError
 from dalib.losses import SegmentationLossFunction
+from dalib.models.outputs import TRIAL_SIZE, training_outputs
 from dalib.models.wrapper import unwrap
 
 RATES = (
@@ -49,3 +52,41 @@ def check_class_weights(loss: SegmentationLossFunction, num_classes: int) -> Non
         raise StackError(
             f"class_weights of the loss: expected {num_classes} values, one per class, got {len(weights)}."
         )
+
+
+def check_classes(
+    datasets: Mapping[str, SegmentationDataset], num_classes: int, known: Sequence[str] | None
+) -> tuple[str, ...] | None:
+    """Return the names of the classes: those ``known``, else those that a data set names; None where none does.
+
+    Raises:
+        DataError: the classes of data sets, by stream, are not the network's or not one another's; the target's do not
+            count, since its labels are not read.
+    """
+    named = {name: own_classes(dataset) for name, dataset in datasets.items() if name != "target"}
+    present = {f"the {name} data set": classes for name, classes in named.items() if classes}
+    for name, classes in present.items():
+        if len(classes) != num_classes:
+            raise DataError(
+                f"{name} has {len(classes)} classes ({', '.join(classes[:3])} ...) and the network {num_classes}; "
+                f"create the model with num_classes={len(classes)}."
+            )
+    same_classes(({"the engine": tuple(known)} if known else {}) | present)
+    return tuple(known) if known else next(iter(present.values()), None)
+
+
+def check_sizes(model: nn.Module, sizes: Mapping[str, tuple[int, int] | None]) -> None:
+    """Raise StackError where the network cannot take a stream's images, (H, W), because they are too small for it."""
+    for stream, size in sizes.items():
+        if size is None or min(size) >= min(TRIAL_SIZE):
+            continue
+        try:
+            training_outputs(model, size)
+        except DalibError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise StackError(
+                f"the network cannot take images of {size[0]}x{size[1]} (H x W), as the stream {stream!r} has them in "
+                f"the end: {reason} Give data.*.size, or a crop, a larger size."
+            ) from error

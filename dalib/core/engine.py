@@ -4,8 +4,8 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,24 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from dalib import ranks
 from dalib.core import checkpoint
-from dalib.core.arguments import RATES, check_class_weights, check_model, check_schedule
+from dalib.core.arguments import check_class_weights, check_classes, check_model, check_schedule
 from dalib.core.clock import Clock
-from dalib.core.context import Purpose, SetupContext, TeacherSettings
+from dalib.core.context import Purpose
 from dalib.core.forwards import Forwards
 from dalib.core.guard import Guard, NonFinitePolicy
 from dalib.core.inputs import Inputs, check_forms, check_images
-from dalib.core.modules import MakeOptimizer, OwnedModule, made_by
-from dalib.core.optim import Schedule, fuse, load_state, parameters_of, sgd, step_unless
+from dalib.core.modules import MakeOptimizer, OwnedModule
+from dalib.core.networks import Networks
+from dalib.core.optim import Schedule, step_unless
 from dalib.core.plan import Plan, Size, make_plan
 from dalib.core.precision import Precision, PrecisionName
-from dalib.core.ramp import END, value_at
+from dalib.core.ramp import value_at
+from dalib.core.setup import set_up
 from dalib.core.stack import Stack
 from dalib.core.step import Step
 from dalib.core.strategy import Strategy
-from dalib.core.teacher import Teacher
 from dalib.core.terms import Terms
 from dalib.data.bad_items import BadItems
 from dalib.data.batch import Batch
@@ -39,21 +41,20 @@ from dalib.data.dataset import (
     label_pixels,
     labelled,
     own_classes,
-    same_classes,
 )
 from dalib.data.loader import StreamLoader
 from dalib.data.sampled import Sampled
 from dalib.device import choose_device
-from dalib.errors import CheckpointError, DalibError, DataError, StackError
+from dalib.errors import CheckpointError, StackError
 from dalib.evaluation.evaluate import evaluate, inference
 from dalib.evaluation.result import Result
 from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
-from dalib.models.freezing import at_rest
-from dalib.models.outputs import TRIAL_SIZE, training_outputs
-from dalib.models.wrapper import SegmentationModel, network_of, own_loss, unwrap
-from dalib.randomness import seeded
+from dalib.models.batchnorm import synchronised
+from dalib.models.outputs import training_outputs
+from dalib.models.wrapper import network_of, own_loss
+from dalib.randomness import seed_of
 
 logger = logging.getLogger("dalib")
 
@@ -75,6 +76,7 @@ class Engine:
         device: default: the GPU if there is one. classes: class names; default: those that the data of ``fit`` name.
         purpose: what for; strategies' ``setup`` sees it, and frozen references are made for ``"train"`` alone.
         steps: of the whole run, for ``setup``; None where they are not known yet.
+        sync_batch_norm: where there are several ranks, let BatchNorm use the statistics of all ranks' images.
 
     Raises:
         StackError: the strategies do not fit together.
@@ -97,10 +99,13 @@ class Engine:
         classes: Sequence[str] | None = None,
         purpose: Purpose = "train",
         steps: int | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         check_model(model)
         check_schedule(schedule)
         self.device = choose_device(device)
+        sync_batch_norm = sync_batch_norm and ranks.world() > 1
+        model = synchronised(model, self.device) if sync_batch_norm else model
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stack = Stack(strategies)
         self.precision = Precision(precision, self.device)
@@ -118,15 +123,24 @@ class Engine:
         self._planned: dict[str, tuple[int, int]] = {}
         self._watched: set[tuple[str, Strategy]] = set()
         self._closed = self._idle = False
-        self.teacher = self._set_up(tuple(classes or default_classes(self.num_classes)), purpose, steps)
-        self.optimizer = made_by(optimizer or sgd(lr=2.5e-4), self._parameters(), "Engine")
-        for each in self.optimizers:
-            fuse(each)
-            for group in each.param_groups:
-                group.setdefault("initial_lr", group["lr"])
-        self._rates = self._present_rates()
-        self._frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
-        self.guard = Guard(on_non_finite, self.device, self.precision, self._networks())
+        ranks.copy_from_first(self.model.state_dict().values())
+        self.teacher = set_up(
+            self.stack,
+            model=self.model,
+            num_classes=self.num_classes,
+            classes=tuple(classes or default_classes(self.num_classes)),
+            device=self.device,
+            loss=self.segmentation_loss,
+            purpose=purpose,
+            steps=steps,
+            seed=self.seed,
+            _sync_batch_norm=sync_batch_norm,
+            _precision=self.precision,
+            _modules=self.modules,
+            _taps=self._taps,
+        )
+        self.networks = Networks(self.model, self.teacher, self.modules, optimizer)
+        self.guard = Guard(on_non_finite, self.device, self.precision, self.networks.all())
 
     # ------------------------------------------------------------------------------------------------ one step
 
@@ -136,7 +150,7 @@ class Engine:
         for batch in micro_batches:
             self.stack.check_paired(batch)
         self._plan(micro_batches[0])
-        self._begin()
+        self.networks.begin(self._factor())
         parts, inputs = len(micro_batches), Inputs(self.num_classes)
         terms, forwards = Terms(parts), self._forwards()
         with self.guard.whole_step(self.index, self._undo_strategies()):
@@ -151,11 +165,12 @@ class Engine:
                     self._backward([(w, self._scalars("loss", s, step, terms)) for s, w in weights.items()], parts)
                     step.detach_outputs()
                 for strategy in self.stack.implementing("critic_loss"):
-                    with self._training_critics(strategy):
+                    with self.networks.training_critics(strategy):
                         self._backward([(1.0, self._scalars("critic_loss", strategy, step, terms))], parts)
             step.finite = self._update(terms, inputs) == 0
-            with torch.no_grad(), self._refusing_forwards("post_step"):
-                self._call("post_step", step)
+            if self.stack.implementing("post_step"):
+                with torch.no_grad(), self.networks.refusing_forwards("post_step"):
+                    self._call("post_step", step)
             self.index += 1
         return terms.means()
 
@@ -163,35 +178,6 @@ class Engine:
         """Return a function that restores the strategies' present state."""
         states = copy.deepcopy(self.stack.state_dict())
         return lambda: self.stack.load_state_dict(states)
-
-    def _begin(self) -> None:
-        self._train_mode()
-        self.model.zero_grad(set_to_none=True)  # includes parameters without an optimiser, which clip reads
-        if self._present_rates() != self._rates:
-            raise StackError(
-                f"the learning rates were {self._rates} and have been set to {self._present_rates()}. {RATES}"
-            )
-        factor = self._factor()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * group.get("lr_scale", 1.0) * factor
-        self._rates = self._present_rates()
-
-    def _train_mode(self) -> None:
-        """Set the student to training, but for what is frozen: in eval mode, and without a gradient."""
-        if any(parameter.requires_grad for parameter in self._frozen):
-            raise StackError(
-                "a parameter that was frozen when the engine was made requires a gradient now, and the optimiser does "
-                "not have it; unfreeze before the engine is made, or make another one."
-            )
-        resting = list(at_rest(self.model))
-        self.model.train()
-        for module in resting:
-            module.eval()
-
-    def _present_rates(self) -> list[float]:
-        return [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _factor(self) -> float:
         """Return the schedule's factor on every learning rate."""
@@ -222,16 +208,18 @@ class Engine:
         Returns:
             The guard's flag, 0-d float32: 1 where nothing was updated.
         """
-        gradients = self._gradients()
+        with self.clock.section("backward"):
+            self.networks.reduce_gradients()
+        gradients = self.networks.gradients()
         self._idle = bool(terms.losses) and not gradients
-        received = [self._optimizers[name] for name in gradients]
+        received = [self.networks.optimizers[name] for name in gradients]
         fault = self.guard.judge(terms.losses, gradients, inputs)
         with self.clock.section("optimizer"):
             for optimizer in received:
                 self.precision.scaler.unscale_(optimizer)
             flag = torch.maximum(fault, self.precision.overflow(received))
             if self.clip is not None:
-                nn.utils.clip_grad_norm_([*self.model.parameters(), *self._shared_parameters()], self.clip)
+                nn.utils.clip_grad_norm_(self.networks.trained_with_student(), self.clip)
             for optimizer in received:
                 step_unless(flag, optimizer)
             if received:
@@ -245,9 +233,9 @@ class Engine:
     def _scalars(self, hook: str, strategy: Strategy, step: Step, terms: Terms) -> dict[str, Tensor]:
         if (hook, strategy) not in self._watched:  # an author's mistake shows in the first call
             self._watched.add((hook, strategy))
-            before = self._gradient_versions()
+            before = self.networks.gradient_versions()
             scalars = self.stack.scalars(hook, strategy, step)
-            if self._gradient_versions() != before:
+            if self.networks.gradient_versions() != before:
                 raise StackError(
                     f"strategy {strategy.name!r} calls backward in its hook {hook!r}; return the term, and the engine "
                     "backpropagates it. For gradients of your own take torch.autograd.grad."
@@ -264,53 +252,15 @@ class Engine:
         terms.add(strategy.name, hook, scalars)
         return scalars
 
-    def _gradient_versions(self) -> list[int | None]:
-        parameters = (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
-        return [None if p.grad is None else p.grad._version for p in parameters]
-
     def _call(self, hook: str, step: Step) -> None:
         for strategy in self.stack.implementing(hook):
             self.stack.call(hook, strategy, step=step)
 
-    @contextmanager
-    def _training_critics(self, strategy: Strategy) -> Iterator[None]:
-        """Let this strategy's critics learn, and nothing else."""
-        critics = [m for m in self.modules.values() if m.trains == "critic_loss" and m.owner == strategy.name]
-        others = (module.module for module in self.modules.values() if module.trains == "loss")
-        learning = [p for module in (self.model, *others) for p in module.parameters() if p.requires_grad]
-        for critic in critics:
-            critic.learn(True)
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for critic in critics:
-                critic.learn(False)
-            for parameter in learning:
-                parameter.requires_grad_(True)
-
-    @contextmanager
-    def _refusing_forwards(self, hook: str) -> Iterator[None]:
-        """Refuse forwards of networks and trained modules, which would move BatchNorm's running statistics."""
-
-        def refuse(*forward: Any) -> None:
-            raise StackError(f"a forward in {hook} would move BatchNorm's running statistics; make it in `loss`.")
-
-        networks = self._networks() if self.stack.implementing(hook) else []
-        handles = [network.register_forward_pre_hook(refuse) for network in networks]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def _forwards(self) -> Forwards:
         teacher = self.teacher.module if self.teacher else None
-        read = self.stack.outputs()
-        return Forwards(
-            self.model, teacher, self.precision, self.clock, self.device, self.seed, tuple(self._taps), read
-        )
+        read, rank = self.stack.outputs(), ranks.rank()
+        seed = seed_of(self.seed, "rank", rank) if rank else self.seed
+        return Forwards(self.model, teacher, self.precision, self.clock, self.device, seed, tuple(self._taps), read)
 
     # --------------------------------------------------------------------------------------------- many steps
 
@@ -336,7 +286,7 @@ class Engine:
         """
         given = {"source": source, "target": target, **(streams or {})}
         datasets = self.stack.read({name: dataset for name, dataset in given.items() if dataset is not None})
-        self._check_classes(datasets)
+        self.classes = check_classes(datasets, self.num_classes, self.classes)
         bad_items = bad_items or BadItems()
         sampled = {name: Sampled(dataset, name, bad_items) for name, dataset in datasets.items()}
         draws = self.stack.draws(sampled, self.seed)
@@ -375,28 +325,16 @@ class Engine:
                 the source's. The target's labels are never read.
         """
         given = {"source": source, **(streams or {}), **({"eval": eval} if eval is not None and labelled(eval) else {})}
-        self._check_classes({name: dataset for name, dataset in given.items() if dataset is not None})
+        given_classes = {name: dataset for name, dataset in given.items() if dataset is not None}
+        self.classes = check_classes(given_classes, self.num_classes, self.classes)
         own = None if source is None else own_classes(source)
         if source is not None and own and (absent := absent_classes(own, label_pixels(source))):
             logger.warning("the source, %d of %d images looked at: %s", min(32, len(source)), len(source), absent)
-        self.check_training()
+        self.stack.check_training()
         done = self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers)
         for _ in track(done, "training", total=steps - self.index, disable=not progress):
             pass
         return None if eval is None else self.evaluate(eval)
-
-    def _check_classes(self, datasets: Mapping[str, SegmentationDataset]) -> None:
-        """Compare the classes that data sets name with the network's and one another's, and keep their names."""
-        named = {name: own_classes(dataset) for name, dataset in datasets.items() if name != "target"}
-        present = {f"the {name} data set": classes for name, classes in named.items() if classes}
-        for name, classes in present.items():
-            if len(classes) != self.num_classes:
-                raise DataError(
-                    f"{name} has {len(classes)} classes ({', '.join(classes[:3])} ...) and the network "
-                    f"{self.num_classes}; create the model with num_classes={len(classes)}."
-                )
-        same_classes(({"the engine": self.classes} if self.classes else {}) | present)
-        self.classes = self.classes or next(iter(present.values()), None)
 
     def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
@@ -445,7 +383,7 @@ class Engine:
         wrapped = self.stack.predictor(model, predict, self.device, self.seed)
 
         def predict_all(images: Tensor) -> Tensor:
-            with inference(*self._networks()):  # strategies' modules in a predictor, too
+            with inference(*self.networks.all()):  # strategies' modules in a predictor, too
                 return wrapped(images)
 
         return predict_all
@@ -458,42 +396,14 @@ class Engine:
         return int(self.model.num_classes)  # type: ignore[arg-type]
 
     @property
-    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
-        """The model's optimiser and those of strategies' modules."""
-        return tuple(self._optimizers.values())
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The model's optimiser."""
+        return self.networks.optimizer
 
     @property
-    def _optimizers(self) -> dict[str | None, torch.optim.Optimizer]:
-        """By the name of a strategy's module; the model's under None."""
-        return {None: self.optimizer} | {name: m.optimizer for name, m in self.modules.items() if m.optimizer}
-
-    def _gradients(self) -> dict[str | None, list[Tensor]]:
-        """Return this step's gradients by the name of a strategy's module; the model's under None."""
-        received = {
-            name: [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            for name, optimizer in self._optimizers.items()
-        }
-        return {name: gradients for name, gradients in received.items() if gradients}
-
-    def _networks(self) -> list[nn.Module]:
-        """Return student, teacher, strategies' trained modules and their averaged copies."""
-        trained = [module for module in self.modules.values() if module.trains]
-        averaged = [module.averaged for module in trained if module.averaged is not None]
-        teacher = [self.teacher.module] if self.teacher else []
-        return [self.model, *teacher, *(module.module for module in trained), *averaged]
-
-    def _shared_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of strategies' modules that the model's optimiser trains."""
-        shared = (m for m in self.modules.values() if m.trains == "loss" and not m.optimizer)
-        return [parameter for module in shared for parameter in module.parameters]
-
-    def _parameters(self) -> Any:
-        """Return what the model's optimiser takes."""
-        own, shared = parameters_of(network_of(self.model)), self._shared_parameters()
-        if not shared:
-            return own
-        entries = list(own)
-        return [*(entries if isinstance(entries[0], dict) else [{"params": entries}]), {"params": shared}]
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """The model's optimiser and those of strategies' modules."""
+        return tuple(self.networks.optimizers.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Return all training state as tensors and primitives; only after a complete, finite step.
@@ -511,11 +421,8 @@ class Engine:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "model": network_of(self.model).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.networks.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
-            "teacher": network_of(self.teacher.module).state_dict() if self.teacher else None,
-            "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "strategies": self.stack.state_dict(),
             "skipped": self.guard.state_dict(),
             "classes": None if self.classes is None else list(self.classes),
@@ -533,19 +440,11 @@ class Engine:
         except BaseException:
             undo()
             raise
-        network_of(self.model).load_state_dict(state["model"])
-        load_state(self.optimizer, state["optimizer"])
+        self.networks.load_state_dict(state)
         self.precision.scaler.load_state_dict(state["scaler"])
-        if self.teacher:
-            network_of(self.teacher.module).load_state_dict(state["teacher"])
-        for name, module in self.modules.items():
-            module.load_weights(state["modules"][name])
-            if module.optimizer:
-                load_state(module.optimizer, state["modules"][name]["optimizer"])
         self.guard.load_state_dict(state["skipped"])
         self.seed, self.index = state["seed"], state["step"]
         self.classes = self.classes or (None if state["classes"] is None else tuple(state["classes"]))
-        self._rates = self._present_rates()
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically."""
@@ -563,86 +462,6 @@ class Engine:
             self._closed = True
             self.stack.teardown()
 
-    # --------------------------------------------------------------------------------------------------- start
-
-    def _set_up(self, classes: tuple[str, ...], purpose: Purpose, steps: int | None) -> Teacher | None:
-        settings = TeacherSettings()
-        for strategy in self.stack.implementing("setup"):
-            ctx = SetupContext(
-                strategy=strategy.name,
-                model=self.model,
-                num_classes=self.num_classes,
-                classes=classes,
-                device=self.device,
-                loss=self.segmentation_loss,
-                purpose=purpose,
-                steps=steps,
-                seed=self.seed,
-                _precision=self.precision,
-                _modules=self.modules,
-                _teacher=settings,
-                _taps=self._taps,
-            )
-            before = dict(self.model.named_modules()) | dict(self.model.named_parameters())
-            with seeded(self.device, self.seed, "setup", strategy.name):
-                self.stack.call("setup", strategy, ctx=ctx)
-            self._refuse_own_modules(strategy, before)
-        model = unwrap(self.model)
-        if purpose == "train" and isinstance(model, SegmentationModel):
-            for path in self._taps:
-                model.tap(path)
-        if not settings.asked:
-            return None
-        averaged = [(m.module, m.averaged) for m in self.modules.values() if m.averaged is not None]
-        return Teacher(self.model, settings.decay, settings.batch_norm, settings.start, averaged)
-
-    def check_training(self) -> None:
-        """Raise StackError where no strategy's loss counts, so that a run would train nothing to its end."""
-        weights = {s.name: (value_at(s.weight, self.index), value_at(s.weight, END)) for s in self.stack.strategies}
-        losses = [s.name for s in self.stack.implementing("loss")]
-        if not any(any(weights[name]) for name in losses) and not self.stack.implementing("critic_loss"):
-            found = f"the weights of {', '.join(losses)} are 0" if losses else "no strategy of the stack has a loss"
-            raise StackError(
-                f"{found}, so nothing would be trained; the supervised loss is a strategy, too: {{use: supervised}}."
-            )
-
-    def check_sizes(self, sizes: Mapping[str, Size]) -> None:
-        """Raise StackError where the network cannot take a stream's images, because they are too small for it."""
-        for stream, size in sizes.items():
-            if size is None or min(size) >= min(TRIAL_SIZE):
-                continue
-            try:
-                training_outputs(self.model, size)
-            except DalibError:
-                raise
-            except Exception as error:
-                reason = str(error).strip().partition("\n")[0]
-                raise StackError(
-                    f"the network cannot take images of {size[0]}x{size[1]} (H x W), as the stream {stream!r} has them "
-                    f"in the end: {reason} Give data.*.size, or a crop, a larger size."
-                ) from error
-
-    def _refuse_own_modules(self, strategy: Strategy, before: Collection[str]) -> None:
-        """Refuse what a strategy made without ``ctx.module``: it would not be trained, saved or averaged as it should.
-
-        Args:
-            before: names of the model's modules and parameters before the strategy's ``setup``.
-        """
-        model = dict(self.model.named_modules()) | dict(self.model.named_parameters())
-        advice = "a module of its own comes from ctx.module(...), so that it is trained, saved and averaged."
-        if hung := sorted(model.keys() - before):
-            raise StackError(f"strategy {strategy.name!r} adds {hung[0]!r} to the model; {advice}")
-        models = {id(parameter) for parameter in self.model.parameters()}
-        for name, value in vars(strategy).items():
-            if isinstance(value, nn.Module) and not value.training:
-                continue  # it is used as it is
-            for parameter in value.parameters() if isinstance(value, nn.Module) else [value]:
-                if isinstance(parameter, nn.Parameter) and parameter.requires_grad and id(parameter) not in models:
-                    raise StackError(
-                        f"strategy {strategy.name!r} keeps its own trainable {name!r}; {advice} One that is never "
-                        "trained goes into eval mode, .eval()."
-                    )
-
     def plan(self, sizes: Mapping[str, Size], fields: Mapping[str, Collection[str]] | None = None) -> Plan:
         """Check the stack against the streams' (H, W) and fields, where known, and against what the model gives.
 
@@ -650,15 +469,11 @@ class Engine:
             StackError: the strategies do not fit together.
         """
         declared = {entry for s in self.stack.strategies for of in (s.outputs, s.critic_outputs) for entry in of or ()}
-        every_model = all(entry.endswith(".logits") for entry in declared)
-        return make_plan(self.stack, sizes, None if every_model else self._outputs_in_training(), fields)
-
-    def _outputs_in_training(self) -> Collection[str] | None:
-        """Return the names of what the model gives in training, tapped layers included; None where it is not known."""
-        try:
-            return {*training_outputs(self.model), *self._taps}
-        except Exception:  # a network that takes images of one size only; reading what it lacks is an error then
-            return None
+        given: Collection[str] | None = None
+        if not all(entry.endswith(".logits") for entry in declared):
+            with suppress(Exception):  # a network that takes images of one size only; reading what it lacks is an error
+                given = {*training_outputs(self.model), *self._taps}
+        return make_plan(self.stack, sizes, given, fields)
 
     def _plan(self, batch: Batch) -> None:
         """Check the model, and the stack against the batch's streams, whenever their sizes change."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dalib.core.hookspecs import HOOKS, StrategySpecs
+from dalib.core.ramp import END, value_at
 from dalib.core.step import Step
 from dalib.core.strategy import DECLARATIONS, Strategy, declared_streams
 from dalib.data.draws import in_range
@@ -98,6 +99,17 @@ class Stack:
                     f"strategy {strategy.name!r} pairs the images of {' and '.join(counts)}, so it needs as many of "
                     f"each; the batch has {found}."
                 )
+
+    def check_training(self) -> None:
+        """Raise StackError where no strategy's loss counts, so that a run would train nothing to its end."""
+        losses = self.implementing("loss")
+        counts = any(value_at(s.weight, step) for s in losses for step in (0, END))
+        if not counts and not self.implementing("critic_loss"):
+            names = ", ".join(s.name for s in losses)
+            found = f"the weights of {names} are 0" if losses else "no strategy of the stack has a loss"
+            raise StackError(
+                f"{found}, so nothing would be trained; the supervised loss is a strategy, too: {{use: supervised}}."
+            )
 
     def draws(self, datasets: Mapping[str, "SegmentationDataset"], seed: int) -> "dict[str, Draw]":
         """Return the strategies' samplers by stream; StackError where two sample the same stream.

@@ -14,6 +14,7 @@ from rich.status import Status
 from torch import Tensor
 
 from dalib.core import checkpoint
+from dalib.core.arguments import check_sizes
 from dalib.data.bad_items import BadItems, Readable
 from dalib.data.dataset import absent_classes, label_pixels, palette_of
 from dalib.data.loader import check_not_empty, first_look
@@ -82,7 +83,7 @@ class Run:
         model = build_model(recipe, self.classes, device)
         model = compiled(model, device) if recipe.train.compile else model
         self.engine = build_engine(recipe, model, self.classes, device)
-        self.engine.check_training()
+        self.engine.stack.check_training()
         check_not_empty(self.eval, "eval")
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         if self.unlabelled and self.bad_items.limit:
@@ -91,7 +92,7 @@ class Run:
         seen = {name: first_look(dataset, name, self.bad_items) for name, dataset in self.streams.items()}
         sizes = {name: stream.size for name, stream in seen.items()}
         plan = self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
-        self.engine.check_sizes(plan.rows[-1].sizes if plan.rows else sizes)
+        check_sizes(self.engine.model, plan.rows[-1].sizes if plan.rows else sizes)
         self.shares = self._look_at_labels()
         self.seconds = 0.0  # of training, before a resume included
         self.best, self.best_step = -1.0, 0
