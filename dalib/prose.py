@@ -1,5 +1,6 @@
 """Sentences on a terminal."""
 
+from functools import partial
 from textwrap import fill
 
 
@@ -10,5 +11,5 @@ def wrapped(text: str, width: int, indent: str = "") -> str:
         indent: of the lines that a break begins.
     """
     lines = text.splitlines()
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return "\n".join(fill(line, width, subsequent_indent=indent, **options) for line in lines)
+    wrap = partial(fill, width=width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(wrap, lines))
