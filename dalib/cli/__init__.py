@@ -36,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Any other exception propagates, with its traceback and status 1: it is a fault of dalib.
     """
-    parser = make_parser()
-    options, rest = parser.parse_known_args(arguments)
-    _take_overrides(parser, options, rest)
     # Before torch is imported: OpenMP threads that spin while waiting made a step eight times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    configure_logging()
     try:
+        parser = make_parser()
+        options, rest = parser.parse_known_args(arguments)
+        _take_overrides(parser, options, rest)
+        configure_logging()
         _check_paths(options)
         from dalib.cli.starting import end_quickly, starting
 

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -46,11 +45,9 @@ from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.registry import Kind
 from dalib.runs.build import (
     build_dataset,
-    build_engine,
     build_eval,
-    build_model,
     check_classes,
-    forget_files,
+    engine_on_paper,
     open_dataset,
     overridden,
 )
@@ -151,12 +148,7 @@ def plan(options: Namespace) -> None:
     if options.resolved:
         sys.stdout.write(recipe.to_yaml())
         return
-    meta = torch.device("meta")
-    forget_files(recipe, scored=False)
-    recipe.train.precision = "fp32"
-    classes = _planned_classes(recipe)
-    with meta:
-        engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
+    engine = engine_on_paper(recipe, _planned_classes(recipe))
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
@@ -189,7 +181,7 @@ def plugins(options: Namespace) -> None:
 
 
 def doctor(options: Namespace) -> int:
-    """Examine the data of a recipe; status 2 when something in it is broken."""
+    """Examine the data of a recipe, and whether its stack trains on them; status 2 when something in it is broken."""
     recipe = load_recipe(options.recipe, options.overrides)
     _check_json(options)
     console = Console()
@@ -221,11 +213,19 @@ def doctor(options: Namespace) -> int:
                 compare_sizes(found[-1 - number], found[-1])
             console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=not console.is_terminal)
             faults |= dict.fromkeys(found[-1].faults)
+    stack = ""
+    try:
+        engine_on_paper(recipe, labelled[0].classes if labelled else CITYSCAPES_CLASSES).stack.check_training()
+    except DalibError as error:
+        stack = str(error)
+        faults[Fault("", stack)] = None
+        console.print(f"the stack: {stack}\n", style="bold red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         counted(len(faults), "fault") if faults else "no faults", style="bold red" if faults else "bold green"
     )
     if options.json:
-        write_json(Path(options.json), {"faults": len(faults), "sets": [findings.to_dict() for findings in found]})
+        sets = [findings.to_dict() for findings in found]
+        write_json(Path(options.json), {"faults": len(faults), "sets": sets, "stack": stack})
     return 2 if faults else 0
 
 

@@ -75,6 +75,14 @@ def test_a_folder_of_photos_trains_pictures_and_reports_without_a_label_map_spli
     assert len(list((tmp_path / "run" / "panels").iterdir())) == 3
 
 
+def test_photos_of_all_kinds_train_and_what_is_passed_over_is_told(write, tmp_path, caplog):
+    path = write()
+    for name in ("d.tif", "e.tif", "f.tiff", "g.bmp", "h.bmp", "i.gif", ".hidden.png"):
+        save(tmp_path / "photos" / name, PHOTO)
+    assert trained(path, tmp_path / "run")[1]["label_free"]["images"] == 8
+    assert "8 images; passed over: 1 .gif (images are " in caplog.text
+
+
 def test_label_free_measures_are_those_of_a_loop_over_the_pixels(write, tmp_path):
     result, _, _ = trained(write(), tmp_path / "run")
     engine = load_run(tmp_path / "run").engine

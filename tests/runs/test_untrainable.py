@@ -1,6 +1,7 @@
 """A run that could train nothing, or only part of what was meant, is refused before its first step."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -24,7 +25,12 @@ def map_that_fits_no_id(root):
     return f", label_map: '{root.parent / 'map.yaml'}'"
 
 
-@pytest.mark.parametrize("prepare", [no_labels, map_that_fits_no_id])
+def no_folder(root):
+    shutil.rmtree(root / "labels" / "train")
+    return ""
+
+
+@pytest.mark.parametrize("prepare", [no_labels, no_folder, map_that_fits_no_id])
 def test_a_source_without_a_labelled_pixel_is_refused_and_a_fault(prepare, tmp_path, capsys):
     root = make_streets(tmp_path)
     options = prepare(root)
@@ -75,6 +81,17 @@ def test_a_recipe_that_would_train_nothing_is_refused(override, said, tmp_path, 
     assert said in refusal(capsys, "train", recipe, override, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert said in refusal(capsys, "plan", recipe, override)
+    assert run_dalib("doctor", recipe, override) == 2
+    assert said in "".join(capsys.readouterr())
+
+
+def test_the_doctor_counts_a_stack_that_trains_nothing_as_a_fault_beside_those_of_the_data(tmp_path):
+    root = make_streets(tmp_path)
+    (root / "images" / "train" / "a.png").write_bytes(b"no image")
+    recipe = write_recipe(root)
+    assert run_dalib("doctor", recipe, "strategies=[{use: augment}]", "--json", tmp_path / "found.json") == 2
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["faults"] == 2 and "so nothing would be trained" in found["stack"] and found["sets"][0]["faults"]
 
 
 def test_whole_class_weights_train(tmp_path):

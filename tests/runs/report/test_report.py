@@ -187,3 +187,4 @@ def test_a_panel_is_taken_apart_into_its_pictures_under_its_title(run_folder):
     for data, name in pictures:
         picture = Image.open(BytesIO(base64.b64decode(data)))
         assert picture.size == (8, 6) and picture.getextrema() == ((colors[name],) * 2,) * 3
+    assert re.findall(r'<input type="checkbox" aria-label="enlarge: (\w+)"><img', page) == list(colors)  # on a click
