@@ -167,8 +167,9 @@ def _outputs(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     for given in inputs:
         alone = given.is_file()
         prefix = _folder(given) if len(inputs) > 1 and not alone else ""
-        for path, image in ({given.name: given} if alone else _images(given, out)).items():
-            stem, kind = path.removesuffix(image.suffix), image.suffix.replace(".", "_")
+        for image in [given] if alone else _images(given, out).values():
+            stem = image.stem if alone else image.relative_to(given).with_suffix("").as_posix()
+            kind = image.suffix.replace(".", "_")
             within = [prefix, _folder(image.parent)] if alone else [prefix]
             names = [f"{folder}{stem}{end}" for folder in within for end in ("", kind)]
             first, _ = found.setdefault(image.parent.resolve() / image.name, (image, names))
