@@ -57,7 +57,7 @@ from dalib.runs.build import (
 from dalib.runs.folder import RunFolder
 from dalib.runs.held_out import trained_on
 from dalib.runs.loading import load_run
-from dalib.runs.progress import image_bar
+from dalib.runs.progress import image_bar, tell
 from dalib.runs.recipe import Recipe, load_recipe
 from dalib.runs.run import run as run_recipe
 
@@ -143,7 +143,7 @@ def predict(options: Namespace) -> int:
         )
     rate = len(done.blends) / (time.perf_counter() - started)
     told = f"{counted(len(done.blends), 'image')} in {options.out} ({rate:.1f} images/s), labels in its folder labels"
-    console.print(told, soft_wrap=True, highlight=False)
+    tell(console, told)
     for message in done.skipped.values():
         logger.warning("skipped: %s", message)
     return SKIPPED if done.skipped else 0
@@ -164,15 +164,11 @@ def plan(options: Namespace) -> None:
     engine.stack.check_training()
     for number, row in enumerate(made.rows, start=1):
         modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]
-        console.print(_described(number, row, modules), highlight=False, soft_wrap=True)
-    console.print(
-        f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False, soft_wrap=True)
+        tell(console, _described(number, row, modules), indent=16 * " ")
+    tell(console, f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}")
+    tell(console, f"loaded: {', '.join(engine.stack.read(sizes))}")
     for warning in made.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+        tell(console, f"warning: {warning}", "yellow")
 
 
 def plugins(options: Namespace) -> None:
@@ -209,7 +205,7 @@ def doctor(options: Namespace) -> int:
             and recipe.data.eval is None
             and (unlabelled := build_eval(recipe, labelled[0].classes if labelled else None)[1])
         ):
-            console.print(f"data.eval: no labels to score on: {unlabelled}", style="yellow", markup=False)
+            tell(console, f"data.eval: no labels to score on: {unlabelled}", "yellow")
             continue
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
             create = partial(open_dataset, name, chosen, path)
@@ -228,7 +224,7 @@ def doctor(options: Namespace) -> int:
                 found[-1].remarks += _also_trained_on(recipe)
             if one_size and number:
                 compare_sizes(found[-1 - number], found[-1])
-            console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
+            console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=not console.is_terminal)
             faults |= dict.fromkeys(found[-1].faults)
     stack = ""
     try:
@@ -309,7 +305,7 @@ def export(options: Namespace) -> None:
             palette=loaded.palette,
             calibrate=_calibration(options, loaded.recipe, size),
         )
-    console.print(str(written), soft_wrap=True, highlight=False)
+    tell(console, str(written))
 
 
 def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> list[Tensor] | None:
@@ -389,7 +385,7 @@ def _kind(module: OwnedModule) -> str:
 
 
 def _described(number: int, row: PlannedStrategy, modules: Sequence[OwnedModule]) -> str:
-    """Return a row of a plan as text, a line per aspect, to fit a terminal of 80 columns."""
+    """Return a row of a plan as text, a line per aspect, whose values begin at the 17th column."""
     strategy = row.strategy
     kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
     outputs, critic_outputs = (

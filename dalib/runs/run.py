@@ -31,7 +31,7 @@ from dalib.runs.held_out import trained_on
 from dalib.runs.loading import Earlier
 from dalib.runs.lock import locked
 from dalib.runs.pictures import Samples
-from dalib.runs.progress import Display, image_bar
+from dalib.runs.progress import Display, image_bar, tell
 from dalib.runs.recipe import Recipe
 from dalib.runs.report import write_report
 from dalib.runs.resuming import check_same_data, check_same_recipe, identities
@@ -128,6 +128,7 @@ class Run:
             result = self._score(progress)
         if self.recipe.train.eval_every:
             self._keep_best(result)
+        self.folder.log_score(self.engine.index, _figures(result))
         samples.predict("prediction", self.engine, teacher=self._teacher)
         samples.write(self.folder.panels)
         self._finish(result)
@@ -137,7 +138,7 @@ class Run:
         state = None
         if resume and self.folder.checkpoints:
             if changed := check_same_recipe(self.folder.path, self.recipe.to_yaml()):
-                self.console.print(changed, style="yellow", soft_wrap=True, highlight=False)
+                self._warn(changed)
             state = self.folder.newest()
         if state is not None:
             check_same_data(self.folder.path, state.get("data", {}), self.data)
@@ -166,7 +167,7 @@ class Run:
         write_text(self.folder.recipe, self.recipe.to_yaml())
         self._logged, self.saving.saved = (self.engine.index, self.seconds), self.engine.index
         self.folder.rewind(self.engine.index)
-        self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
+        tell(self.console, f"resuming {self.folder.path} at step {self.engine.index}")
 
     def _train(self) -> None:
         train, data = self.recipe.train, self.recipe.data
@@ -231,8 +232,7 @@ class Run:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
         result = self._score(display.evaluating)
         self._keep_best(result)
-        figures = result.label_free.figures() if result.label_free else {}
-        return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}
+        return _figures(result)
 
     def _keep_best(self, result: Result) -> None:
         if result.miou is not None and result.miou > self.best:
@@ -258,7 +258,7 @@ class Run:
         return {name: count / total for name, count in zip(self.classes, pixels.tolist(), strict=False)}
 
     def _warn(self, message: str) -> None:
-        self.console.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        tell(self.console, message, "yellow")
 
     def _extras(self) -> dict[str, Any]:
         """Return what a checkpoint of a run holds beside the engine's state."""
@@ -320,11 +320,15 @@ class Run:
         if skipped := self.bad_items.messages:
             self._warn("\n  ".join([f"skipped, {len(skipped)} items in all:", *skipped.values()]))
         if self.best_step:
-            self.console.print(
-                f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}", soft_wrap=True
-            )
-        self.console.print(f"report: {self.folder.path / 'report.html'}", soft_wrap=True)
+            tell(self.console, f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}")
+        tell(self.console, f"report: {self.folder.path / 'report.html'}")
 
     @property
     def _teacher(self) -> bool:
         return self.recipe.evaluate.model == "teacher"
+
+
+def _figures(result: Result) -> dict[str, float]:
+    """Return what the metrics say of an evaluation."""
+    figures = result.label_free.figures() if result.label_free else {}
+    return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}
