@@ -74,6 +74,8 @@ def test_a_run_leaves_everything_in_its_folder(whole):
     assert results["miou"] == pytest.approx(result.miou) and results["steps"] == 4 and results["seconds"] > 0
     assert list(results["iou"]) == list(result.classes)
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4]
+    assert [line["step"] for line in metrics(folder) if "eval/miou" in line] == [2, 4]
+    assert metrics(folder)[-1]["eval/miou"] == results["miou"] and "supervised/source" in metrics(folder)[-1]
     assert {"supervised/source", "dacs/mixed", "dacs/confident", "lr", "seconds"} <= metrics(folder)[0].keys()
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
     assert "src=" in (folder / "report.html").read_text() and "http://" not in (folder / "report.html").read_text()
@@ -273,7 +275,8 @@ def test_a_compiled_run_trains_and_writes_the_same_model(quick_compiler, tmp_pat
 
 def test_a_compiled_run_resumes(quick_compiler, tmp_path):
     for steps, name, resume in ((2, "run", False), (4, "run", True), (4, "whole", False)):
-        run(replace(recipe(compile=True, steps=steps), schedule=None), tmp_path / name, resume=resume)
+        made = recipe(compile=True, steps=steps, eval_every=2)
+        run(replace(made, schedule=None), tmp_path / name, resume=resume)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -308,6 +311,15 @@ def test_the_run_that_came_before_is_pictured_and_reported(whole, tmp_path):
     run(recipe(steps=1), tmp_path / "run", before=whole[0])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["before"]["miou"] == pytest.approx(whole[1].miou)
+
+
+def test_the_last_evaluation_is_one_point_however_often_a_run_is_resumed(tmp_path):
+    folder = tmp_path / "run"
+    for steps, limit, points in ((2, 2, [2]), (2, 1, [2]), (3, 1, [2, 3])):
+        made = recipe(steps=steps, log_every=9)
+        result = run(replace(made, evaluate=replace(made.evaluate, limit=limit)), folder, resume=True)
+        assert [line["step"] for line in metrics(folder)] == points
+        assert metrics(folder)[-1]["eval/miou"] == result.miou
 
 
 def test_class_sets_that_differ_are_refused_before_the_training(tmp_path, monkeypatch):
