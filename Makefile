@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Threads that wait asleep: spinning ones made a step eight times as slow when another process had one of two cores.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow test-faults test-fuzz mutants lint format clean help
+.PHONY: demo test test-slow test-faults test-distributed test-fuzz mutants lint format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,6 +29,9 @@ test-slow: $(STAMP)  ## the tests that take longer
 
 test-faults: $(STAMP)  ## runs that are killed anywhere and resumed, and runs short of resources; at most 20 minutes
 	$(BIN)/python -m pytest -m faults tests/faults
+
+test-distributed: $(STAMP)  ## jobs of 1, 2 and 4 ranks, killed and resumed, too; at most 15 minutes
+	$(BIN)/python -m pytest -m distributed tests/distributed
 
 test-fuzz: $(STAMP)  ## thousands of hostile recipes, label maps, images and checkpoints
 	$(BIN)/python -m pytest -m fuzz tests/fuzz

@@ -4,6 +4,7 @@ torchrun starts them; ``torch.distributed`` is what connects them. Where it does
 Every rank has to make the same calls in the same order.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -41,6 +42,26 @@ def gathered(values: Tensor) -> Tensor:
     parts = [torch.empty_like(values) for _ in range(world())]
     dist.all_gather(parts, values)
     return torch.stack(parts)
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace float tensors by their means over the ranks, in place, by one reduction per type."""
+    if world() == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        of_type = [tensor.detach() for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in of_type])
+        dist.all_reduce(flat)
+        means = torch.split(flat / world(), [tensor.numel() for tensor in of_type])
+        torch._foreach_copy_(of_type, [mean.view(each.shape) for mean, each in zip(means, of_type, strict=True)])
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by those of rank 0, in place."""
+    for tensor in tensors if world() > 1 else ():
+        held = tensor.detach().contiguous()
+        dist.broadcast(held, src=0)
+        tensor.detach().copy_(held)
 
 
 def gathered_objects(value: T) -> list[T]:

@@ -14,6 +14,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from dalib import ranks
 from dalib.core import checkpoint
 from dalib.core.arguments import check_class_weights, check_classes, check_model, check_schedule
 from dalib.core.clock import Clock
@@ -52,6 +53,7 @@ from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.outputs import training_outputs
 from dalib.models.wrapper import network_of, own_loss
+from dalib.randomness import seed_of
 
 logger = logging.getLogger("dalib")
 
@@ -116,6 +118,7 @@ class Engine:
         self._planned: dict[str, tuple[int, int]] = {}
         self._watched: set[tuple[str, Strategy]] = set()
         self._closed = self._idle = False
+        ranks.copy_from_first(self.model.state_dict().values())
         self.teacher = set_up(
             self.stack,
             model=self.model,
@@ -199,6 +202,8 @@ class Engine:
         Returns:
             The guard's flag, 0-d float32: 1 where nothing was updated.
         """
+        with self.clock.section("backward"):
+            self.networks.reduce_gradients()
         gradients = self.networks.gradients()
         self._idle = bool(terms.losses) and not gradients
         received = [self.networks.optimizers[name] for name in gradients]
@@ -247,10 +252,9 @@ class Engine:
 
     def _forwards(self) -> Forwards:
         teacher = self.teacher.module if self.teacher else None
-        read = self.stack.outputs()
-        return Forwards(
-            self.model, teacher, self.precision, self.clock, self.device, self.seed, tuple(self._taps), read
-        )
+        read, rank = self.stack.outputs(), ranks.rank()
+        seed = seed_of(self.seed, "rank", rank) if rank else self.seed
+        return Forwards(self.model, teacher, self.precision, self.clock, self.device, seed, tuple(self._taps), read)
 
     # --------------------------------------------------------------------------------------------- many steps
 

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dalib import ranks
 from dalib.core.deferred_signal import DeferredSignal
 from dalib.core.inputs import Inputs
 from dalib.core.precision import SMALLEST_SCALE, Precision
@@ -107,7 +108,7 @@ class Guard:
                 whose = "the model" if module is None else f"module {module!r}"
                 values[f"the gradient of {whose} is not finite"] = torch.stack(torch._foreach_norm(of)).sum()
         bad = ~torch.stack(list(values.values())).isfinite() if values else torch.zeros(0, device=self._device).bool()
-        found = inputs.found
+        bad, found = _greatest_of_ranks(bad, inputs.found)
         outside = inputs.outside(found).any().float()
         self._verdicts.append(Verdict(self._index, tuple(values), len(terms), bad, inputs, found))
         if self.reads_at_once:
@@ -243,6 +244,15 @@ class _BufferCopy:
     def _live(self, dtype: torch.dtype) -> list[Tensor]:
         """Return the current buffers, including those that a forward has replaced."""
         return [module.get_buffer(name).detach() for module, name in self._places[dtype]]
+
+
+def _greatest_of_ranks(bad: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is bad on any rank, and the least and greatest values over all ranks, in one reduction."""
+    if ranks.world() == 1:
+        return bad, found
+    extremes = ranks.greatest(torch.cat([bad.float(), -found[:, 0], found[:, 1]]))
+    bad, least, greatest = torch.split(extremes, [len(bad), len(found), len(found)])
+    return bad > 0, torch.stack([-least, greatest], 1)
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
+from dalib import ranks
 from dalib.core.arguments import RATES
 from dalib.core.modules import MakeOptimizer, OwnedModule, made_by
 from dalib.core.optim import fuse, load_state, parameters_of, sgd
@@ -44,6 +46,8 @@ class Networks:
             for group in each.param_groups:
                 group.setdefault("initial_lr", group["lr"])
         self._rates = self._present_rates()
+        for network in self.all():
+            ranks.copy_from_first(network.state_dict().values())
         self._frozen = [parameter for parameter in student.parameters() if not parameter.requires_grad]
 
     def all(self) -> list[nn.Module]:
@@ -64,6 +68,18 @@ class Networks:
             for name, optimizer in self.optimizers.items()
         }
         return {name: gradients for name, gradients in received.items() if gradients}
+
+    def reduce_gradients(self) -> None:
+        """Replace gradients and BatchNorm's running statistics by their means over the ranks; nothing to do for one.
+
+        It is one reduction per step, after the last backward pass: critics, groups of backward passes and micro-batches
+        need none of their own. The statistics of the ranks' batches differ, and so would those that are saved.
+        """
+        of_all = {parameter: None for network in self.all() for parameter in network.parameters()}
+        gradients = [parameter.grad for parameter in of_all if parameter.grad is not None]
+        norms = [m for n in self.all() for m in n.modules() if isinstance(m, _NormBase) and m.training]
+        statistics = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
+        ranks.average(gradients + statistics)
 
     def gradient_versions(self) -> list[int | None]:
         """Return what a backward changes: which parameters have a gradient, and how often each was added to."""

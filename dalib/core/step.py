@@ -12,7 +12,7 @@ from dalib.core.strategy import Strategy, declared_streams
 from dalib.core.terms import Terms
 from dalib.data.batch import Batch, Permission
 from dalib.errors import StackError
-from dalib.losses import LOCAL, SegmentationLoss, SegmentationLossFunction
+from dalib.losses import SegmentationLoss, SegmentationLossFunction, whole_batch
 from dalib.models.outputs import KNOWN_OUTPUTS
 from dalib.randomness import seeded
 
@@ -29,6 +29,7 @@ class Step:
     Attributes:
         index: number of optimiser steps done before this one. micro: index of the micro-batch within it.
         batch: the streams by name.
+        across: means, sums and order statistics over the whole batch, all ranks' parts; see ``dalib.losses.Local``.
         finite: in ``post_step``, whether the update was made: a 0-d bool tensor on the device.
     """
 
@@ -44,6 +45,7 @@ class Step:
         self.index = index
         self.micro = micro
         self.batch = batch
+        self.across = whole_batch()
         self.finite = torch.ones((), dtype=torch.bool)
         self._terms = terms
         self._forwards = forwards
@@ -106,11 +108,11 @@ class Step:
         outputs, chosen = self._read(stream, False), loss or self._segmentation_loss
         if isinstance(chosen, SegmentationLoss):
             self._warn_of_unused(outputs)
-        return chosen(outputs, of.label, of.weight, across=LOCAL)
+        return chosen(outputs, of.label, of.weight, across=self.across)
 
     def mean(self, values: Tensor, valid: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Return sum(weight * values * valid) / sum(valid) over the whole batch; see ``dalib.losses.Local.mean``."""
-        return LOCAL.mean(values, valid, weight)
+        return self.across.mean(values, valid, weight)
 
     def log(self, name: str, value: Tensor) -> None:
         """Log a 0-d tensor as ``strategy/name``, averaged over the step's micro-batches, without synchronising."""

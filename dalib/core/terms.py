@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from dalib import ranks
 from dalib.errors import StackError
 
 
@@ -34,9 +35,11 @@ class Terms:
         self._logged.setdefault(f"{strategy}/{name}", []).append(value.detach())
 
     def means(self) -> dict[str, Tensor]:
-        """Return the mean of each scalar, a 0-d tensor."""
-        losses = {f"{strategy}/{name}": value for (strategy, name), value in self.losses.items()}
-        return losses | {key: torch.stack(values).float().mean(0) for key, values in self._logged.items()}
+        """Return the mean of each scalar over micro-batches and ranks, a 0-d tensor."""
+        means = {f"{strategy}/{name}": value for (strategy, name), value in self.losses.items()}
+        means |= {key: torch.stack(values).float().mean(0) for key, values in self._logged.items()}
+        ranks.average(list(means.values()))
+        return means
 
     def _claim(self, strategy: str, name: str, hook: str) -> None:
         """Refuse one name for two scalars, which would be summed, or one of them lost."""

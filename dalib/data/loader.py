@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dalib import ranks
 from dalib.data.bad_items import BadItems, Loaded, load
 from dalib.data.batch import Batch, Stream
 from dalib.data.dataset import Item, item_name, labelled
@@ -67,9 +68,11 @@ Collated = tuple[Stream | DataError, dict[str, str]]  # a uint8 stream, or why t
 class StreamLoader:
     """Loads every stream from any step on: sample p of a stream is item ``draw(p)``, so resuming is seeking.
 
+    Each rank loads its part of every micro-batch, so that the ranks' parts together are the batch of one process.
+
     Args:
         datasets: by stream name. draws: of strategies' ``sampler``, by stream name; other streams are shuffled.
-        batch_size: images per stream and optimiser step. accumulate: micro-batches per optimiser step.
+        batch_size: images per stream and optimiser step, over all ranks. accumulate: micro-batches per optimiser step.
         workers: processes per stream; 0 loads in this one.
         bad_items: counts unreadable items; by default the first one ends the run.
     """
@@ -84,9 +87,10 @@ class StreamLoader:
         workers: int,
         bad_items: BadItems | None = None,
     ) -> None:
-        if batch_size % accumulate:
+        if batch_size % (accumulate * ranks.world()):
+            by = f" on {ranks.world()} ranks" if ranks.world() > 1 else ""
             raise DataError(
-                f"batch_size {batch_size} does not divide into {accumulate} micro-batches (train.accumulate); "
+                f"batch_size {batch_size} does not divide into {accumulate} micro-batches (train.accumulate){by}; "
                 "it counts the images of one optimiser step."
             )
         for stream, dataset in datasets.items():
@@ -131,8 +135,10 @@ class StreamLoader:
 
     def _loader(self, stream: str, start: int, stop: int) -> DataLoader[Loaded]:
         size, draw = self._micro_size, self._draws[stream]
+        own = size // ranks.world()
+        first = ranks.rank() * own  # of this rank's images within each micro-batch
         indices = (  # a generator, since a list would grow with the run
-            [draw(p) for p in range(batch * size, (batch + 1) * size)]
+            [draw(p) for p in range(batch * size + first, batch * size + first + own)]
             for batch in range(start * self._accumulate, stop * self._accumulate)
         )
         return DataLoader(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dalib.hooks import hookimpl
-from dalib.losses.contract import LOCAL, Local, SegmentationLossFunction
+from dalib.losses.contract import LOCAL, Local, Ranks, SegmentationLossFunction, whole_batch
 from dalib.losses.cross_entropy import SegmentationLoss, cross_entropy, hard_pixels
 from dalib.losses.dice import DiceLoss, dice
 from dalib.losses.lovasz import LovaszLoss, lovasz_softmax
@@ -16,6 +16,7 @@ __all__ = [
     "DiceLoss",
     "Local",
     "LovaszLoss",
+    "Ranks",
     "SegmentationLoss",
     "SegmentationLossFunction",
     "cross_entropy",
@@ -23,6 +24,7 @@ __all__ = [
     "dice",
     "hard_pixels",
     "lovasz_softmax",
+    "whole_batch",
 ]
 
 

@@ -6,17 +6,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dalib import ranks
 from dalib.errors import StackError
 
 
 class Local:
-    """Reductions over the whole batch, where one process holds all of it."""
+    """Reductions over the whole batch, where one process holds all of it; see ``Ranks`` for several."""
 
     def mean(self, values: Tensor, valid: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Return sum(weight * values * valid) / sum(valid) in float32; 0, and still in the graph, when none is valid.
 
-        Weights stay out of the denominator: dividing by them would cancel a confidence that is the same for every
-        pixel, as DACS's is.
+        Over several ranks it is this one's part of that mean: the mean of the parts over the ranks is the mean of the
+        batch, as the mean of their gradients, which the engine takes, is its gradient. Weights stay out of the
+        denominator: dividing by them would cancel a confidence that is the same for every pixel, as DACS's is.
 
         Args:
             values: of any shape and float type. valid: bool; None: all are. weight: float >= 0. All of one shape.
@@ -33,7 +35,7 @@ class Local:
         values = values.float().masked_fill(~valid, 0.0)
         if weight is not None:
             values = values * weight
-        return values.sum() / valid.sum().clamp(min=1)
+        return values.sum() / self._per_rank(valid.sum())
 
     def sum(self, x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
         """Return the sum over the dimensions ``dim``, by default all, and over the whole batch."""
@@ -43,8 +45,33 @@ class Local:
         """Return the k-th largest of all values (k >= 1), or the smallest if there are fewer."""
         return values.flatten().topk(min(k, values.numel()), sorted=True).values[-1]
 
+    def _per_rank(self, count: Tensor) -> Tensor:
+        """Return the mean over the ranks of a count, but no less than 1 for all of them together."""
+        return count.clamp(min=1)
+
 
 LOCAL = Local()
+
+
+class Ranks(Local):
+    """Reductions over the batch of which each rank holds a part of one size; every rank has to make the same calls."""
+
+    def sum(self, x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+        """Return the sum over the dimensions ``dim``, by default all, and over the ranks, with gradient."""
+        return ranks.total(x.sum(dim))
+
+    def kth(self, values: Tensor, k: int) -> Tensor:
+        """Return the k-th largest of all ranks' values (k >= 1), or the smallest if there are fewer."""
+        greatest = values.flatten().topk(min(k, values.numel())).values
+        return super().kth(ranks.gathered(greatest), k)
+
+    def _per_rank(self, count: Tensor) -> Tensor:
+        return ranks.total(count).clamp(min=1) / ranks.world()
+
+
+def whole_batch() -> Local:
+    """Return the reductions over the batch of all ranks."""
+    return Ranks() if ranks.world() > 1 else LOCAL
 
 
 class SegmentationLossFunction(Protocol):

@@ -5,6 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dalib import ranks
+
 
 def guard_batch_norm(network: nn.Module) -> None:
     """Let every BatchNorm of ``network`` use its running statistics when it sees one value per channel in training.
@@ -20,7 +22,8 @@ def guard_batch_norm(network: nn.Module) -> None:
 
 # Hooks rather than a class of our own, so that subclasses (timm's BatchNormAct2d) keep their type and their activation.
 def _borrow(module: Any, args: tuple[Tensor, ...]) -> None:
-    if module.training and args[0].numel() == args[0].shape[1]:
+    shared = ranks.world() if isinstance(module, nn.SyncBatchNorm) else 1
+    if module.training and args[0].numel() * shared == args[0].shape[1]:
         module.training = False
         module.borrowed = True
 

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from dalib import IGNORE, Ramp, SetupContext, Step, Strategy, Stream, hookimpl
+from dalib.losses import LOCAL, Local
 from dalib.options import Probability
 from dalib_plugins.one_class import refuse_one_class
 from dalib_plugins.ranges import Interval, Share
@@ -19,24 +20,35 @@ LABELS = 256  # train ids and 255: a table of fixed size needs no synchronisatio
 Scope = Literal["batch", "image"]
 
 
-def pseudo_label(logits: Tensor, threshold: float, confidence: Scope = "batch") -> tuple[Tensor, Tensor]:
+def pseudo_label(
+    logits: Tensor, threshold: float, confidence: Scope = "batch", *, across: Local = LOCAL
+) -> tuple[Tensor, Tensor]:
     """Return pseudo-labels and their weight: the share of pixels whose probability is at least ``threshold``.
 
     Args:
         logits: (B, K, H, W) of any float type.
         confidence: take the share over the whole batch, as published, or per image.
+        across: sums over the whole batch.
 
     Returns:
         label: (B, H, W) int64; weight: (B, H, W) float32 in 0..1, constant over the batch or over each image.
     """
     probability, label = logits.float().softmax(1).max(1)
     confident = (probability >= threshold).float()
-    share = confident.mean() if confidence == "batch" else confident.mean((1, 2), keepdim=True)
+    if confidence == "batch":
+        share = across.sum(confident) / across.sum(torch.full_like(confident[:, 0, 0], confident[0].numel()))
+    else:
+        share = confident.mean((1, 2), keepdim=True)
     return label, share.expand_as(confident)
 
 
 def classmix_mask(
-    label: Tensor, generator: Generator | None = None, classes: Scope = "image", ignore_is_class: bool = False
+    label: Tensor,
+    generator: Generator | None = None,
+    classes: Scope = "image",
+    ignore_is_class: bool = False,
+    *,
+    across: Local = LOCAL,
 ) -> Tensor:
     """Return the mask of a random half of each image's classes, (B, H, W) bool: (n + 1) // 2 of n classes.
 
@@ -47,13 +59,14 @@ def classmix_mask(
         generator: draws on the label's device; default torch's own.
         classes: draw from the classes of each image, or, as DAFormer's code does, from those of the whole batch.
         ignore_is_class: let 255 be drawn like a class, as the published code does.
+        across: sums over the whole batch.
     """
     flat = label.flatten(1)
     present = torch.zeros(len(label), LABELS, dtype=torch.bool, device=label.device).scatter_(1, flat, True)
     if not ignore_is_class:
         present[:, IGNORE] = False
     if classes == "batch":
-        present = present.any(0, keepdim=True).expand_as(present)
+        present = (across.sum(present, (0,)) > 0).expand_as(present)
     order = torch.rand(present.shape, generator=generator, device=label.device).masked_fill(~present, 2.0)
     rank = order.argsort(1).argsort(1)
     chosen = rank < (present.sum(1, keepdim=True) + 1) // 2
@@ -138,8 +151,9 @@ class Dacs(Strategy):
     def pre_batch(self, step: Step) -> None:
         source, target = step.batch["source"], step.batch["target"]
         assert source.label is not None  # the stack has checked `requires`
-        pseudo = pseudo_label(step.teacher_logits("target"), self.threshold, self.confidence)
-        mask = classmix_mask(source.label, classes=self.classes, ignore_is_class=self.ignore_is_class)
+        across = step.across
+        pseudo = pseudo_label(step.teacher_logits("target"), self.threshold, self.confidence, across=across)
+        mask = classmix_mask(source.label, classes=self.classes, ignore_is_class=self.ignore_is_class, across=across)
         mixed = mix(source, target, pseudo, mask)
         image = mixed.image
         for augmentation in self._strong:
