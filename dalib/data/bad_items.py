@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from dalib.data.dataset import Item, checked_item, item_name
 from dalib.errors import DalibError, DataError
-from dalib.ranks import gathered_objects
 
 if TYPE_CHECKING:
     from dalib.data.dataset import SegmentationDataset
@@ -107,8 +106,3 @@ class BadItems:
                 )
             self.messages[name] = message
             self.tell(message)
-
-    def count_everywhere(self) -> None:
-        """Count what the other ranks could not read, so that all of them know the same."""
-        for messages in gathered_objects(dict(self.messages)):
-            self.count(messages)

@@ -7,7 +7,6 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from dalib.data.bad_items import Readable
 from dalib.data.dataset import SegmentationDataset, own_classes, same_classes
 from dalib.errors import DalibError, DataError
 from dalib.evaluation.chunks import share_of_chunks
@@ -94,8 +93,6 @@ def evaluate(
                     matrix.update(best_class(scored), truth)
             if progress and rank() == 0:
                 progress(min(number * batch_size * world(), length), length)
-    if isinstance(dataset, Readable):
-        dataset.bad_items.count_everywhere()
     matrix.add_ranks()
     label_free.add_ranks()
     return Result(
@@ -136,7 +133,10 @@ def _raised_on_all_ranks() -> Iterator[None]:
         yield
     except DalibError as caught:
         error = caught
-    messages = [message for message in gathered_objects(None if error is None else str(error)) if message is not None]
+    try:
+        messages = [said for said in gathered_objects(None if error is None else str(error)) if said is not None]
+    except DalibError as lost:  # a rank has ended, or is still busy with its share after the timeout
+        raise error or lost from None
     if error and str(error) == messages[0]:
         raise error
     if messages:
