@@ -13,6 +13,7 @@ from dalib.core.ramp import END, Ramp, value_at
 from dalib.core.teacher import BatchNormMode
 from dalib.errors import StackError
 from dalib.losses import SegmentationLossFunction
+from dalib.models.batchnorm import synchronised
 from dalib.models.outputs import tap
 
 Purpose = Literal["train", "plan", "evaluate"]
@@ -63,6 +64,7 @@ class SetupContext:
     purpose: Purpose
     steps: int | None
     seed: int
+    _sync_batch_norm: bool
     _precision: Precision
     _modules: dict[str, OwnedModule]
     _teacher: TeacherSettings
@@ -108,6 +110,7 @@ class SetupContext:
             if not isinstance(module, nn.Module):
                 raise StackError(f"module {key!r}: make() must return an nn.Module; it returned {module!r:.80}.")
             self._check_parameters(key, module)
+            module = synchronised(module, self.device) if self._sync_batch_norm and trains else module
             flat = all(parameter.dim() <= 4 for parameter in module.parameters())
             module.to(self.device, **({"memory_format": torch.channels_last} if flat else {}))  # type: ignore[call-overload]
         self._teacher.asked |= averaged

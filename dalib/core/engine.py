@@ -51,6 +51,7 @@ from dalib.evaluation.result import Result
 from dalib.hooks import Predict
 from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
+from dalib.models.batchnorm import synchronised
 from dalib.models.outputs import training_outputs
 from dalib.models.wrapper import network_of, own_loss
 from dalib.randomness import seed_of
@@ -75,6 +76,7 @@ class Engine:
         device: default: the GPU if there is one. classes: class names; default: those that the data of ``fit`` name.
         purpose: what for; strategies' ``setup`` sees it, and frozen references are made for ``"train"`` alone.
         steps: of the whole run, for ``setup``; None where they are not known yet.
+        sync_batch_norm: where there are several ranks, let BatchNorm use the statistics of all ranks' images.
 
     Raises:
         StackError: the strategies do not fit together.
@@ -97,10 +99,13 @@ class Engine:
         classes: Sequence[str] | None = None,
         purpose: Purpose = "train",
         steps: int | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         check_model(model)
         check_schedule(schedule)
         self.device = choose_device(device)
+        sync_batch_norm = sync_batch_norm and ranks.world() > 1
+        model = synchronised(model, self.device) if sync_batch_norm else model
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stack = Stack(strategies)
         self.precision = Precision(precision, self.device)
@@ -129,6 +134,7 @@ class Engine:
             purpose=purpose,
             steps=steps,
             seed=self.seed,
+            _sync_batch_norm=sync_batch_norm,
             _precision=self.precision,
             _modules=self.modules,
             _taps=self._taps,

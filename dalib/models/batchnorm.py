@@ -1,11 +1,13 @@
-"""BatchNorm for inputs with a single value per channel, as after global pooling with a batch of one."""
+"""BatchNorm for inputs with a single value per channel, as after global pooling with a batch of one; over ranks."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dalib import ranks
+from dalib.errors import StackError
 
 
 def guard_batch_norm(network: nn.Module) -> None:
@@ -18,6 +20,24 @@ def guard_batch_norm(network: nn.Module) -> None:
         if isinstance(module, _BatchNorm) and module.track_running_stats and not guarded:
             module.register_forward_pre_hook(_borrow)
             module.register_forward_hook(_give_back)
+
+
+def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network with every BatchNorm replaced by torch's SyncBatchNorm, whose statistics are of all ranks.
+
+    Raises:
+        StackError: the device is a CPU, which that class does not support.
+    """
+    if device.type == "cpu":
+        raise StackError(
+            "synchronised BatchNorm is torch's SyncBatchNorm, which needs GPUs; on CPUs leave it out, or take a larger "
+            "batch per rank."
+        )
+    from timm.layers import convert_sync_batchnorm  # keeps the activation of timm's BatchNormAct2d, unlike torch's
+
+    network = convert_sync_batchnorm(network)
+    guard_batch_norm(network)
+    return network
 
 
 # Hooks rather than a class of our own, so that subclasses (timm's BatchNormAct2d) keep their type and their activation.
