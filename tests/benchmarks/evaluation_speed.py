@@ -1,10 +1,10 @@
-"""How fast evaluation reads: with worker processes and without, in turn, in one process.
+"""How fast evaluation is: with worker processes, in this one, and as it was before it had workers, in turn.
 
     python tests/benchmarks/evaluation_speed.py [--network nothing|bisenet] [--workers 2] [--rounds 5] [--images 200]
 
 Scores a network on PNG files of 512x1024, made here. ``nothing`` costs nothing: it returns logits that were made
-before. Prints the wall seconds of each round, their medians and ratio, and the share of the time with workers that went
-by waiting for them, the start of the workers included.
+before. Prints wall seconds and load of each round, the medians and their ratios, and the share of the time with workers
+that went by waiting for them, their start included. Workers gain where cores are free: look at the load.
 """
 
 import argparse
@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from dalib import create_dataset, create_model, evaluate
+from dalib.data.dataset import SegmentationDataset, checked_item
 from dalib.evaluation import evaluate as evaluate_module
 from dalib.evaluation.chunks import share_of_chunks
 from dalib.evaluation.panels import write_png
+from dalib.labels import IGNORE
 
 SIZE = (512, 1024)
 SCENES = 20  # drawn; the files are copies of theirs
@@ -54,6 +56,21 @@ def write_streets(root: Path, count: int) -> None:
         for kind in ("images", "labels") if number >= SCENES else ():
             folder = root / kind / "val"
             shutil.copy(folder / f"{number % SCENES}.png", folder / f"{number}.png")
+
+
+def evaluate_before(model: nn.Module, data: SegmentationDataset) -> None:
+    """Read, predict, take the argmax and count in one process."""
+    pairs = 19**2
+    counts = torch.zeros(pairs + 2, dtype=torch.int64)
+    with torch.no_grad():
+        for index in range(len(data)):
+            image, label, _ = checked_item(data, index, scored=True)
+            assert label is not None and not (label == IGNORE).all()
+            prediction = model(image[None].float() / 255).argmax(1)
+            truth = label[None].long()
+            bins = torch.where(truth < 19, truth * 19 + prediction, pairs + 1)
+            bins = bins.masked_fill(truth == IGNORE, pairs).flatten()
+            counts.scatter_add_(0, bins, torch.ones_like(bins))
 
 
 def seconds(score: Callable[[], object]) -> float:
@@ -94,27 +111,30 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = Nothing() if options.network == "nothing" else create_model(options.network)
+    model = Nothing() if options.network == "nothing" else create_model(options.network).eval()
     with TemporaryDirectory() as folder:
         write_streets(Path(folder), options.images)
         data = create_dataset("folder", root=folder, split="val")
         size = sum(file.stat().st_size for file in (Path(folder) / "images" / "val").iterdir()) / options.images
         print(f"{options.images} images of {SIZE[0]}x{SIZE[1]}, {size / 1e3:.0f} kB each; {os.cpu_count()} cores")
-        times: dict[int, list[float]] = {0: [], options.workers: []}
-        shares = []
+        rounds, shares = [], []
         evaluate(model, data, limit=4)
         for _ in range(options.rounds):
-            times[0].append(seconds(lambda: evaluate(model, data)))
             waited: list[float] = []
+            before = seconds(lambda: evaluate_before(model, data))
+            alone = seconds(lambda: evaluate(model, data))
             with timed_reading(waited):
-                took = seconds(lambda: evaluate(model, data, workers=options.workers))
-            times[options.workers].append(took)
-            shares.append(sum(waited) / took)
-            load = " ".join(f"{value:.1f}" for value in os.getloadavg()[:1])
-            print(f"{times[0][-1]:.2f} s in this process, {took:.2f} s with workers, load {load}", flush=True)
-    alone, together = (statistics.median(of) for of in times.values())
-    print(f"medians: {alone:.2f} s and {together:.2f} s, ratio {alone / together:.2f}")
+                shared = seconds(lambda: evaluate(model, data, workers=options.workers))
+            rounds.append((before, alone, shared))
+            shares.append(sum(waited) / shared)
+            print(f"{told(*rounds[-1])}; load {os.getloadavg()[0]:.1f}", flush=True)
+    before, alone, shared = map(statistics.median, zip(*rounds, strict=True))
+    print(f"medians: {told(before, alone, shared)}; ratios {before / shared:.2f} and {alone / shared:.2f}")
     print(f"waiting: {100 * statistics.median(shares):.1f} % of the time with {options.workers} workers")
+
+
+def told(before: float, alone: float, shared: float) -> str:
+    return f"{before:.2f} s before, {alone:.2f} s in this process, {shared:.2f} s with workers"
 
 
 if __name__ == "__main__":
