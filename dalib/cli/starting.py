@@ -48,6 +48,5 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def end_quickly() -> None:
-    """Let the interpreter end without a last search for garbage, which takes a second, and without a traceback."""
+    """Let the interpreter end without a last search for garbage, which takes a second."""
     atexit.register(gc.freeze)
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
