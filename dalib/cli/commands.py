@@ -124,6 +124,7 @@ def _evaluate(options: Namespace, job: Job) -> None:
             classes=settings.classes,
             batch_size=settings.batch_size,
             limit=settings.limit,
+            workers=recipe.data.workers,
             progress=progress,
         )
     console.print(result.table())
