@@ -15,6 +15,7 @@ from typing import Any
 from dalib import __version__
 from dalib.errors import DalibError
 from dalib.files import find_checkpoint
+from dalib.prose import wrapped
 from dalib.yaml import read_yaml
 
 FAULT = 1
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _ended(USER_ERROR)
         if not _among_ranks():
             raise
-        _say(traceback.format_exc())
+        if _first_to_say(told := traceback.format_exc()):
+            print(told, file=sys.stderr)  # noqa: T201
         return _ended(FAULT)
 
 
@@ -102,7 +104,7 @@ def _check_paths(options: argparse.Namespace) -> None:
 
 def configure_logging() -> None:
     """Write dalib's log messages from INFO on to stderr, and each warning on one line without its source line."""
-    warnings.formatwarning = lambda message, *_, **__: _colored(f"warning: {message}", YELLOW) + "\n"
+    warnings.formatwarning = lambda message, *_, **__: _colored(_wrapped(f"warning: {message}"), YELLOW) + "\n"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ToStderr()], force=True)
     logging.getLogger("dalib").setLevel(logging.INFO)
 
@@ -111,14 +113,26 @@ class _ToStderr(logging.Handler):
     """Writes to what ``sys.stderr`` is at the time, so that a message stands above a bar that is being drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
+        text = _wrapped(self.format(record))
         print(_colored(text, YELLOW) if record.levelno >= logging.WARNING else text, file=sys.stderr)  # noqa: T201
 
 
 def _say(message: str) -> None:
+    if _first_to_say(message):
+        print(_colored(_wrapped(f"dalib: {message}"), RED), file=sys.stderr)  # noqa: T201
+
+
+def _first_to_say(message: str) -> bool:
+    """Return whether no other rank of this process's job has said it."""
     ranks = sys.modules.get("dalib.ranks")  # not yet imported where nothing has begun
-    if ranks is None or ranks.watch is None or ranks.watch.first_to_say(message):
-        print(_colored(f"dalib: {message}", RED), file=sys.stderr)  # noqa: T201
+    return ranks is None or ranks.watch is None or bool(ranks.watch.first_to_say(message))
+
+
+def _wrapped(text: str) -> str:
+    """Return a text for stderr, broken between words where that is a terminal; a path is never cut."""
+    if not sys.stderr.isatty():
+        return text
+    return wrapped(text, os.get_terminal_size(sys.stderr.fileno()).columns or 80)  # 0 where nobody has set it
 
 
 def _colored(text: str, color: int) -> str:
