@@ -1,4 +1,4 @@
-"""Classes that a teacher is sure of, against a plain float64 reference; pseudo-labels themselves are in test_dacs.py."""
+"""Classes that a teacher is sure of, against a plain float64 reference; ``pseudo_label`` is tested with DACS."""
 
 import torch
 
