@@ -254,12 +254,12 @@ def with_confident(source: Stream, target: Stream, sure: list[list[int]], monkey
 
 def test_confident_classes_of_the_image_before_are_pasted_with_full_weight(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    label = torch.tensor([7, 8, 255, 9]).view(1, 4, 1).expand(2, 4, 3)
-    source = Stream(torch.rand(2, 3, 4, 3, generator=generator), label, torch.full((2, 4, 3), 0.5))
-    target = Stream(torch.rand(2, 3, 4, 3, generator=generator), weight=torch.ones(2, 4, 3))
+    label = torch.tensor([7, 8, 255, 9]).view(1, 4, 1).expand(3, 4, 3)
+    source = Stream(torch.rand(3, 3, 4, 3, generator=generator), label, torch.full((3, 4, 3), 0.5))
+    target = Stream(torch.rand(3, 3, 4, 3, generator=generator), weight=torch.ones(3, 4, 3))
     target.weight[0, 0] = 0.0  # padding: the first image's first row
-    pasted = with_confident(source, target, [[0, 2], []], monkeypatch)
-    assert torch.equal(pasted.image[0], source.image[0]) and torch.equal(pasted.label[0], label[0])
+    pasted = with_confident(source, target, [[0, 2], [], []], monkeypatch)
+    assert torch.equal(pasted.image[::2], source.image[::2]) and torch.equal(pasted.label[::2], label[::2])
     there = torch.zeros(4, 3, dtype=torch.bool)
     there[1:, 0] = there[1:, 2] = True
     torch.testing.assert_close(pasted.image[1][:, there], target.image[0][:, there])
@@ -275,15 +275,15 @@ def test_confident_classes_are_scaled_placed_and_mirrored_at_random():
     logits[:, 1] = 10.0
     logits[:, :, :, :30] = logits[:, :, :, :30].flip(1)  # class 0 on the left, class 1 on the right
     sizes, mirrored = [], []
-    for seed in range(200):
+    for seed in range(100):
         torch.manual_seed(seed)
         source = Stream(torch.zeros(1, 3, 40, 60), torch.full((1, 40, 60), 5))
         label = dacs.paste_confident(source, Stream(torch.ones(1, 3, 40, 60)), logits, 0.9).label[0]
         columns = [(label == k).any(0).nonzero().float().mean() for k in (0, 1)]
         sizes.append(((label != 5).float().mean() ** 0.5).item())
         mirrored.append((columns[0] > columns[1]).item())
-    assert 0.08 < min(sizes) < 0.2 and 0.9 < max(sizes) <= 1.0
-    assert 70 < sum(mirrored) < 130
+    assert 0.08 < min(sizes) < 0.2 and 0.85 < max(sizes) <= 1.0
+    assert 30 < sum(mirrored) < 70
 
 
 def test_without_confident_classes_the_source_stays_as_it_is_and_with_them_it_is_mixed_after_pasting(monkeypatch):
