@@ -46,7 +46,7 @@ def test_the_wheel_names_its_command_and_its_plugins(wheel):
     archive = zipfile.ZipFile(wheel)
     entry_points = next(n for n in archive.namelist() if n.endswith("entry_points.txt"))
     text = archive.read(entry_points).decode()
-    assert "dalib = dalib.cli:main" in text and "bundled = dalib_plugins" in text
+    assert "dalib = dalib.__main__:run" in text and "bundled = dalib_plugins" in text
     metadata = archive.read(entry_points.replace("entry_points.txt", "METADATA")).decode()
     assert "Name: dalib-seg\n" in metadata and f"Version: {dalib.__version__}\n" in metadata
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 from dalib import __version__
 from dalib.errors import DalibError
 from dalib.files import find_checkpoint
+from dalib.prose import wrapped
 from dalib.yaml import read_yaml
 
+FAULT = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 RED, YELLOW = 31, 33
@@ -35,14 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Any other exception propagates, with its traceback and status 1: it is a fault of dalib.
     """
-    parser = make_parser()
-    options, rest = parser.parse_known_args(arguments)
-    _take_overrides(parser, options, rest)
     # Before torch is imported: OpenMP threads that spin while waiting made a step eight times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    configure_logging()
     try:
-        _check_paths(options)
+        parser = make_parser()
+        options, rest = parser.parse_known_args(arguments)
+        _take_overrides(parser, options, rest)
+        configure_logging()
+        if not _among_ranks():  # which say the same once, when they know of one another
+            _check_paths(options)
         from dalib.cli.starting import end_quickly, starting
 
         end_quickly()
@@ -54,20 +58,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
             allow_bundled_only()
         return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
     except DalibError as error:
-        _say(str(error))
+        if not error.told:
+            _say(str(error))
         stopped_by = getattr(error, "signal", None)  # of an InterruptedRunError
-        return USER_ERROR if stopped_by is None else 128 + stopped_by
+        return _ended(128 + stopped_by if stopped_by else USER_ERROR)
     except KeyboardInterrupt:
         _say("interrupted.")
-        return INTERRUPTED
+        return _ended(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away, as `| head` does
         return 0
-    except OSError as error:
-        if error.errno not in OUTSIDE:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OUTSIDE:
+            of = error.filename or "a file"
+            _say(f"{of}: {error.strerror}; check the path, its permissions and the disk's space.")
+            return _ended(USER_ERROR)
+        if not _among_ranks():
             raise
-        _say(f"{error.filename or 'a file'}: {error.strerror}; check the path, its permissions and the disk's space.")
-        return USER_ERROR
+        if _first_to_say(told := traceback.format_exc()):
+            print(told, file=sys.stderr)  # noqa: T201
+        return _ended(FAULT)
+
+
+def _among_ranks() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _ended(status: int) -> int:
+    """Return the status; a rank ends with it at once, for torch would wait for collectives that will never complete."""
+    if _among_ranks():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _check_paths(options: argparse.Namespace) -> None:
@@ -81,7 +104,7 @@ def _check_paths(options: argparse.Namespace) -> None:
 
 def configure_logging() -> None:
     """Write dalib's log messages from INFO on to stderr, and each warning on one line without its source line."""
-    warnings.formatwarning = lambda message, *_, **__: _colored(f"warning: {message}", YELLOW) + "\n"
+    warnings.formatwarning = lambda message, *_, **__: _colored(_wrapped(f"warning: {message}"), YELLOW) + "\n"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ToStderr()], force=True)
     logging.getLogger("dalib").setLevel(logging.INFO)
 
@@ -90,12 +113,26 @@ class _ToStderr(logging.Handler):
     """Writes to what ``sys.stderr`` is at the time, so that a message stands above a bar that is being drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
+        text = _wrapped(self.format(record))
         print(_colored(text, YELLOW) if record.levelno >= logging.WARNING else text, file=sys.stderr)  # noqa: T201
 
 
 def _say(message: str) -> None:
-    print(_colored(f"dalib: {message}", RED), file=sys.stderr)  # noqa: T201
+    if _first_to_say(message):
+        print(_colored(_wrapped(f"dalib: {message}"), RED), file=sys.stderr)  # noqa: T201
+
+
+def _first_to_say(message: str) -> bool:
+    """Return whether no other rank of this process's job has said it."""
+    ranks = sys.modules.get("dalib.ranks")  # not yet imported where nothing has begun
+    return ranks is None or ranks.watch is None or bool(ranks.watch.first_to_say(message))
+
+
+def _wrapped(text: str) -> str:
+    """Return a text for stderr, broken between words where that is a terminal; a path is never cut."""
+    if not sys.stderr.isatty():
+        return text
+    return wrapped(text, os.get_terminal_size(sys.stderr.fileno()).columns or 80)  # 0 where nobody has set it
 
 
 def _colored(text: str, color: int) -> str:

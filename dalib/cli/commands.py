@@ -5,11 +5,11 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,14 +17,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate as resize
 
 from dalib.cli import NATIVE
+from dalib.cli.joining import Job, joined
 from dalib.cli.starting import without_garbage_collection
 from dalib.core.arguments import check_sizes
-from dalib.core.create import strategy_from
+from dalib.core.create import loss_from, strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
-from dalib.data.dataset import checked_item, classes_of, same_classes, spread
+from dalib.core.trained_classes import untrained
+from dalib.data.dataset import checked_item, classes_of, label_pixels, mask_advice, same_classes, spread
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
 from dalib.data.doctor import Findings, compare, compare_sizes, counted, examine_new
 from dalib.data.faults import Fault
@@ -42,21 +44,21 @@ from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.labels import CITYSCAPES_CLASSES
+from dalib.losses import SegmentationLoss
 from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.registry import Kind
 from dalib.runs.build import (
     build_dataset,
-    build_engine,
     build_eval,
-    build_model,
     check_classes,
-    forget_files,
+    engine_on_paper,
     open_dataset,
     overridden,
 )
 from dalib.runs.folder import RunFolder
+from dalib.runs.held_out import trained_on
 from dalib.runs.loading import load_run
-from dalib.runs.progress import image_bar
+from dalib.runs.progress import image_bar, tell
 from dalib.runs.recipe import Recipe, load_recipe
 from dalib.runs.run import run as run_recipe
 
@@ -68,16 +70,23 @@ CALIBRATED_ON = 32  # images, of which every second one is for the comparison
 
 def train(options: Namespace) -> None:
     """Train a recipe into a run folder."""
-    recipe = load_recipe(options.recipe, options.overrides)
-    stored = RunFolder(Path(options.recipe)).recipe.is_file()  # a run's folder stands for its recipe
-    out = options.out or (Path(options.recipe) if stored else Path("runs") / Path(options.recipe).stem)
-    run_recipe(recipe, out, resume=options.resume, before=options.before, console=Console())
+    with joined() as job:
+        recipe = load_recipe(options.recipe, options.overrides)
+        stored = RunFolder(Path(options.recipe)).recipe.is_file()  # a run's folder stands for its recipe
+        out = options.out or (Path(options.recipe) if stored else Path("runs") / Path(options.recipe).stem)
+        job.connect(recipe.train.timeout, recipe.train.device)
+        run_recipe(recipe, out, resume=options.resume, before=options.before, console=job.console())
 
 
 def evaluate(options: Namespace) -> None:
     """Evaluate a run, or an exported file on a recipe's data."""
+    with joined() as job:
+        _evaluate(options, job)
+
+
+def _evaluate(options: Namespace, job: Job) -> None:
     score: Callable[..., Result]
-    console = Console()
+    console = job.console()
     recipe = None if options.recipe is None else load_recipe(options.recipe)
     stack = [override for override in options.overrides if override.startswith(("strategies", "plugins"))]
     others = [override for override in options.overrides if override not in stack]
@@ -98,9 +107,15 @@ def evaluate(options: Namespace) -> None:
     dataset, unlabelled = build_eval(recipe, classes)
     if unlabelled:
         logger.warning("no labels to score on: %s.", unlabelled)
-    elif classes is not None:
+    for seen in () if unlabelled else _also_trained_on(recipe):
+        logger.warning("data.eval: %s", seen)
+    if not unlabelled and classes is not None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
-    _check_json(options)
+        if advice := mask_advice(classes, label_pixels(dataset)):
+            logger.warning("data.eval: of the classes one alone has pixels.%s", advice)
+    if not job.rank:
+        _check_json(options)
+    job.connect(recipe.train.timeout, None)
     settings = recipe.evaluate
     with image_bar(console, "evaluating") as progress:
         result = score(
@@ -109,10 +124,11 @@ def evaluate(options: Namespace) -> None:
             classes=settings.classes,
             batch_size=settings.batch_size,
             limit=settings.limit,
+            workers=recipe.data.workers,
             progress=progress,
         )
     console.print(result.table())
-    if options.json:
+    if options.json and not job.rank:
         write_json(Path(options.json), result.to_dict())
 
 
@@ -138,7 +154,7 @@ def predict(options: Namespace) -> int:
         )
     rate = len(done.blends) / (time.perf_counter() - started)
     told = f"{counted(len(done.blends), 'image')} in {options.out} ({rate:.1f} images/s), labels in its folder labels"
-    console.print(told, soft_wrap=True, highlight=False)
+    tell(console, told)
     for message in done.skipped.values():
         logger.warning("skipped: %s", message)
     return SKIPPED if done.skipped else 0
@@ -151,12 +167,7 @@ def plan(options: Namespace) -> None:
     if options.resolved:
         sys.stdout.write(recipe.to_yaml())
         return
-    meta = torch.device("meta")
-    forget_files(recipe, scored=False)
-    recipe.train.precision = "fp32"
-    classes = _planned_classes(recipe)
-    with meta:
-        engine = build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
+    engine = engine_on_paper(recipe, _planned_classes(recipe))
     sizes = {name: _size(recipe, name) for name in recipe.data.names()}
     console = Console()
     made = engine.plan(sizes)
@@ -164,15 +175,11 @@ def plan(options: Namespace) -> None:
     engine.stack.check_training()
     for number, row in enumerate(made.rows, start=1):
         modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]
-        console.print(_described(number, row, modules), highlight=False, soft_wrap=True)
-    console.print(
-        f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False, soft_wrap=True)
+        tell(console, _described(number, row, modules), indent=16 * " ")
+    tell(console, f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}")
+    tell(console, f"loaded: {', '.join(engine.stack.read(sizes))}")
     for warning in made.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+        tell(console, f"warning: {warning}", "yellow")
 
 
 def plugins(options: Namespace) -> None:
@@ -193,7 +200,7 @@ def plugins(options: Namespace) -> None:
 
 
 def doctor(options: Namespace) -> int:
-    """Examine the data of a recipe; status 2 when something in it is broken."""
+    """Examine the data of a recipe, and whether its stack trains on them; status 2 when something in it is broken."""
     recipe = load_recipe(options.recipe, options.overrides)
     _check_json(options)
     console = Console()
@@ -209,7 +216,7 @@ def doctor(options: Namespace) -> int:
             and recipe.data.eval is None
             and (unlabelled := build_eval(recipe, labelled[0].classes if labelled else None)[1])
         ):
-            console.print(f"data.eval: no labels to score on: {unlabelled}", style="yellow", markup=False)
+            tell(console, f"data.eval: no labels to score on: {unlabelled}", "yellow")
             continue
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
             create = partial(open_dataset, name, chosen, path)
@@ -221,16 +228,36 @@ def doctor(options: Namespace) -> int:
             if name != "target":  # whose labels are not read
                 labelled.append(found[-1])
                 compare(labelled[0], found[-1])
+                loss = SegmentationLoss() if recipe.loss is None else loss_from(recipe.loss, "loss")
+                flat = untrained(strategies, loss, found[-1].classes, {name: found[-1].pixels})
+                found[-1].faults += [Fault("", reason) for reason in flat.values()]
+            if name == "eval" and not number:
+                found[-1].remarks += _also_trained_on(recipe)
             if one_size and number:
                 compare_sizes(found[-1 - number], found[-1])
-            console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
+            console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=not console.is_terminal)
             faults |= dict.fromkeys(found[-1].faults)
+    stack = ""
+    try:
+        engine_on_paper(recipe, labelled[0].classes if labelled else CITYSCAPES_CLASSES).stack.check_training()
+    except DalibError as error:
+        stack = str(error)
+        faults[Fault("", stack)] = None
+        console.print(f"the stack: {stack}\n", style="bold red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         counted(len(faults), "fault") if faults else "no faults", style="bold red" if faults else "bold green"
     )
     if options.json:
-        write_json(Path(options.json), {"faults": len(faults), "sets": [findings.to_dict() for findings in found]})
+        sets = [findings.to_dict() for findings in found]
+        write_json(Path(options.json), {"faults": len(faults), "sets": sets, "stack": stack})
     return 2 if faults else 0
+
+
+def _also_trained_on(recipe: Recipe) -> list[str]:
+    """Return what to tell of images that are scored and trained on."""
+    with suppress(DalibError):  # a data set that cannot be opened is told elsewhere, or is not needed to score
+        return [seen] if (seen := trained_on(recipe)) else []
+    return []
 
 
 def bench(options: Namespace) -> None:
@@ -289,7 +316,7 @@ def export(options: Namespace) -> None:
             palette=loaded.palette,
             calibrate=_calibration(options, loaded.recipe, size),
         )
-    console.print(str(written), soft_wrap=True, highlight=False)
+    tell(console, str(written))
 
 
 def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> list[Tensor] | None:
@@ -369,7 +396,7 @@ def _kind(module: OwnedModule) -> str:
 
 
 def _described(number: int, row: PlannedStrategy, modules: Sequence[OwnedModule]) -> str:
-    """Return a row of a plan as text, a line per aspect, to fit a terminal of 80 columns."""
+    """Return a row of a plan as text, a line per aspect, whose values begin at the 17th column."""
     strategy = row.strategy
     kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
     outputs, critic_outputs = (

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+import torch
 from torch import nn
 
 from dalib.core.context import Purpose
@@ -26,8 +27,6 @@ from dalib.runs.recipe import Options, Recipe, apply_override, make_recipe
 from dalib.yaml import parse_yaml
 
 if TYPE_CHECKING:
-    import torch
-
     from dalib.data.dataset import SegmentationDataset
 
 
@@ -144,7 +143,7 @@ def _forgetful(value: Any) -> Any:
     return {key: _forgetful(entry) for key, entry in value.items()} | forgotten
 
 
-def build_model(recipe: Recipe, classes: tuple[str, ...], device: "torch.device") -> nn.Module:
+def build_model(recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> nn.Module:
     """Return the model for these classes, its random weights drawn from the recipe's seed."""
     _check_order(recipe.model.get("weights"), classes)
     with seeded(device, recipe.train.seed, "model"):
@@ -167,7 +166,7 @@ def _check_order(weights: str | None, classes: tuple[str, ...]) -> None:
         )
 
 
-def compiled(model: nn.Module, device: "torch.device") -> nn.Module:
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """Return the model compiled by ``torch.compile``; DalibError where it does not work on this machine."""
     import torch
 
@@ -185,7 +184,7 @@ def build_engine(
     recipe: Recipe,
     model: nn.Module,
     classes: tuple[str, ...],
-    device: "torch.device",
+    device: torch.device,
     purpose: Purpose = "train",
 ) -> Engine:
     """Return the engine with the recipe's stack, optimiser and schedule."""
@@ -211,6 +210,15 @@ def build_engine(
     if recipe.evaluate.model == "teacher":
         engine.network(teacher=True)  # raises here, not after the training
     return engine
+
+
+def engine_on_paper(recipe: Recipe, classes: tuple[str, ...]) -> Engine:
+    """Return the engine on the meta device, without data or memory; the recipe forgets its weight files."""
+    meta = torch.device("meta")
+    forget_files(recipe, scored=False)
+    recipe.train.precision = "fp32"
+    with meta:
+        return build_engine(recipe, build_model(recipe, classes, meta), classes, meta, "plan")
 
 
 def check_classes(datasets: "Mapping[str, SegmentationDataset]") -> tuple[str, ...]:

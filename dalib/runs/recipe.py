@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from dalib.core.create import check_use, loss_from, optimizer_from, schedule_from
 from dalib.core.guard import NonFinitePolicy
@@ -122,12 +122,16 @@ class TrainOptions(OptionGroup):
 
     ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
     ``compile``: train through ``torch.compile``; what a run writes is the same model, without it.
+    ``checkpoint_activations``: keep less of each forward and compute it again in backward; see ``dalib.models``.
     ``keep_every``: permanent checkpoints (``step_000200.pt``) beside the last, the one before it and the best.
+    ``timeout``: seconds in which every rank of a job must come to where the others wait for it, or the job ends; longer
+    than rank 0 takes for a checkpoint or the report.
     """
 
     steps: Count
     precision: PrecisionName = "fp32"
     compile: bool = False
+    checkpoint_activations: bool = False
     accumulate: Count = 1
     clip: Positive | None = None
     seed: Whole = 0
@@ -137,6 +141,7 @@ class TrainOptions(OptionGroup):
     checkpoint_every: Count = 1000
     keep_every: Count | None = None
     eval_every: Count | None = None
+    timeout: Annotated[int, Field(ge=1, le=86_400)] = 600
 
 
 class EvaluateOptions(OptionGroup):
@@ -192,6 +197,8 @@ def make_recipe(value: Mapping[str, Any]) -> Recipe:
             f"data.batch_size: {recipe.data.batch_size} images do not divide into {recipe.train.accumulate} "
             "micro-batches (train.accumulate)."
         )
+    if recipe.train.compile and recipe.train.checkpoint_activations:
+        raise RecipeError("train.checkpoint_activations does not go with train.compile; leave one of the two out.")
     _check_uses(recipe)
     return recipe
 

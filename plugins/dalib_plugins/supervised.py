@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib import SegmentationLoss, SetupContext, StackError, Step, Strategy, hookimpl
+from dalib.losses import SegmentationLossFunction
 from dalib.options import NotNegative, Whole
 from dalib_plugins.one_class import refuse_one_class
 from dalib_plugins.ranges import Streams
@@ -41,21 +42,24 @@ class Supervised(Strategy):
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
         refuse_one_class(ctx)
-        overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
-        self._loss = ctx.loss
-        if not overrides:
-            return
-        if not isinstance(ctx.loss, SegmentationLoss):
-            raise StackError(
-                f"strategy {self.name!r} sets {', '.join(overrides)}, options of the cross-entropy, but the run's "
-                f"segmentation loss is {type(ctx.loss).__name__}; drop them here, or give the run another `loss:`."
-            )
         if self.class_weights is not None and len(self.class_weights) != ctx.num_classes:
             raise StackError(
                 f"strategy {self.name!r}: class_weights has {len(self.class_weights)} values for "
                 f"{ctx.num_classes} classes; give one per class."
             )
-        self._loss = dataclasses.replace(ctx.loss, **overrides)
+        self._loss = self.segmentation_loss(ctx.loss)
+
+    def segmentation_loss(self, run: SegmentationLossFunction) -> SegmentationLossFunction:
+        """Return the run's loss with this strategy's options."""
+        overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
+        if not overrides:
+            return run
+        if not isinstance(run, SegmentationLoss):
+            raise StackError(
+                f"strategy {self.name!r} sets {', '.join(overrides)}, options of the cross-entropy, but the run's "
+                f"segmentation loss is {type(run).__name__}; drop them here, or give the run another `loss:`."
+            )
+        return dataclasses.replace(run, **overrides)
 
     @hookimpl
     def loss(self, step: Step) -> Mapping[str, Tensor]:

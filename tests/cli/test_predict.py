@@ -47,6 +47,17 @@ def test_it_takes_several_inputs_and_tells_how_many_and_how_fast(trained, tmp_pa
     assert told.startswith(f"2 images in {tmp_path / 'o'} (") and " images/s)" in told
 
 
+def test_what_a_system_or_an_editor_left_in_a_folder_is_no_picture_of_the_users(trained, tmp_path, capsys):
+    photo = (trained / "b.jpg").read_bytes()
+    for name in ("IMG.jpg", ".ipynb_checkpoints/IMG-checkpoint.jpg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(photo)
+    (tmp_path / "in" / "._IMG.jpg").write_bytes(b"Mac OS X")
+    assert run_dalib("predict", trained / "run", tmp_path / "in", "--out", tmp_path / "o") == 0
+    assert [path.name for path in (tmp_path / "o").glob("**/*_blend.jpg")] == ["IMG_blend.jpg"]
+    assert not capsys.readouterr().err
+
+
 def test_a_bad_picture_is_skipped_and_named_at_the_end_with_status_3(trained, tmp_path, capsys):
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     assert run_dalib("predict", trained / "run", tmp_path / "bad.jpg", trained / "b.jpg", "--out", tmp_path / "o") == 3

@@ -50,6 +50,24 @@ def test_ctrl_c_before_the_libraries_are_there_leaves_one_line_without_a_termina
 
 
 @pytest.mark.parametrize(
+    ("module", "code", "status"),
+    [("yaml", "say()", 130), ("sitecustomize", "import atexit; atexit.register(say)", 2)],
+    ids=["before the command line is there", "after the command is done"],
+)
+def test_ctrl_c_at_the_very_start_and_end_of_the_process_leaves_no_traceback(module, code, status, tmp_path):
+    (tmp_path / f"{module}.py").write_text(
+        f"import time\ndef say():\n    print('here', flush=True)\n    time.sleep(2)\n{code}\n"
+    )
+    command, pipe = [sys.executable, "-m", "dalib", "plan", "none.yaml"], subprocess.PIPE
+    environment = {"PYTHONPATH": ":".join([str(tmp_path), *sys.path])}
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode == status and said.startswith("dalib: ") and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize(
     "arguments",
     [["train", "none.yaml"], ["plan", "none.yaml"], ["evaluate", "none"], ["predict", "none", "x", "--out", "o"]],
 )

@@ -63,6 +63,19 @@ def test_micro_batches_split_a_step_without_changing_its_images():
         assert [len(batch["source"].image) for batch in next(batches)] == [2, 2]
 
 
+def test_the_ranks_parts_of_each_micro_batch_are_the_images_of_one_process(monkeypatch):
+    whole = indices(loader(batch_size=8, accumulate=2), 0, 5)
+    monkeypatch.setattr("dalib.ranks.world", lambda: 2)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr("dalib.ranks.rank", lambda rank=rank: rank)
+        parts.append(indices(loader(batch_size=8, accumulate=2), 3, 5))
+    for step, first, second in zip(whole[3:], *parts, strict=True):
+        assert step == first[:2] + second[:2] + first[2:] + second[2:]
+    with pytest.raises(DataError, match=r"batch_size 6 does not divide into 2 micro-batches .* on 2 ranks"):
+        loader(batch_size=6, accumulate=2)
+
+
 def test_images_arrive_as_floats_in_0_to_1_with_their_labels_and_the_targets_without():
     data = TinyData(10)
     with loader(source=data, target=data).batches(0, 1, CPU) as batches:
