@@ -29,8 +29,8 @@ STACKS = {
     "classmix": lambda: [Supervised(), Dacs(**PLAIN)],
     "cutmix": lambda: [Supervised(), Dacs(**PLAIN, mask="cutmix")],
     "cowmask": lambda: [Supervised(), Dacs(**PLAIN, mask="cowmask", teacher_start=1)],
-    "masked": lambda: [Supervised(), MaskedConsistency(**PLAIN, block=8)],
-    "complementary": lambda: [Dacs(**PLAIN), MaskedConsistency(**PLAIN, block=8, complementary=True)],
+    "masked": lambda: [Supervised(), MaskedConsistency(name="masked", **PLAIN, block=8)],
+    "complementary": lambda: [Dacs(**PLAIN), MaskedConsistency(name="masked", **PLAIN, block=8, complementary=True)],
 }
 
 

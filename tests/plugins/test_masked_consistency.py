@@ -1,6 +1,7 @@
 """Masks, mean colour, shared pseudo-labels, and the terms against a plain float64 reference."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from dalib_plugins.supervised import Supervised
 from tests.plugins.probe import Probe, prepared
 from tests.tiny import TinyModel, tiny_batch, tiny_model
 
+Masked = partial(MaskedConsistency, name="masked_consistency")
 PLAIN = {"jitter_p": 0.0, "blur_p": 0.0}
 TWINS = ("masked", "masked_complement")
 
@@ -70,7 +72,7 @@ def hidden(stream):
 
 def test_hidden_pixels_have_the_colour_that_the_model_takes_for_zero():
     batch = tiny_batch(size=(32, 48))
-    stream = masked(MaskedConsistency(**PLAIN, block=8, ratio=0.5), batch)["masked"]
+    stream = masked(Masked(**PLAIN, block=8, ratio=0.5), batch)["masked"]
     gone = hidden(stream)
     assert 0.2 < gone.float().mean() < 0.8
     assert torch.equal(stream.image.movedim(1, -1)[~gone], batch["target"].image.movedim(1, -1)[~gone])
@@ -81,12 +83,12 @@ def test_hidden_pixels_have_the_colour_that_the_model_takes_for_zero():
 @pytest.mark.parametrize(("options", "share"), [({}, 0.7), ({"complementary": True}, 0.5), ({"ratio": 0.2}, 0.2)])
 def test_the_published_share_is_hidden_unless_another_is_asked_for(options, share):
     batch = tiny_batch(size=(96, 128), batch=4)
-    stream = masked(MaskedConsistency(**PLAIN, **options, block=4), batch)["masked"]
+    stream = masked(Masked(**PLAIN, **options, block=4), batch)["masked"]
     assert hidden(stream).float().mean().item() == pytest.approx(share, abs=0.04)
 
 
 def test_complementary_masks_add_up_to_one():
-    batch = masked(MaskedConsistency(**PLAIN, complementary=True, block=8), tiny_batch(size=(32, 48)))
+    batch = masked(Masked(**PLAIN, complementary=True, block=8), tiny_batch(size=(32, 48)))
     one, other = (batch[name] for name in TWINS)
     assert torch.equal(hidden(one).float() + hidden(other).float(), torch.ones(2, 32, 48))
     assert torch.equal(torch.where(hidden(one)[:, None], other.image, one.image), batch["target"].image)
@@ -99,7 +101,7 @@ def test_labels_and_weight_are_the_teachers_of_the_whole_image_and_padding_keeps
     for confidence in ("batch", "image"):
         options = {"block": 4, "threshold": 0.25, "confidence": confidence}
         streams = Batch({"source": batch["source"], "target": target})
-        stream = prepared([MaskedConsistency(**options)], streams)["masked"]
+        stream = prepared([Masked(**options)], streams)["masked"]
         probability, label = tiny_model()(target.image).softmax(1).max(1)
         sure = (probability >= 0.25).float().mean((1, 2), keepdim=True)
         assert sure.min() > 0 and sure.max() < 1
@@ -112,10 +114,10 @@ def test_images_are_jittered_and_blurred_before_they_are_hidden(monkeypatch):
     make = strong.make_augmentation
     monkeypatch.setattr(strong, "make_augmentation", lambda *a, **o: (seen.append((a, o)), make(*a, **o))[1])
     batch = tiny_batch(size=(32, 48))
-    strategy = MaskedConsistency(block=8, ratio=0.5, jitter=0.1, jitter_p=1.0, blur=(0.5, 1.0), blur_p=0.9)
+    strategy = Masked(block=8, ratio=0.5, jitter=0.1, jitter_p=1.0, blur=(0.5, 1.0), blur_p=0.9)
     stream = masked(strategy, batch)["masked"]
     (jitter, blur) = seen
-    assert jitter[0] == ("maskedconsistency", "ColorJiggle") and blur[0][1] == "RandomGaussianBlur"
+    assert jitter[0] == ("masked_consistency", "ColorJiggle") and blur[0][1] == "RandomGaussianBlur"
     assert jitter[1] == {"p": 1.0, **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.1)}
     assert blur[1] == {"p": 0.9, "kernel_size": (9, 9), "sigma": (0.5, 1.0)}
     gone = hidden(stream)  # not blurred, not jittered
@@ -127,7 +129,7 @@ def test_images_are_jittered_and_blurred_before_they_are_hidden(monkeypatch):
 
 def test_with_dacs_one_teacher_forward_serves_both_and_alone_it_has_a_teacher_of_its_own():
     calls = []
-    for stack in ([Supervised(), Dacs(), MaskedConsistency(block=4, complementary=True)], [MaskedConsistency(block=4)]):
+    for stack in ([Supervised(), Dacs(), Masked(block=4, complementary=True)], [Masked(block=4)]):
         engine = Engine(tiny_model(), stack, device="cpu")
         engine.teacher.module.register_forward_hook(lambda *_: calls.append(1))
         terms = engine.step(tiny_batch())
@@ -136,7 +138,7 @@ def test_with_dacs_one_teacher_forward_serves_both_and_alone_it_has_a_teacher_of
 
 
 def test_its_pseudo_labels_and_weight_are_those_of_dacs():
-    batch = prepared([Dacs(threshold=0.25), MaskedConsistency(block=4, threshold=0.25)], tiny_batch())
+    batch = prepared([Dacs(threshold=0.25), Masked(block=4, threshold=0.25)], tiny_batch())
     mixed, stream = batch["mixed"], batch["masked"]
     from_target = mixed.weight != 1
     assert from_target.any() and 0 < stream.weight.max() < 1
@@ -147,14 +149,14 @@ def test_its_pseudo_labels_and_weight_are_those_of_dacs():
 def test_settings_of_the_teacher_are_shared_with_the_host():
     options = {"ema": 0.9, "teacher_batch_norm": "eval", "teacher_start": 3}
     for stack in (
-        [Dacs(**options), MaskedConsistency(block=4)],
-        [MaskedConsistency(block=4, **options), Dacs()],
-        [MaskedConsistency(block=4, **options)],
+        [Dacs(**options), Masked(block=4)],
+        [Masked(block=4, **options), Dacs()],
+        [Masked(block=4, **options)],
     ):
         teacher = Engine(tiny_model(), stack, device="cpu").teacher
         assert (teacher.decay, teacher.batch_norm, teacher.start) == (0.9, "eval", 3)
-    with pytest.raises(StackError, match=r"'dacs' and 'maskedconsistency' want different teachers: decay 0\.9"):
-        Engine(tiny_model(), [Dacs(ema=0.9), MaskedConsistency(ema=0.8)], device="cpu")
+    with pytest.raises(StackError, match=r"'dacs' and 'masked_consistency' want different teachers: decay 0\.9"):
+        Engine(tiny_model(), [Dacs(ema=0.9), Masked(ema=0.8)], device="cpu")
 
 
 def reference(model, images, label, weight, consistency):
@@ -173,7 +175,7 @@ def reference(model, images, label, weight, consistency):
 
 @pytest.mark.parametrize("options", [{}, {"complementary": True}, {"complementary": True, "consistency": 0.5}])
 def test_terms_equal_a_plain_reference_in_float64(options):
-    strategy, probe = MaskedConsistency(block=4, threshold=0.25, **options), Probe()
+    strategy, probe = Masked(block=4, threshold=0.25, **options), Probe()
     model = tiny_model()
     start = copy.deepcopy(model)
     engine = Engine(model, [strategy, probe], loss=SegmentationLoss(auxiliary=0.0), device="cpu")
@@ -181,16 +183,16 @@ def test_terms_equal_a_plain_reference_in_float64(options):
     streams = [probe.batch[name] for name in TWINS if name in probe.batch]
     images, label, weight = [stream.image for stream in streams], streams[0].label, streams[0].weight
     loss, consistency = reference(start, images, label, weight, strategy.consistency)
-    assert terms["maskedconsistency/masked"].item() == pytest.approx(loss.item(), rel=1e-5) and loss > 0.01
-    assert ("maskedconsistency/consistency" in terms) == strategy.complementary
+    assert terms["masked_consistency/masked"].item() == pytest.approx(loss.item(), rel=1e-5) and loss > 0.01
+    assert ("masked_consistency/consistency" in terms) == strategy.complementary
     if consistency is not None:
-        assert terms["maskedconsistency/consistency"].item() == pytest.approx(consistency.item(), rel=1e-4)
+        assert terms["masked_consistency/consistency"].item() == pytest.approx(consistency.item(), rel=1e-4)
         assert consistency > 1e-4
 
 
 def test_where_the_teacher_is_sure_of_nothing_the_loss_is_zero():
-    terms = Engine(tiny_model(), [MaskedConsistency(block=4, threshold=1.1)], device="cpu").step(tiny_batch())
-    assert terms["maskedconsistency/masked"].item() == 0.0 and terms["maskedconsistency/confident"].item() == 0.0
+    terms = Engine(tiny_model(), [Masked(block=4, threshold=1.1)], device="cpu").step(tiny_batch())
+    assert terms["masked_consistency/masked"].item() == 0.0 and terms["masked_consistency/confident"].item() == 0.0
 
 
 def test_padding_by_a_crop_counts_neither_in_labels_nor_in_consistency():
@@ -206,30 +208,30 @@ def test_padding_by_a_crop_counts_neither_in_labels_nor_in_consistency():
             for parameter, value in zip(model.parameters(), (0.3, 0.0), strict=True):
                 parameter.copy_(torch.linspace(-value, value, parameter.numel()).view_as(parameter))
         batch.write("target", image=torch.where(weight[:, None] == 1, image, torch.tensor(noise)))
-        strategy = MaskedConsistency(**PLAIN, block=4, threshold=0.0, complementary=True, consistency=1.0)
+        strategy = Masked(**PLAIN, block=4, threshold=0.0, complementary=True, consistency=1.0)
         found.append(Engine(model, [strategy], device="cpu").step(batch))
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name])
-    assert found[0]["maskedconsistency/consistency"] > 1e-4
+    assert found[0]["masked_consistency/consistency"] > 1e-4
 
 
 def test_blocks_too_large_for_the_images_are_warned_of():
     for size, expected in (((16, 64), 1), ((64, 64), 0)):
-        warned = list(MaskedConsistency().check_sizes({"target": size}))
+        warned = list(Masked().check_sizes({"target": size}))
         assert len(warned) == expected
-    assert not list(MaskedConsistency().check_sizes({}))
+    assert not list(Masked().check_sizes({}))
     with pytest.warns(UserWarning, match="hides a target of 12x16 pixels in 1x1 blocks.*give a smaller `block`"):
-        Engine(tiny_model(), [MaskedConsistency()], device="cpu").step(tiny_batch())
+        Engine(tiny_model(), [Masked()], device="cpu").step(tiny_batch())
 
 
 def test_two_of_them_mask_into_streams_of_their_own():
-    stack = [MaskedConsistency(block=4), MaskedConsistency(name="fine", into="finely", block=2, complementary=True)]
+    stack = [Masked(block=4), MaskedConsistency(name="fine", into="finely", block=2, complementary=True)]
     terms = Engine(tiny_model(), stack, device="cpu").step(tiny_batch())
-    assert {"maskedconsistency/masked", "fine/finely", "fine/consistency"} <= terms.keys()
+    assert {"masked_consistency/masked", "fine/finely", "fine/consistency"} <= terms.keys()
     with pytest.raises(StackError, match=r"masked\.image is provided twice"):
         Engine(tiny_model(), [stack[0], MaskedConsistency(name="again")], device="cpu").step(tiny_batch())
 
 
 def test_networks_with_one_class_are_refused():
-    with pytest.raises(StackError, match="'maskedconsistency' needs 2 classes or more"):
-        Engine(tiny_model(num_classes=1), [MaskedConsistency()], device="cpu")
+    with pytest.raises(StackError, match="'masked_consistency' needs 2 classes or more"):
+        Engine(tiny_model(num_classes=1), [Masked()], device="cpu")
