@@ -27,6 +27,7 @@ from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
 from dalib.labels import IGNORE
 from dalib.models.activation_checkpointing import checkpoint_activations
+from dalib.models.batchnorm import synchronised
 from dalib.runs.build import build_dataset, build_engine, build_eval, build_model, check_classes, compiled
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
@@ -93,6 +94,8 @@ class Run:
         status.update("building the model")
         device = choose_device(recipe.train.device)
         model = build_model(recipe, self.classes, device)
+        if recipe.train.sync_batch_norm:
+            model = synchronised(model, device)  # before the blocks' forwards are replaced
         if recipe.train.checkpoint_activations:
             checkpoint_activations(model)
         model = compiled(model, device) if recipe.train.compile else model
@@ -193,6 +196,9 @@ class Run:
             self.folder.clean()
             write_text(self.folder.recipe, self.recipe.to_yaml())
             self.folder.rewind(self.engine.index)
+            last = self.folder.score(self.engine.index)  # of an evaluation after this checkpoint was written
+            if self.recipe.train.eval_every and last > self.best:
+                self.best, self.best_step = last, self.engine.index
         tell(self.console, f"resuming {self.folder.path} at step {self.engine.index}")
         if (were := state.get("ranks", 1)) != (now := ranks.world()):
             self._warn(
