@@ -184,7 +184,7 @@ def test_a_run_goes_on_under_another_number_of_ranks_and_says_what_that_changes(
         job.end()
     stopped = checkpoint(folder)["step"]
     said = finish(ranks, recipe, folder, "--resume")
-    assert f"is of a job of 2 ranks, and this one has {ranks}." in said
+    assert f"the number of ranks was 2 and is {ranks}." in said
     assert checkpoint(folder)["step"] == STEPS and checkpoint(folder)["ranks"] == ranks
     whole, changed = outcome(unbroken), outcome(folder)
     assert changed["files"] == whole["files"]
