@@ -218,6 +218,13 @@ def test_a_users_mistake_is_told_once(change, message, tiny, tmp_path):
 
 
 @pytest.mark.distributed
+def test_a_command_that_ranks_do_not_share_is_refused_once_instead_of_done_by_each(tiny):
+    done = dalib(2, "plan", tiny)
+    (told,) = messages(done.stderr)
+    assert "`dalib plan` is a command of one process" in told and not done.stdout and done.returncode != 0
+
+
+@pytest.mark.distributed
 def test_where_rank_0_alone_fails_the_others_end_too(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     done = dalib(2, "train", tiny, "--out", tmp_path / "file")
