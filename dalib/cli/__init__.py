@@ -53,12 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_quickly()
         with starting("importing PyTorch"):
             from dalib.cli import commands
+            from dalib.cli.joining import joined
             from dalib.discovery import allow_bundled_only
 
         if options.safe:
             allow_bundled_only()
         if options.command not in OF_RANKS and int(os.environ.get("WORLD_SIZE", "1")) > 1 and _among_ranks():
-            with commands.joined():  # so that one rank says it
+            with joined():  # so that one rank says it
                 raise DalibError(
                     f"`dalib {options.command}` is a command of one process, and would be done by each of torchrun's; "
                     "start it without torchrun."
