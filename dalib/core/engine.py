@@ -123,6 +123,8 @@ class Engine:
         self._planned: dict[str, tuple[int, int]] = {}
         self._watched: set[tuple[str, Strategy]] = set()
         self._closed = self._idle = False
+        if purpose == "train":
+            ranks.warn_of_copies()
         ranks.copy_from_first(self.model.state_dict().values())
         self.teacher = set_up(
             self.stack,
