@@ -3,17 +3,20 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from dalib import SegmentationLoss, SetupContext, StackError, Step, Strategy, hookimpl
+from dalib.data import Draw, SegmentationDataset, label_counts
+from dalib.losses import WeightRule, balanced_weights, log_prior
 from dalib.options import NotNegative, Whole
 from dalib_plugins.one_class import refuse_one_class
 from dalib_plugins.ranges import Streams
 
-OVERRIDES = ("class_weights", "ohem", "min_kept", "auxiliary")
+OVERRIDES = ("class_weights", "logit_adjustment", "ohem", "min_kept", "auxiliary")
 
 
 class Supervised(Strategy):
@@ -21,11 +24,15 @@ class Supervised(Strategy):
 
     Options:
         streams: the labelled streams.
-        class_weights, ohem, min_kept, auxiliary: override the run's loss options (see ``dalib.SegmentationLoss``).
+        class_weights: a factor per class, or a rule that gives them from the pixels of each class in the data sets of
+            ``streams``, see ``dalib.losses.balanced_weights``.
+        logit_adjustment: tau of logit adjustment by the same pixels, see ``dalib.losses.log_prior``; published: 1.
+        ohem, min_kept, auxiliary: as of ``dalib.SegmentationLoss``. All override the options of the run's loss.
     """
 
     streams: Streams = field(default_factory=lambda: ["source"])
-    class_weights: list[NotNegative] | None = None
+    class_weights: list[NotNegative] | WeightRule | None = None
+    logit_adjustment: NotNegative | None = None
     ohem: Annotated[float, Field(gt=0, le=1)] | None = None
     min_kept: Whole | None = None
     auxiliary: NotNegative | None = None
@@ -43,6 +50,7 @@ class Supervised(Strategy):
         refuse_one_class(ctx)
         overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
         self._loss = ctx.loss
+        self._counts: dict[str, Tensor] = {}  # by stream: pixels of each class in each image
         if not overrides:
             return
         if not isinstance(ctx.loss, SegmentationLoss):
@@ -50,13 +58,40 @@ class Supervised(Strategy):
                 f"strategy {self.name!r} sets {', '.join(overrides)}, options of the cross-entropy, but the run's "
                 f"segmentation loss is {type(ctx.loss).__name__}; drop them here, or give the run another `loss:`."
             )
-        if self.class_weights is not None and len(self.class_weights) != ctx.num_classes:
+        if isinstance(self.class_weights, list) and len(self.class_weights) != ctx.num_classes:
             raise StackError(
                 f"strategy {self.name!r}: class_weights has {len(self.class_weights)} values for "
                 f"{ctx.num_classes} classes; give one per class."
             )
-        self._loss = dataclasses.replace(ctx.loss, **overrides)
+        known = {name: value for name, value in overrides.items() if name not in self._by_counts}
+        self._loss = dataclasses.replace(ctx.loss, **known)
+
+    @hookimpl
+    def sampler(self, stream: str, dataset: SegmentationDataset) -> Draw | None:
+        """Draw nothing, but count the pixels of the classes where a loss needs them."""
+        if self._by_counts and stream in self.streams:
+            self._counts[stream] = label_counts(dataset)
+            counts, found = torch.cat(list(self._counts.values())), dict[str, Any]()
+            if isinstance(self.class_weights, str):
+                found["class_weights"] = balanced_weights(counts, self.class_weights)
+            if self.logit_adjustment is not None:
+                found["logit_adjustment"] = log_prior(counts, self.logit_adjustment)
+            assert isinstance(self._loss, SegmentationLoss)  # setup has checked it
+            self._loss = dataclasses.replace(self._loss, **found)
+        return None
 
     @hookimpl
     def loss(self, step: Step) -> Mapping[str, Tensor]:
+        if self._by_counts and not self._counts:
+            raise StackError(
+                f"strategy {self.name!r}: {' and '.join(self._by_counts)} come from the pixels of each class in the "
+                f"data sets that `fit` or `iterate` is given for {', '.join(self.streams)}, and there is none. Give "
+                "numbers, class_weights here or logit_adjustment in the run's `loss:`."
+            )
         return {stream: step.segmentation_loss(stream, self._loss) for stream in self.streams}
+
+    @property
+    def _by_counts(self) -> tuple[str, ...]:
+        """The options that need the pixels of each class."""
+        rule = ("class_weights",) if isinstance(self.class_weights, str) else ()
+        return rule if self.logit_adjustment is None else (*rule, "logit_adjustment")
