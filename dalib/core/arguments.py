@@ -50,9 +50,7 @@ def check_class_weights(loss: SegmentationLossFunction, num_classes: int) -> Non
     for option in ("class_weights", "logit_adjustment"):
         values = getattr(loss, option, None)
         if values is not None and len(values) != num_classes:
-            raise StackError(
-                f"{option} of the loss: expected {num_classes} values, one per class, got {len(values)}."
-            )
+            raise StackError(f"{option} of the loss: expected {num_classes} values, one per class, got {len(values)}.")
 
 
 def check_classes(

@@ -49,7 +49,7 @@ class Supervised(Strategy):
     def setup(self, ctx: SetupContext) -> None:
         refuse_one_class(ctx)
         overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
-        self._loss = ctx.loss
+        self._loss, self._num_classes = ctx.loss, ctx.num_classes
         self._counts: dict[str, Tensor] = {}  # by stream: pixels of each class in each image
         if not overrides:
             return
@@ -70,7 +70,7 @@ class Supervised(Strategy):
     def sampler(self, stream: str, dataset: SegmentationDataset) -> Draw | None:
         """Draw nothing, but count the pixels of the classes where a loss needs them."""
         if self._by_counts and stream in self.streams:
-            self._counts[stream] = label_counts(dataset)
+            self._counts[stream] = label_counts(dataset)[:, : self._num_classes]
             counts, found = torch.cat(list(self._counts.values())), dict[str, Any]()
             if isinstance(self.class_weights, str):
                 found["class_weights"] = balanced_weights(counts, self.class_weights)
