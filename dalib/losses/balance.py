@@ -14,7 +14,7 @@ def balanced_weights(counts: Tensor, rule: WeightRule) -> list[float]:
     """Return a weight of each class, the greater the rarer it is; their mean over all pixels is 1.
 
     ``enet``: 1 / ln(1.02 + f_c), where f_c is the class's share of all pixels (Paszke et al. 2016), so that no weight
-    is more than 50 times as large as another. ``median_frequency``: the median of g over g_c, where g_c is the class's
+    is more than 36 times as large as another. ``median_frequency``: the median of g over g_c, where g_c is the class's
     share of the pixels of the images that have it (Eigen & Fergus 2015); a class without pixels has the median.
 
     Dividing by the mean is what torch's weighted cross-entropy does, over a batch; thus a learning rate stays right.
