@@ -9,23 +9,23 @@ import torch.nn.functional as F
 from dalib.errors import DataError
 from dalib.losses import LOCAL, SegmentationLoss, balanced_weights, log_prior
 
-COUNTS = torch.tensor([[60, 20, 0, 0], [30, 0, 10, 0]])  # 90, 20, 10 and 0 of 120 pixels
+COUNTS = torch.tensor([[60, 20, 0, 0], [30, 0, 20, 0]])  # 90, 20, 20 and 0 of 130 pixels
 
 
 def mean_is_one(weights):
     """Return weights over their mean over the pixels of COUNTS."""
-    mean = (90 * weights[0] + 20 * weights[1] + 10 * weights[2]) / 120
+    mean = (90 * weights[0] + 20 * weights[1] + 20 * weights[2]) / 130
     return [weight / mean for weight in weights]
 
 
 def test_enets_weights_are_by_the_logarithm_of_the_share():
-    expected = [1 / math.log(1.02 + share / 120) for share in (90, 20, 10, 0)]
+    expected = [1 / math.log(1.02 + pixels / 130) for pixels in (90, 20, 20, 0)]
     assert balanced_weights(COUNTS, "enet") == pytest.approx(mean_is_one(expected), rel=1e-12)
 
 
 def test_median_frequencies_are_of_the_images_that_have_the_class():
-    frequencies = (90 / 120, 20 / 80, 10 / 40)
-    expected = [0.25 / frequency for frequency in frequencies] + [1.0]
+    frequencies = (90 / 130, 20 / 80, 20 / 50)
+    expected = [0.4 / frequency for frequency in frequencies] + [1.0]
     assert balanced_weights(COUNTS, "median_frequency") == pytest.approx(mean_is_one(expected), rel=1e-12)
 
 
@@ -45,7 +45,7 @@ def test_an_unknown_rule_is_named():
 
 
 def test_the_prior_is_the_logarithm_of_the_share_times_tau_and_of_one_pixel_where_there_is_none():
-    expected = [math.log(count / 120) for count in (90, 20, 10, 1)]
+    expected = [math.log(count / 130) for count in (90, 20, 20, 1)]
     assert log_prior(COUNTS) == pytest.approx(expected, rel=1e-12)
     assert log_prior(COUNTS, 0.5) == pytest.approx([value / 2 for value in expected], rel=1e-12)
 
