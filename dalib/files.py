@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dalib.errors import CheckpointError, DalibError
+from dalib.errors import CheckpointError, DalibError, DataError
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -99,6 +99,7 @@ def load_tensors(path: Path) -> Any:
     unfold to any size. The checksums of torch's ZIP archive reveal damage.
 
     Raises:
+        DataError: it is refused, and the message, which begins with "it", says why.
         Exception: of any kind; a damaged file fails anywhere in torch's reader.
     """
     import torch
@@ -106,12 +107,12 @@ def load_tensors(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("it is compressed, which torch never does, so it could unfold to any size.")
+                raise DataError("it is compressed, which torch never does, so it could unfold to any size")
             # torch reads nothing from an entry marked as a folder and returns uninitialised tensors.
             if any(entry.external_attr for entry in archive.infolist()):
-                raise ValueError("an entry has attributes, which torch never writes, so it is damaged.")
+                raise DataError("it is damaged: an entry has attributes, which torch never writes")
             if damaged := archive.testzip():
-                raise ValueError(f"the checksum of its entry {damaged!r} differs, so it is damaged.")
+                raise DataError(f"it is damaged: the checksum of its entry {damaged!r} differs")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from dalib import __version__
 from dalib.errors import DalibError
 from dalib.files import find_checkpoint
+from dalib.prose import wrapped
 from dalib.yaml import read_yaml
 
 USER_ERROR = 2
@@ -81,7 +82,7 @@ def _check_paths(options: argparse.Namespace) -> None:
 
 def configure_logging() -> None:
     """Write dalib's log messages from INFO on to stderr, and each warning on one line without its source line."""
-    warnings.formatwarning = lambda message, *_, **__: _colored(f"warning: {message}", YELLOW) + "\n"
+    warnings.formatwarning = lambda message, *_, **__: _colored(_wrapped(f"warning: {message}"), YELLOW) + "\n"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ToStderr()], force=True)
     logging.getLogger("dalib").setLevel(logging.INFO)
 
@@ -90,12 +91,19 @@ class _ToStderr(logging.Handler):
     """Writes to what ``sys.stderr`` is at the time, so that a message stands above a bar that is being drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
+        text = _wrapped(self.format(record))
         print(_colored(text, YELLOW) if record.levelno >= logging.WARNING else text, file=sys.stderr)  # noqa: T201
 
 
 def _say(message: str) -> None:
-    print(_colored(f"dalib: {message}", RED), file=sys.stderr)  # noqa: T201
+    print(_colored(_wrapped(f"dalib: {message}"), RED), file=sys.stderr)  # noqa: T201
+
+
+def _wrapped(text: str) -> str:
+    """Return a text for stderr, broken between words where that is a terminal; a path is never cut."""
+    if not sys.stderr.isatty():
+        return text
+    return wrapped(text, os.get_terminal_size(sys.stderr.fileno()).columns or 80)  # 0 where nobody has set it
 
 
 def _colored(text: str, color: int) -> str:

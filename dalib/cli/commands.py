@@ -5,6 +5,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import cast, get_args
@@ -18,12 +19,13 @@ from torch.nn.functional import interpolate as resize
 from dalib.cli import NATIVE
 from dalib.cli.starting import without_garbage_collection
 from dalib.core.arguments import check_sizes
-from dalib.core.create import strategy_from
+from dalib.core.create import loss_from, strategy_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
 from dalib.core.teacher import Teacher
-from dalib.data.dataset import checked_item, classes_of, same_classes, spread
+from dalib.core.trained_classes import untrained
+from dalib.data.dataset import checked_item, classes_of, label_pixels, mask_advice, same_classes, spread
 from dalib.data.decode import IMAGE_SUFFIXES, read_image
 from dalib.data.doctor import Findings, compare, compare_sizes, counted, examine_new
 from dalib.data.faults import Fault
@@ -41,6 +43,7 @@ from dalib.evaluation.predict import predict_images
 from dalib.evaluation.result import Result
 from dalib.files import check_writable, write_json
 from dalib.labels import CITYSCAPES_CLASSES
+from dalib.losses import SegmentationLoss
 from dalib.models.wrapper import SegmentationModel, unwrap
 from dalib.registry import Kind
 from dalib.runs.build import (
@@ -52,8 +55,9 @@ from dalib.runs.build import (
     overridden,
 )
 from dalib.runs.folder import RunFolder
+from dalib.runs.held_out import trained_on
 from dalib.runs.loading import load_run
-from dalib.runs.progress import image_bar
+from dalib.runs.progress import image_bar, tell
 from dalib.runs.recipe import Recipe, load_recipe
 from dalib.runs.run import run as run_recipe
 
@@ -95,8 +99,12 @@ def evaluate(options: Namespace) -> None:
     dataset, unlabelled = build_eval(recipe, classes)
     if unlabelled:
         logger.warning("no labels to score on: %s.", unlabelled)
-    elif classes is not None:
+    for seen in () if unlabelled else _also_trained_on(recipe):
+        logger.warning("data.eval: %s", seen)
+    if not unlabelled and classes is not None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
+        if advice := mask_advice(classes, label_pixels(dataset)):
+            logger.warning("data.eval: of the classes one alone has pixels.%s", advice)
     _check_json(options)
     settings = recipe.evaluate
     with image_bar(console, "evaluating") as progress:
@@ -106,6 +114,7 @@ def evaluate(options: Namespace) -> None:
             classes=settings.classes,
             batch_size=settings.batch_size,
             limit=settings.limit,
+            workers=recipe.data.workers,
             progress=progress,
         )
     console.print(result.table())
@@ -135,7 +144,7 @@ def predict(options: Namespace) -> int:
         )
     rate = len(done.blends) / (time.perf_counter() - started)
     told = f"{counted(len(done.blends), 'image')} in {options.out} ({rate:.1f} images/s), labels in its folder labels"
-    console.print(told, soft_wrap=True, highlight=False)
+    tell(console, told)
     for message in done.skipped.values():
         logger.warning("skipped: %s", message)
     return SKIPPED if done.skipped else 0
@@ -156,15 +165,11 @@ def plan(options: Namespace) -> None:
     engine.stack.check_training()
     for number, row in enumerate(made.rows, start=1):
         modules = [module for module in engine.modules.values() if module.owner == row.strategy.name]
-        console.print(_described(number, row, modules), highlight=False, soft_wrap=True)
-    console.print(
-        f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"loaded: {', '.join(engine.stack.read(sizes))}", highlight=False, soft_wrap=True)
+        tell(console, _described(number, row, modules), indent=16 * " ")
+    tell(console, f"backward passes per micro-batch: {len(engine.stack.groups)}; teacher: {_teacher(engine.teacher)}")
+    tell(console, f"loaded: {', '.join(engine.stack.read(sizes))}")
     for warning in made.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+        tell(console, f"warning: {warning}", "yellow")
 
 
 def plugins(options: Namespace) -> None:
@@ -201,7 +206,7 @@ def doctor(options: Namespace) -> int:
             and recipe.data.eval is None
             and (unlabelled := build_eval(recipe, labelled[0].classes if labelled else None)[1])
         ):
-            console.print(f"data.eval: no labels to score on: {unlabelled}", style="yellow", markup=False)
+            tell(console, f"data.eval: no labels to score on: {unlabelled}", "yellow")
             continue
         for number, (path, chosen) in enumerate(recipe.data.entries(name).items()):
             create = partial(open_dataset, name, chosen, path)
@@ -213,9 +218,14 @@ def doctor(options: Namespace) -> int:
             if name != "target":  # whose labels are not read
                 labelled.append(found[-1])
                 compare(labelled[0], found[-1])
+                loss = SegmentationLoss() if recipe.loss is None else loss_from(recipe.loss, "loss")
+                flat = untrained(strategies, loss, found[-1].classes, {name: found[-1].pixels})
+                found[-1].faults += [Fault("", reason) for reason in flat.values()]
+            if name == "eval" and not number:
+                found[-1].remarks += _also_trained_on(recipe)
             if one_size and number:
                 compare_sizes(found[-1 - number], found[-1])
-            console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=True)
+            console.print(found[-1].render(known=faults), "", sep="\n", soft_wrap=not console.is_terminal)
             faults |= dict.fromkeys(found[-1].faults)
     stack = ""
     try:
@@ -231,6 +241,13 @@ def doctor(options: Namespace) -> int:
         sets = [findings.to_dict() for findings in found]
         write_json(Path(options.json), {"faults": len(faults), "sets": sets, "stack": stack})
     return 2 if faults else 0
+
+
+def _also_trained_on(recipe: Recipe) -> list[str]:
+    """Return what to tell of images that are scored and trained on."""
+    with suppress(DalibError):  # a data set that cannot be opened is told elsewhere, or is not needed to score
+        return [seen] if (seen := trained_on(recipe)) else []
+    return []
 
 
 def bench(options: Namespace) -> None:
@@ -289,7 +306,7 @@ def export(options: Namespace) -> None:
             palette=loaded.palette,
             calibrate=_calibration(options, loaded.recipe, size),
         )
-    console.print(str(written), soft_wrap=True, highlight=False)
+    tell(console, str(written))
 
 
 def _calibration(options: Namespace, recipe: Recipe, size: tuple[int, int]) -> list[Tensor] | None:
@@ -369,7 +386,7 @@ def _kind(module: OwnedModule) -> str:
 
 
 def _described(number: int, row: PlannedStrategy, modules: Sequence[OwnedModule]) -> str:
-    """Return a row of a plan as text, a line per aspect, to fit a terminal of 80 columns."""
+    """Return a row of a plan as text, a line per aspect, whose values begin at the 17th column."""
     strategy = row.strategy
     kind = "" if strategy.name == strategy.registered_name else f" ({strategy.registered_name})"
     outputs, critic_outputs = (

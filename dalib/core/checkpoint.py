@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dalib.errors import CheckpointError, DalibError
+from dalib.errors import CheckpointError, DalibError, DataError
 from dalib.files import load_tensors, replaced
 
 
@@ -42,14 +42,23 @@ def read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":
-                raise ValueError("it is no checkpoint of torch, or its start is damaged; give a run or a whole one.")
+                raise DataError("it is no checkpoint of torch, or its start is damaged")
         state = load_tensors(path)
     except Exception as error:  # a damaged file fails anywhere in torch's reader
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read: {_explained(error)}") from error
     if not isinstance(state, dict) or "model" not in state or "step" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of a run; expected the keys 'model' and 'step'.")
     return state
+
+
+def _explained(error: Exception) -> str:
+    """Return what is wrong with a checkpoint and what to do, without torch's own text, which is for programmers."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}; check its permissions and the disk."
+    if "unsupported global" in str(error).lower():
+        return "it holds objects besides tensors, which could run code; give one that `dalib train` wrote."
+    reason = str(error) if isinstance(error, DataError) else "it is damaged, such as cut short while it was copied"
+    return f"{reason}; copy it again, or give another one that `dalib train` wrote."
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from dalib.core.stack import Stack
 from dalib.core.step import Step
 from dalib.core.strategy import Strategy
 from dalib.core.terms import Terms
+from dalib.core.trained_classes import check_logits, check_trained_classes, may_leave_classes
 from dalib.data.bad_items import BadItems
 from dalib.data.batch import Batch
 from dalib.data.dataset import (
@@ -328,13 +329,18 @@ class Engine:
         given_classes = {name: dataset for name, dataset in given.items() if dataset is not None}
         self.classes = check_classes(given_classes, self.num_classes, self.classes)
         own = None if source is None else own_classes(source)
-        if source is not None and own and (absent := absent_classes(own, label_pixels(source))):
+        looked_at = given_classes if own or may_leave_classes(self.stack.strategies, self.segmentation_loss) else {}
+        pixels = {name: label_pixels(dataset) for name, dataset in looked_at.items() if name != "eval"}
+        if source is not None and own and (absent := absent_classes(own, pixels["source"])):
             logger.warning("the source, %d of %d images looked at: %s", min(32, len(source)), len(source), absent)
         self.stack.check_training()
+        names = self.classes or default_classes(self.num_classes)
+        check_trained_classes(self.stack.strategies, self.segmentation_loss, names, pixels)
+        check_logits(self.model, self.segmentation_loss)
         done = self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers)
         for _ in track(done, "training", total=steps - self.index, disable=not progress):
             pass
-        return None if eval is None else self.evaluate(eval)
+        return None if eval is None else self.evaluate(eval, workers=workers)
 
     def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""

@@ -11,6 +11,7 @@ from dalib.data.batch import Batch, Stream
 from dalib.errors import DalibError, DataError, StackError
 from dalib.labels import IGNORE
 
+LARGEST = torch.finfo(torch.float32).max
 TOLERANCE = 1e-3  # by which interpolation, FFT and half precision take an image out of [0, 1]
 
 
@@ -30,7 +31,7 @@ class Inputs:
     def given(self, batch: Batch) -> Batch:
         """Watch the ranges of a batch on the device, and return it."""
         for name, stream in batch.items():
-            self._watch(batch, name, stream, dict.fromkeys(("image", "label"), ""))
+            self._watch(batch, name, stream, dict.fromkeys(("image", "label", "weight"), ""))
         return batch
 
     def written(self, batch: Batch) -> None:
@@ -47,7 +48,7 @@ class Inputs:
         return torch.stack([value.float() for value in self._found]).view(-1, 2)
 
     def outside(self, found: Tensor) -> Tensor:
-        """Return which fields have values beyond their range, (N,) bool; NaN is not: the loss terms tell it."""
+        """Return which fields have values beyond their range, (N,) bool; an image's NaN is not: the loss terms tell."""
         limits = _on_device(tuple(self._limits), found.device)
         return (found[:, 0] < limits[:, 0]) | (found[:, 1] > limits[:, 1])
 
@@ -65,10 +66,13 @@ class Inputs:
                 advice = "Divide 0..255 by 255." if not strategy else f"{advice}give images / 255."
             else:
                 advice += "clamp what noise pushes out." if strategy else "give images as they were before Normalize."
+        elif entry.endswith(".weight"):
+            expected, advice = "finite values of at least 0", "A pixel that must not count has the weight 0."
         else:
             expected, advice = f"train ids in 0..{self._num_classes - 1}, or 255", "Map the stored ids to train ids."
         by = f", which strategy {strategy!r} wrote" if strategy else " of the batch"
-        message = f"{entry}{by}: expected {expected}; found {least:g}..{greatest:g}. {advice}"
+        lowest = "NaN" if entry.endswith(".weight") and least == -torch.inf else f"{least:g}"
+        message = f"{entry}{by}: expected {expected}; found {lowest}..{greatest:g}. {advice}"
         return StackError(message) if strategy else DataError(message)
 
     def _watch(self, batch: Batch, name: str, stream: Stream, writers: Mapping[str, str]) -> None:
@@ -79,6 +83,9 @@ class Inputs:
             self._add((f"{name}.label", writers["label"]), (0, self._num_classes - 1), ids)
             known = ids == ids.clamp(0, self._num_classes - 1)
             batch.settle(name, label=torch.where(known, stream.label, IGNORE))
+        if "weight" in writers and stream.weight is not None:
+            weight = stream.weight.masked_fill(stream.weight.isnan(), -torch.inf)
+            self._add((f"{name}.weight", writers["weight"]), (0, LARGEST), weight)
 
     def _add(self, name: tuple[str, str], limits: tuple[float, float], values: Tensor) -> None:
         self._names.append(name)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 from dalib.core.ramp import Ramp
 from dalib.errors import StackError
+from dalib.losses import SegmentationLossFunction
 from dalib.options import NotNegative
 
 DECLARATIONS = ("requires", "provides", "writes", "outputs", "critic_outputs", "same_size")
@@ -103,6 +104,13 @@ class Strategy:
         The sizes are those before this strategy's ``pre_batch`` or, if it has none, after the whole stack's.
         """
         return ()
+
+    def segmentation_loss(self, run: SegmentationLossFunction) -> SegmentationLossFunction:
+        """Return the segmentation loss that it takes of labelled streams, by default the run's.
+
+        One that trains on no class of a stream's labels is refused before the first step.
+        """
+        return run
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return what a resumed run needs: tensors and primitives."""

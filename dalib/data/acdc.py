@@ -4,7 +4,15 @@ from typing import Literal
 
 from dalib.data.decode import Size
 from dalib.data.encodings import TRAIN_IDS
-from dalib.data.files import check_split, existing_folder, find_images, find_labels, label_folder, root_folder
+from dalib.data.files import (
+    check_split,
+    existing_folder,
+    find_images,
+    find_labels,
+    label_folder,
+    no_reference,
+    root_folder,
+)
 from dalib.data.pairs import PairedFiles
 from dalib.data.reframe import Resize
 
@@ -30,6 +38,8 @@ def acdc(
         labels: folder of the labels below ``root``; None: images alone.
         condition: one of the four; None is all.
     """
+    if split and split.endswith("_ref"):
+        raise no_reference("acdc", split, f"{root}/rgb_anon/{condition or 'fog'}/{split}")
     split = check_split(split, "acdc")
     base = root_folder(root, "ACDC with rgb_anon/ and gt/")
     within = [f"{each}/{split}" for each in ([condition] if condition else CONDITIONS)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from dalib.data.batch import OWN_FIELDS
+from dalib.data.encodings import MASKS
 from dalib.errors import DataError
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, IGNORE, Color
 
@@ -46,6 +47,7 @@ class SegmentationDataset(Protocol):
     ``labels_at_own_size = True``; ``label(index)``, an item's label alone, without decoding its image;
     ``label_counts()``, see ``dalib.data.label_counts``, or ``labels_depend_on()``, numbers and texts that change with
     any label, by which counts of them are kept; ``own_size(index)``, (H, W) of an image before it is resized;
+    ``identity()``, what tells whether the data set is still the one that a run began with, see ``identity_of``;
     ``doubt(pixels)``, why labels with these pixels (256,) by train id are not of the encoding that it reads, or None.
     """
 
@@ -206,6 +208,16 @@ def label_pixels(dataset: "SegmentationDataset", looked_at: int = 32) -> Tensor:
     return pixels
 
 
+def identity_of(dataset: "SegmentationDataset") -> dict[str, Any]:
+    """Return what a resumed run compares: the number of ``images``, and what a data set's ``identity()`` adds.
+
+    That is ``files``, a digest of their names, and ``stored``, the class of each stored value of its labels. Files that
+    have moved are the same.
+    """
+    own: dict[str, Any] = getattr(dataset, "identity", dict)()
+    return {"images": len(dataset), **own}
+
+
 def absent_classes(classes: tuple[str, ...], pixels: Tensor) -> str:
     """Return a sentence that names the classes without a pixel and what may be the cause; "" where there is none.
 
@@ -216,11 +228,24 @@ def absent_classes(classes: tuple[str, ...], pixels: Tensor) -> str:
     absent = [name for name, count in zip(classes, counts, strict=False) if not count]
     if not absent or not sum(counts[:IGNORE]):
         return ""
-    advice = ""
-    if len(classes) == 2 and len(absent) == 1 and counts[IGNORE]:
-        proposal = f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`"
-        advice = f" Masks of 0 and 255? 255 is ignored unless the label map says {proposal}."
-    return f"classes without a pixel: {', '.join(absent)}.{advice}"
+    return f"classes without a pixel: {', '.join(absent)}.{mask_advice(classes, pixels)}"
+
+
+def mask_advice(classes: tuple[str, ...], pixels: Tensor) -> str:
+    """Return what to do where labels may be masks of 0 and 255; "" where they are none.
+
+    They may be where one class of two occurs, or road alone of Cityscapes' 19, which is 0 without a label map, and
+    ignored pixels.
+
+    Args:
+        pixels: (256,) labelled pixels by train id, 255 = ignored.
+    """
+    present = pixels[:IGNORE].nonzero().flatten().tolist()
+    unmapped = classes == CITYSCAPES_CLASSES and present == [0]
+    if not pixels[IGNORE] or not (unmapped or (len(classes) == 2 and len(present) == 1)):
+        return ""
+    proposal = MASKS if unmapped else f"`ids: {{0: {classes[0]}, 255: {classes[1]}}}`"
+    return f" Masks of 0 and 255? 255 is ignored unless the label map says {proposal}."
 
 
 def _check_label(dataset: object, label: Tensor, size: tuple[int, ...] | None = None) -> None:

@@ -4,9 +4,11 @@ The EXIF orientation is applied to images; labels are read as they are stored.
 """
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dalib.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 LABEL_SUFFIXES = frozenset({".png"})
@@ -37,6 +41,8 @@ _WIDE = ("I", "F")  # 32 bits a pixel, which convert("RGB") clips
 def read_image(file: Path) -> Tensor:
     """Read an image as RGB, uint8 (3, H, W): grey, indexed, CMYK, 16-bit and alpha images are converted.
 
+    Of 16 bits the range is 0..65535; values of 12 bits, which come out dark, are told once per folder.
+
     Raises:
         DataError: the file cannot be read or decoded.
     """
@@ -45,13 +51,18 @@ def read_image(file: Path) -> Tensor:
         image = _open(data)
         if image.mode in _WIDE:
             raise ValueError("32 bits a pixel, whose range is not known")
+        deep = ";16" in _raw_mode(image)
         image.getexif()  # caches the orientation before `info` is emptied
         image.info.clear()  # else exif_transpose rewrites all of EXIF, which fails on some cameras' tags
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16"):  # convert("RGB") would clip it
-            grey = (np.array(image, np.int32) + 128) // 257
-            return torch.from_numpy(grey.astype(np.uint8)).repeat(3, 1, 1)
-        return _tensor(image if image.mode == "RGB" else image.convert("RGB"))
+            stored = np.array(image, np.int32)
+            _tell_dark(file, int(stored.max()))
+            return torch.from_numpy(((stored + 128) // 257).astype(np.uint8)).repeat(3, 1, 1)
+        pixels = _tensor(image if image.mode == "RGB" else image.convert("RGB"))
+        if deep:  # Pillow gives the upper byte
+            _tell_dark(file, 256 * int(pixels.max()))
+        return pixels
 
 
 def read_label(file: Path, *, painted: bool = False) -> Tensor:
@@ -70,7 +81,7 @@ def read_label(file: Path, *, painted: bool = False) -> Tensor:
         image = _open(data)
         if painted and image.mode == "P":
             return _tensor(image.convert("RGB"))
-        stored = image.tile[0].args  # Pillow's raw mode: channels and bit depth as in the file
+        stored = _raw_mode(image)
         if stored in _CUT:
             return _sixteen_bits(file, data)
         label = _tensor(image)
@@ -93,6 +104,26 @@ def image_size(file: Path) -> Size:
         image = Image.open(opened, formats=_FORMATS)
         turned = image.getexif().get(0x0112, 1) >= 5 and image.format != "TIFF"  # of a TIFF Pillow turns the size
         return image.size if turned else image.size[::-1]
+
+
+def _tell_dark(file: Path, greatest: int) -> None:
+    if 0 < greatest < 2**12:
+        _warn_dark(file.parent)
+
+
+@cache
+def _warn_dark(folder: Path) -> None:
+    logger.warning(
+        "%s: pictures of 16 bits whose values are all below 4096, as of a camera of 12 bits; read as 0..65535 they are "
+        "dark. Write them as 8 bits, or times 16.",
+        folder,
+    )
+
+
+def in_color(file: Path) -> bool:
+    """Return whether a picture has colour channels by its header; an indexed one has none."""
+    with _reading(file), file.open("rb") as opened, _decoding(file, file.stat().st_size):
+        return len(Image.open(opened, formats=_FORMATS).getbands()) > 2
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
@@ -165,6 +196,12 @@ def _open(data: bytes) -> ImageFile:
     elif image.format == "JPEG" and data.count(_SCAN) > _MAX_SCANS:
         raise ValueError(f"more than {_MAX_SCANS} scans")
     return image
+
+
+def _raw_mode(image: ImageFile) -> str:
+    """Return Pillow's raw mode, channels and bit depth as in the file, such as RGB;16B; "" where it tells none."""
+    args = image.tile[0].args if image.tile else ""
+    return args if isinstance(args, str) else str(next(iter(args or ()), ""))
 
 
 def _tensor(image: Image.Image) -> Tensor:

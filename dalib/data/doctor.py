@@ -44,6 +44,7 @@ class Findings:
         images: (256,) int64, images in which each train id occurs.
         faults: each once; empty when all is well.
         single_color: names of images of one colour, such as black frames; noted, not a fault.
+        remarks: further notes, of who called ``examine``.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Findings:
     images: Tensor = field(default_factory=lambda: torch.zeros(256, dtype=torch.int64))
     faults: list[Fault] = field(default_factory=list)
     single_color: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def ignored(self) -> float:
@@ -65,7 +67,7 @@ class Findings:
 
     def notes(self) -> list[str]:
         """Return remarks that are not faults."""
-        notes = []
+        notes = [*self.remarks]
         if self.sizes and self.ignored == 1:
             notes.append("no labels are read: images alone, as of a target; or, where labels are meant, none that fits")
         elif absent := absent_classes(self.classes, self.pixels):

@@ -26,6 +26,10 @@ CITYSCAPES_IDS = {
 """Cityscapes' labelId to train id; GTA5 numbers its classes the same way."""
 
 
+MASKS = "`classes: [background, crack]` and `ids: {0: background, 255: crack}`, by whatever names"
+"""What a label map of masks of 0 and 255 says."""
+
+
 class LabelMap(Protocol):
     """Turns a stored label into train ids."""
 
@@ -71,11 +75,18 @@ class IdMap:
             found = ", ".join(str(i) for i in sorted(set(ids[unknown].tolist()))[:10])
             raise DataError(
                 f"expected only class ids that the label map names, or 255; found {found}. "
-                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there.",
+                "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there."
+                f"{_masks(ids)}",
                 item=file,
                 kind="unknown ids or colours",
             )
         return label.to(torch.uint8)
+
+    def stored(self) -> dict[str, int]:
+        """Return the train id of each stored id that has one, ``"7"``, or ``"red 7"`` of a channel."""
+        named = ((self.table >= 0) & (self.table != IGNORE)).nonzero().flatten().tolist()
+        channel = f"{self.channel} " if self.channel else ""
+        return {f"{channel}{stored}": int(self.table[stored]) for stored in named}
 
     def _ids(self, stored: Tensor, file: Path) -> Tensor:
         if stored.dtype == torch.uint16 and self.bits == 8:
@@ -89,7 +100,8 @@ class IdMap:
             if channels > 2:  # two are the id and an alpha channel
                 raise DataError(
                     f"expected class ids in one channel, found {_mode(channels)}; use the dataset `folder` "
-                    "with a label map: `channel: red` for ids in a channel, `colors:` for painted classes.",
+                    "with a label map: `channel: red` for ids in a channel, `colors:` for painted classes."
+                    f"{_masks(stored[:3])}",
                     item=file,
                 )
             return stored[0]
@@ -149,7 +161,7 @@ class ColorMap:
         position = torch.searchsorted(self.codes, code).clamp_(max=len(self.codes) - 1)
         named = self.codes[position] == code
         if self.unknown == "error" and not named.all():
-            found = "; ".join(f"{c >> 16},{c >> 8 & 255},{c & 255}" for c in sorted(set(code[~named].tolist()))[:5])
+            found = "; ".join(_color(c) for c in sorted(set(code[~named].tolist()))[:5])
             raise DataError(
                 f"expected only colours that the label map names; found {found}. "
                 "Name them in a `folder` label map (a class, or `ignore`), or set `unknown: ignore` there.",
@@ -157,6 +169,11 @@ class ColorMap:
                 kind="unknown ids or colours",
             )
         return self.train_ids[position].where(named, IGNORE)
+
+    def stored(self) -> dict[str, int]:
+        """Return the train id of each colour that has one, ``"128,64,128"``."""
+        pairs = zip(self.codes.tolist(), self.train_ids.tolist(), strict=True)
+        return {_color(code): train_id for code, train_id in pairs if train_id != IGNORE}
 
 
 def identity(num_classes: int, **options: Any) -> IdMap:
@@ -170,6 +187,16 @@ TRAIN_IDS = identity(len(CITYSCAPES_CLASSES))
 
 def _code(red: _T, green: _T, blue: _T) -> _T:
     return red * 65536 + green * 256 + blue
+
+
+def _masks(stored: Tensor) -> str:
+    """Return advice where the stored values are 0 and 255 alone."""
+    values = set(stored.flatten().tolist())
+    return f" Masks of 0 and 255 take {MASKS}." if values == {0, IGNORE} else ""
+
+
+def _color(code: int) -> str:
+    return f"{code >> 16},{code >> 8 & 255},{code & 255}"
 
 
 def _mode(channels: int) -> str:

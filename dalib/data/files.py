@@ -60,17 +60,32 @@ def check_split(split: str | None, format_name: str) -> str:
     return split
 
 
+def no_reference(format_name: str, split: str, folder: str) -> DataError:
+    """Return the error of a split of the same places in clear weather, whose images lie in ``folder``."""
+    return DataError(
+        f"{format_name}: expected a split of {', '.join(SPLITS)}, found {split!r}. The same places in clear weather "
+        f"are read as images alone, by {{use: folder, root: {folder}}}."
+    )
+
+
 def find_images(
-    folder: Path, key: Key = lambda name: name, *, ending: str | None = None, within: Sequence[str] = ("",)
+    folder: Path,
+    key: Key = lambda name: name,
+    *,
+    ending: str | None = None,
+    within: Sequence[str] = ("",),
+    but: tuple[str, ...] = (),
+    twins: bool = False,
 ) -> dict[str, Path]:
     """Find the images under ``folder`` by key; see ``find_files``. None at all is an error.
 
     Args:
         ending: of the names to take, as ``_rgb_anon.png``; None: every picture, and files of other types are told.
+        but, twins: see ``find_files``.
     """
     passed_over: Counter[str] = Counter()
     endings = IMAGE_SUFFIXES if ending is None else (ending,)
-    files = find_files(folder, endings, key, within=within, left=passed_over)
+    files = find_files(folder, endings, key, within=within, but=but, left=passed_over, twins=twins)
     known = ", ".join(sorted(endings))
     if passed_over and ending is None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
@@ -129,6 +144,7 @@ def find_files(
     within: Sequence[str] = ("",),
     but: tuple[str, ...] = (),
     left: Counter[str] | None = None,
+    twins: bool = False,
 ) -> dict[str, Path]:
     """Find files under ``folder`` at any depth, sorted; symbolic links are followed, and a loop is a fault.
 
@@ -139,18 +155,22 @@ def find_files(
         key: see ``Key``.
         within: the folders below ``folder`` to look into.
         left: counts the suffixes of files with another ending.
+        twins: take both of two files of one name, a.jpg and a.png, the second one's key with its ending; else they are
+            a fault.
     """
     files: dict[str, Path] = {}
     for file in (file for name in within for file in _walk(folder / name, ())):
         ending = next((ending for ending in endings if file.name.lower().endswith(ending.lower())), None)
         if ending is None or file.name.endswith(but):
-            if left is not None:
+            if left is not None and ending is None:
                 left[file.suffix.lower() or file.name] += 1
             continue
         name = key(file.relative_to(folder).as_posix()[: -len(ending)])
         if name is None:
             continue
-        if name in files:
+        if name in files and twins:
+            name += ending
+        elif name in files:
             reason = (
                 f"expected one file of this name, found {files[name]} as well; where one is the label of the other, "
                 "`folder` tells them apart by `image_suffix` and `label_suffix`, else move one of them elsewhere."

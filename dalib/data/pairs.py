@@ -1,13 +1,16 @@
 """Datasets of file pairs, an image and its label."""
 
 import copy
+import glob
+import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dalib.data.decode import Size, image_size, read_image, read_label
+from dalib.data.decode import IMAGE_SUFFIXES, Size, image_size, read_image, read_label
 from dalib.data.encodings import ColorMap, IdMap, LabelMap
 from dalib.data.faults import Fault, report
 from dalib.data.reframe import Resize, frame, native_size
@@ -92,6 +95,19 @@ class PairedFiles:
         doubt: str | None = getattr(self.label_map, "doubt", lambda pixels: None)(pixels)
         return doubt
 
+    def identity(self) -> dict[str, object]:
+        """What a resumed run compares: the files' names below the folder that holds all of them, and the label map."""
+        files = [file for pair in self.files for file in pair if file is not None]
+        base = os.path.commonpath({file.parent for file in files}) if files else ""
+        names = "\n".join(os.path.relpath(file, base) for file in files)
+        stored: dict[str, int] = {}
+        if any(label for _, label in self.files):
+            stored = getattr(self.label_map, "stored", dict)()
+        return {
+            "files": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+            "stored": {value: self.classes[train_id] for value, train_id in stored.items()},
+        }
+
     def labels_depend_on(self) -> list[object] | None:
         """What the labels are made from, so that counts of them can be kept; None where it cannot be told."""
         if not isinstance(self.label_map, IdMap | ColorMap):
@@ -132,7 +148,22 @@ class PairedFiles:
 
 def _unpaired(images: Mapping[str, Path], labels: Mapping[str, Path]) -> Iterator[Fault]:
     yield from (Fault(str(file), "image without label") for key, file in images.items() if key not in labels)
-    yield from (Fault(str(file), "label without image") for key, file in labels.items() if key not in images)
+    for key, file in labels.items():
+        if key not in images:
+            other = _of_another_type(key, images)
+            types = ", ".join(sorted(IMAGE_SUFFIXES))
+            why = f"label of {other}, which is of no type that is read ({types}); convert that" if other else ""
+            yield Fault(str(file), why or "label without image")
+
+
+def _of_another_type(key: str, images: Mapping[str, Path]) -> Path | None:
+    """Return the picture of a label's key that is of no type that is read; keys are paths below the images' folder."""
+    if not images:
+        return None
+    known, image = next(iter(images.items()))
+    place = image.parents[known.count("/")] / key
+    found = sorted(place.parent.glob(f"{glob.escape(place.name)}.*"))
+    return next((file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES), None)
 
 
 def _told(unpaired: Sequence[Fault]) -> str:

@@ -15,9 +15,10 @@ HEADINGS = ("M param-\neters", "G mult.-\nadds", "median\nms", "p95\nms", "CPU\n
 def bench_table(rows: Sequence[Row]) -> Table:
     """Return rows of one size and one machine, which the title names, as a table 80 characters wide."""
     first = rows[0]
-    where = f"{first.hardware}, {first.threads} CPU thread(s), torch {first.torch}"
+    threads = "1 CPU thread" if first.threads == 1 else f"{first.threads} CPU threads"
     table = Table(
-        title=f"{first.size[0]}x{first.size[1]} (HxW), one image, random weights if not said, on {where}",
+        title=f"{first.size[0]}x{first.size[1]} (HxW), one image, random weights if not said\n"
+        f"{first.hardware}, {threads}, torch {first.torch}",
         caption="Parameters: all, and those of inference. CPU ms: processor time of a forward.",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

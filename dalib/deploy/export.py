@@ -52,8 +52,10 @@ class Export:
 
     def __str__(self) -> str:
         shares = ", ".join(f"{100 * share:.2f} % at {h}x{w}" for (h, w), share in self.agreement.items())
-        text = f"{self.path}: {self.format}, for {self.sizes}; pixels that get the model's class: {shares} (HxW)"
-        return text if self.quantized is None else f"{text}\n{self.quantized}"
+        what, agreement = f"{self.path}: {self.format}", f"pixels that get the model's class: {shares} (HxW)"
+        if self.quantized is None:
+            return f"{what}, for {self.sizes}; {agreement}"
+        return f"{what} in int8, for {self.sizes}; {self.quantized}\nbefore it was quantised, {agreement}"
 
 
 def export(

@@ -29,17 +29,20 @@ class Quantized:
         agreement: share of pixels with an unchanged class, over ``pictures`` pictures held out from calibration; a
             single picture serves both.
         kept: names of the convolutions that stay in float32, of ``convolutions``.
+        goal: the agreement that was aimed at.
     """
 
     agreement: float
     pictures: int
     kept: tuple[str, ...]
     convolutions: int
+    goal: float = GOAL
 
     def __str__(self) -> str:
-        kept = f"{len(self.kept)} of {self.convolutions} convolutions stay in float32"
+        short = f", less than the {100 * self.goal:g} % aimed at" if self.agreement < self.goal else ""
         return (
-            f"int8: {100 * self.agreement:.2f} % of the pixels of {_pictures(self.pictures)} keep their class; {kept}"
+            f"{100 * self.agreement:.2f} % of the pixels of {_pictures(self.pictures)} keep their class{short}; "
+            f"{len(self.kept)} of {self.convolutions} convolutions stay in float32"
         )
 
 
@@ -74,7 +77,11 @@ def quantize(path: Path, out: Path, pictures: Sequence[Tensor], *, goal: float =
         told = "the agreement of int8 rests on %s alone; calibrate on %d or more, of which half are compared"
         logger.warning(told, _pictures(len(trial.compared)), 2 * FEW)
     return Quantized(
-        agreement=share, pictures=len(trial.compared), kept=tuple(kept), convolutions=len(trial.convolutions)
+        agreement=share,
+        pictures=len(trial.compared),
+        kept=tuple(kept),
+        convolutions=len(trial.convolutions),
+        goal=goal,
     )
 
 

@@ -1,8 +1,10 @@
 """Predictions for image files, written as pictures to look at and as label maps."""
 
 import json
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,9 +23,12 @@ from dalib.files import write_atomically
 from dalib.hooks import Predict
 from dalib.labels import Color
 
+logger = logging.getLogger("dalib")
+
 LARGE = 1024 * 2048  # pixels; a network sees more of them in windows, since its memory grows with them
 WINDOW, STRIDE = (1024, 1024), (768, 768)
 SQUEEZED = 2.0  # at most so much is an image's shape changed
+FEW = 5  # images that a message names
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ def predict_images(
 
     The label holds train ids as grey values; ``classes.json`` says which class and colour each id is. Folders are
     searched with their subfolders, which are repeated under ``out``; of several inputs, each folder has one of its
-    name there. An image that cannot be read is left out.
+    name there. Images of one name get their suffix into it, as ``a_png`` and ``a_jpg``, or stand in their folder's
+    name. An image that is given twice is predicted once, and one that cannot be read is left out.
 
     Args:
         model: maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
@@ -68,7 +74,8 @@ def predict_images(
         progress: called with (images done, images in all) after every image.
 
     Raises:
-        DataError: an input that is missing, no image that can be read, or two images whose files would have one name.
+        DataError: an input that is missing, no image that can be read, or two images that no name tells apart, such as
+            ``x/one/a.png`` and ``y/one/a.png``.
     """
     outputs = _outputs([inputs] if isinstance(inputs, Path) else inputs, out)
     protocol = get_protocol(protocol)
@@ -155,18 +162,48 @@ def _outputs(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     labels, ours = out / "labels", out / "classes.json"
     if labels.is_dir() and any(labels.iterdir()) and not ours.is_file():
         raise DataError(f"{labels} holds files that are no predictions, which could be replaced; name another folder.")
-    found: dict[str, Path] = {}
+    found: dict[Path, tuple[Path, list[str]]] = {}  # by absolute path: the image, and names for it in order of choice
+    twice: dict[Path, None] = {}
     for given in inputs:
-        images = {given.stem: given} if given.is_file() else _images(given, out)
-        prefix = f"{given.resolve().name}/" if len(inputs) > 1 and not given.is_file() else ""
-        for name, image in images.items():
-            other = found.setdefault(prefix + name, image)
-            if other is not image:
-                raise DataError(
-                    f"{image}: its files would be named {prefix + name}, as those of {other} are; predict one of "
-                    "them into another folder."
-                )
-    return {image: name for name, image in found.items()}
+        alone = given.is_file()
+        prefix = _folder(given) if len(inputs) > 1 and not alone else ""
+        for image in [given] if alone else _images(given, out).values():
+            stem = image.stem if alone else image.relative_to(given).with_suffix("").as_posix()
+            kind = image.suffix.replace(".", "_")
+            within = [prefix, _folder(image.parent)] if alone else [prefix]
+            names = [f"{folder}{stem}{end}" for folder in within for end in ("", kind)]
+            first, _ = found.setdefault(image.parent.resolve() / image.name, (image, names))
+            if first is not image:
+                twice[first] = None
+    if twice:
+        some = ", ".join(map(str, list(twice)[:FEW])) + (", ..." if len(twice) > FEW else "")
+        logger.warning("given more than once, predicted once: %s", some)
+    return _names(dict(found.values()))
+
+
+def _names(choices: Mapping[Path, Sequence[str]]) -> dict[Path, str]:
+    """Return for each image the first of its names that no other has; DataError if none is left."""
+    left = {image: list(options) for image, options in choices.items()}
+    for _ in range(max(map(len, left.values()), default=0)):
+        times = Counter(options[0] for options in left.values())
+        for options in left.values():
+            if times[options[0]] > 1 and len(options) > 1:
+                options.pop(0)
+    names = {image: options[0] for image, options in left.items()}
+    images = {name: image for image, name in names.items()}  # of two with one name the later
+    if shared := next((image for image, name in names.items() if images[name] is not image), None):
+        name = names[shared]
+        raise DataError(
+            f"{images[name]}: its files would be named {name}, as those of {shared} are; predict one of them into "
+            "another folder."
+        )
+    return names
+
+
+def _folder(path: Path) -> str:
+    """Return the name of a folder with a slash, "" for the root."""
+    name = path.resolve().name
+    return f"{name}/" if name else ""
 
 
 def _images(folder: Path, out: Path) -> dict[str, Path]:
@@ -177,4 +214,4 @@ def _images(folder: Path, out: Path) -> dict[str, Path]:
     def key(name: str) -> str | None:
         return None if (folder / name).resolve().is_relative_to(inside) else name
 
-    return find_images(existing_folder(folder, "an image or a folder of images", "the path"), key)
+    return find_images(existing_folder(folder, "an image or a folder of images", "the path"), key, twins=True)

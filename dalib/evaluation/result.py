@@ -25,6 +25,8 @@ SUBSETS: dict[str, tuple[str, ...]] = {
 }
 """Classes that SYNTHIA shares with Cityscapes; the 13 leave out wall, fence and pole."""
 
+NONE = "–"  # in tables, in place of a figure
+
 
 def class_ids(classes: Sequence[str | int] | str | None, names: Sequence[str]) -> tuple[int, ...]:
     """Return the ids of the ``classes`` to average over: names or ids, a name of ``SUBSETS``, or None for all.
@@ -141,7 +143,9 @@ class Result:
         table.add_column("pixels %", justify="right")
         share = self.confusion.sum(1).double() / self.confusion.sum().clamp(min=1)
         for i, (name, iou, pixels) in enumerate(zip(self.classes, self.iou.tolist(), share.tolist(), strict=True)):
-            table.add_row(name, _percent(iou), _percent(pixels), style=None if i in self.averaged else "dim")
+            known = pixels or i in self.averaged  # an absent class that is predicted somewhere has the IoU 0, too
+            scores = (_percent(iou), share_text(pixels)) if known else (NONE, "absent")
+            table.add_row(name, *scores, style=None if i in self.averaged else "dim")
         return table
 
     def _label_free_table(self, measures: LabelFree, source: Mapping[str, float]) -> Table:
@@ -151,7 +155,7 @@ class Result:
         if source:
             table.add_column("labels of the source %", justify="right")
         for name, share in zip(self.classes, measures.predicted.tolist(), strict=True):
-            table.add_row(name, _percent(share), *([_percent(source[name])] if source else []))
+            table.add_row(name, share_text(share), *([share_text(source[name])] if source else []))
         return table
 
 
@@ -160,4 +164,9 @@ def _number(value: float) -> float | None:
 
 
 def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+    return NONE if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def share_text(value: float) -> str:
+    """Return a share in %, in which no pixel at all is told from a few."""
+    return NONE if not value else "<0.1" if value < 0.0005 else f"{100 * value:.1f}"

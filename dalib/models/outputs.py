@@ -32,9 +32,29 @@ def training_outputs(model: nn.Module, size: tuple[int, int] = TRIAL_SIZE) -> di
             except DalibError:
                 raise
             except Exception:
-                buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-                outputs = _forward(model, buffers, torch.zeros(2, 3, *size, device=device))
+                outputs = _forward(model, _buffers(model), torch.zeros(2, 3, *size, device=device))
                 return {name: tensor.to("meta") for name, tensor in outputs.items()}
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def gives_probabilities(model: nn.Module) -> bool:
+    """Return whether the logits of a training forward on noise lie in [0, 1] and sum to 1 over the classes.
+
+    Neither running statistics nor random generators are moved. Where the trial fails: False.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        device = next(model.parameters()).device
+        images = torch.rand(2, 3, *TRIAL_SIZE, generator=torch.Generator().manual_seed(0)).to(device)
+        with torch.no_grad(), seeded(device, "trial"):
+            logits = _forward(model, _buffers(model), images)["logits"].float()
+        even = (logits.sum(1) - 1).abs().amax() < 1e-3
+        return logits.shape[1] > 1 and bool(even & (logits.amin() >= 0) & (logits.amax() <= 1))
+    except Exception:  # such as a network that takes images of one size alone; a first step tells what is wrong
+        return False
     finally:
         for module, training in modes:
             module.training = training
@@ -81,6 +101,10 @@ def _fault(path: str, calls: list[tuple[Any, int]], outputs: dict[str, Tensor]) 
     if output._version != version:
         return "the layers after it change its output in place (such as nn.ReLU(inplace=True)); name the last of them."
     return ""
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
 def _forward(model: nn.Module, tensors: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:

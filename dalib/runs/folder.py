@@ -108,6 +108,15 @@ class RunFolder:
         """Append a line to the metrics."""
         append_line(self.metrics, json.dumps(metrics))
 
+    def log_score(self, step: int, figures: Mapping[str, float]) -> None:
+        """Put the figures of the evaluation after the last step into that step's line, in place of earlier ones."""
+        text = self.metrics.read_text() if self.metrics.exists() else ""
+        above, _, last = text.rstrip("\n").rpartition("\n")
+        if _logged_step(last) != step:
+            above, last = text.rstrip("\n"), json.dumps({"step": step})
+        lines = [*([above] if above else []), json.dumps(json.loads(last) | figures)]
+        write_text(self.metrics, "".join(f"{line}\n" for line in lines))
+
     def rewind(self, step: int) -> None:
         """Drop the metrics after ``step``, which a resumed run logs again, and an incomplete line."""
         if not self.metrics.exists():

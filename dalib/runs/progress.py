@@ -11,11 +11,20 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from dalib.prose import wrapped
+
 QUIET = ("seconds", "lr")  # in the metrics, but not shown
 STOPPING = "stopping after this step"
 STDERR = 2  # its file descriptor
+FIGURE = len("1.234e-05")  # the longest of four digits
 
 Best = tuple[float, int]
+
+
+def tell(console: Console, text: str, style: str | None = None, indent: str = "") -> None:
+    """Print sentences: broken between words on a terminal, as they are elsewhere; a path is never cut."""
+    text = wrapped(text, console.width, indent) if console.is_terminal else text
+    console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)
 
 
 class Display:
@@ -81,12 +90,13 @@ class Display:
         best, since = self._best
         if value > best:
             self._best = (value, step)
-            return f"{name} {100 * value:.1f} % (best)"
+            return f"{name} {100 * value:.1f} % (best so far)"
         return f"{name} {100 * value:.1f} % (best {100 * best:.1f} % at step {since})"
 
     def _render(self) -> Group:
         self._progress.update(self._task, description=STOPPING if self._stopping else self._doing)
-        return Group(self._progress, Columns([Text(text) for text in (*self._terms, *self._scores.values())], (0, 2)))
+        texts = [text.ljust(len(text.split()[0]) + 1 + FIGURE) for text in (*self._terms, *self._scores.values())]
+        return Group(self._progress, Columns([Text(text) for text in texts], (0, 2)))  # columns that do not jump
 
 
 class ImagesPerSecond(ProgressColumn):

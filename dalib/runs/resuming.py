@@ -1,17 +1,24 @@
-"""The check that a resumed run has the recipe that it started with."""
+"""The checks that a resumed run has the recipe and the data that it started with."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dalib.data.dataset import identity_of
+from dalib.data.joined import Joined
+from dalib.data.loader import place_of
 from dalib.errors import DalibError
 from dalib.yaml import parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from dalib.data.dataset import SegmentationDataset
 
 # Options that a resumed run may change; ``train.steps`` changes the schedule from there on.
 _FREE = {
     *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_every", "train.eval_every"),
     *("train.device", "train.on_non_finite", "data.workers", "data.on_bad_item", "data.max_bad_items"),
-    *("evaluate.limit", "evaluate.batch_size"),
+    *("train.checkpoint_activations", "evaluate.limit", "evaluate.batch_size"),
 }
 
 
@@ -46,6 +53,41 @@ def check_same_recipe(folder: Path, recipe: str) -> str:
     if scheduled:
         notices.append(f"train.steps was {steps[0]} and is {steps[1]}: learning rates follow the new schedule.")
     return " ".join(notices)
+
+
+def identities(datasets: "Mapping[str, SegmentationDataset]") -> dict[str, dict[str, Any]]:
+    """Return ``identity_of`` each data set, those of a list one by one, by its place in the recipe."""
+    parts: dict[str, SegmentationDataset] = {}
+    for name, dataset in datasets.items():
+        if isinstance(dataset, Joined):
+            parts |= zip(dataset.names, dataset.datasets, strict=True)
+        else:
+            parts[place_of(name)] = dataset
+    return {place: identity_of(dataset) for place, dataset in parts.items()}
+
+
+def check_same_data(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise DalibError if data of the run in ``folder`` are others than when it began; ``identities`` then and now."""
+    for place in now:
+        if place in was and (changed := _changed(was[place], now[place])):
+            raise DalibError(
+                f"{place}: {changed}. A resumed run would not end as one that was never stopped: put the data of the "
+                f"run in {folder} back as they were, or start a new run with --out."
+            )
+
+
+def _changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what differs in the identity of a data set, "" where nothing does."""
+    if was["images"] != now["images"]:
+        return f"its images were {was['images']} when the run began and are {now['images']}"
+    if was.get("files") != now.get("files"):
+        return f"among the files of its {now['images']} images are others, or in another order, than when the run began"
+    stored = [identity.get("stored", {}) for identity in (was, now)]
+    for value in {**stored[0], **stored[1]}:
+        before, after = (of.get(value, "ignored or unknown") for of in stored)
+        if before != after:
+            return f"its label map made {before} of the stored value {value} when the run began and makes {after} of it"
+    return ""
 
 
 def _flat(value: Any, path: str) -> dict[str, Any]:

@@ -15,24 +15,27 @@ from torch import Tensor
 
 from dalib.core import checkpoint
 from dalib.core.arguments import check_sizes
+from dalib.core.trained_classes import check_logits, check_trained_classes
 from dalib.data.bad_items import BadItems, Readable
-from dalib.data.dataset import absent_classes, label_pixels, palette_of
+from dalib.data.dataset import absent_classes, label_pixels, mask_advice, palette_of
 from dalib.data.loader import check_not_empty, first_look
 from dalib.device import choose_device
 from dalib.errors import CheckpointError, DalibError
 from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
 from dalib.labels import IGNORE
+from dalib.models.activation_checkpointing import checkpoint_activations
 from dalib.runs.build import build_dataset, build_engine, build_eval, build_model, check_classes, compiled
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
+from dalib.runs.held_out import trained_on
 from dalib.runs.loading import Earlier
 from dalib.runs.lock import locked
 from dalib.runs.pictures import Samples
-from dalib.runs.progress import Display, image_bar
+from dalib.runs.progress import Display, image_bar, tell
 from dalib.runs.recipe import Recipe
 from dalib.runs.report import write_report
-from dalib.runs.resuming import check_same_recipe
+from dalib.runs.resuming import check_same_data, check_same_recipe, identities
 from dalib.runs.saving import Saving
 from dalib.runs.signals import Interruption
 
@@ -81,10 +84,18 @@ class Run:
         status.update("building the model")
         device = choose_device(recipe.train.device)
         model = build_model(recipe, self.classes, device)
+        if recipe.train.checkpoint_activations:
+            checkpoint_activations(model)
         model = compiled(model, device) if recipe.train.compile else model
         self.engine = build_engine(recipe, model, self.classes, device)
         self.engine.stack.check_training()
+        self.pixels = {name: label_pixels(dataset) for name, dataset in trained.items()}
+        check_trained_classes(self.engine.stack.strategies, self.engine.segmentation_loss, self.classes, self.pixels)
+        check_logits(model, self.engine.segmentation_loss)
         check_not_empty(self.eval, "eval")
+        self.data = identities({**self.streams, "eval": self.eval})
+        read = self.engine.stack.read(trained)
+        self.seen = "" if self.unlabelled else trained_on(recipe, {**read, "eval": self.eval})
         self.bad_items = BadItems(recipe.data.max_bad_items if recipe.data.on_bad_item == "skip" else 0, self._skipping)
         if self.unlabelled and self.bad_items.limit:
             self.eval = Readable(self.eval, "target", self.bad_items)
@@ -120,6 +131,7 @@ class Run:
             result = self._score(progress)
         if self.recipe.train.eval_every:
             self._keep_best(result)
+        self.folder.log_score(self.engine.index, _figures(result))
         samples.predict("prediction", self.engine, teacher=self._teacher)
         samples.write(self.folder.panels)
         self._finish(result)
@@ -129,9 +141,11 @@ class Run:
         state = None
         if resume and self.folder.checkpoints:
             if changed := check_same_recipe(self.folder.path, self.recipe.to_yaml()):
-                self.console.print(changed, style="yellow", soft_wrap=True, highlight=False)
+                self._warn(changed)
             state = self.folder.newest()
-        if state is None:
+        if state is not None:
+            check_same_data(self.folder.path, state.get("data", {}), self.data)
+        else:
             self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
         if self.before or self.recipe.model.get("weights"):  # random weights predict noise
             samples.predict("prediction before", self.before.engine if self.before else self.engine)
@@ -156,7 +170,7 @@ class Run:
         write_text(self.folder.recipe, self.recipe.to_yaml())
         self._logged, self.saving.saved = (self.engine.index, self.seconds), self.engine.index
         self.folder.rewind(self.engine.index)
-        self.console.print(f"resuming {self.folder.path} at step {self.engine.index}")
+        tell(self.console, f"resuming {self.folder.path} at step {self.engine.index}")
 
     def _train(self) -> None:
         train, data = self.recipe.train, self.recipe.data
@@ -221,8 +235,7 @@ class Run:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
         result = self._score(display.evaluating)
         self._keep_best(result)
-        figures = result.label_free.figures() if result.label_free else {}
-        return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}
+        return _figures(result)
 
     def _keep_best(self, result: Result) -> None:
         if result.miou is not None and result.miou > self.best:
@@ -230,26 +243,31 @@ class Run:
             self.saving.save_best()
 
     def _look_at_labels(self) -> dict[str, float]:
-        """Say what the labels lack, and return the share of each class in those of the source, {} without a source."""
+        """Say what is wrong with labels, and return the share of each class in the source's, {} without a source."""
         if self.unlabelled:
             kept = " Without a mIoU there is no best.pt." if self.recipe.train.eval_every else ""
             self._warn(f"no labels to score on: {self.unlabelled}. The run is judged by label-free measures.{kept}")
+        elif self.seen:
+            self._warn(f"data.eval: {self.seen}")
         source = self.streams.get("source")
+        pixels = torch.zeros(256, dtype=torch.int64) if source is None else self.pixels["source"]
+        if source is not None and (absent := absent_classes(self.classes, pixels)):
+            self._warn(f"data.source, {min(32, len(source))} of {len(source)} images looked at: {absent}")
+        elif not self.unlabelled and (advice := mask_advice(self.classes, label_pixels(self.eval))):
+            self._warn(f"data.eval: of the classes one alone has pixels.{advice}")
         if source is None:
             return {}
-        pixels = label_pixels(source)
-        if absent := absent_classes(self.classes, pixels):
-            self._warn(f"data.source, {min(32, len(source))} of {len(source)} images looked at: {absent}")
         total = max(int(pixels[:IGNORE].sum()), 1)
         return {name: count / total for name, count in zip(self.classes, pixels.tolist(), strict=False)}
 
     def _warn(self, message: str) -> None:
-        self.console.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        tell(self.console, message, "yellow")
 
     def _extras(self) -> dict[str, Any]:
         """Return what a checkpoint of a run holds beside the engine's state."""
         return {
             "recipe": self.recipe.to_yaml(),
+            "data": self.data,
             "palette": [list(color) for color in self.palette],
             "seconds": self.seconds,
             "time": dict(self._time()),
@@ -271,6 +289,7 @@ class Run:
             classes=options.classes,
             batch_size=options.batch_size,
             limit=options.limit,
+            workers=self.recipe.data.workers,
             progress=progress,
         )
 
@@ -292,6 +311,8 @@ class Run:
             results["best"] = {"miou": self.best, "step": self.best_step}
         if self.unlabelled:
             results["unlabelled"] = self.unlabelled
+        if self.seen:
+            results["trained_on"] = self.seen
         if result.label_free and self.shares:
             results["label_free"]["source"] = self.shares
         if self.before is not None:
@@ -303,11 +324,15 @@ class Run:
         if skipped := self.bad_items.messages:
             self._warn("\n  ".join([f"skipped, {len(skipped)} items in all:", *skipped.values()]))
         if self.best_step:
-            self.console.print(
-                f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}", soft_wrap=True
-            )
-        self.console.print(f"report: {self.folder.path / 'report.html'}", soft_wrap=True)
+            tell(self.console, f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}")
+        tell(self.console, f"report: {self.folder.path / 'report.html'}")
 
     @property
     def _teacher(self) -> bool:
         return self.recipe.evaluate.model == "teacher"
+
+
+def _figures(result: Result) -> dict[str, float]:
+    """Return what the metrics say of an evaluation."""
+    figures = result.label_free.figures() if result.label_free else {}
+    return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}

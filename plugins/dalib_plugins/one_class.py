@@ -8,5 +8,6 @@ def refuse_one_class(ctx: SetupContext) -> None:
     if ctx.num_classes < 2:
         raise StackError(
             f"strategy {ctx.strategy!r} needs 2 classes or more, and the model has {ctx.num_classes}: every prediction "
-            "would be right. Give the data a class for the background."
+            "would be right. Give the data a class for the background; masks of 0 and 255 take a label map that says "
+            "`classes: [background, crack]` and `ids: {0: background, 255: crack}`, by whatever names."
         )

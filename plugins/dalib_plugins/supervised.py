@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dalib import SegmentationLoss, SetupContext, StackError, Step, Strategy, hookimpl
 from dalib.data import Draw, SegmentationDataset, label_counts
-from dalib.losses import WeightRule, balanced_weights, log_prior
+from dalib.losses import SegmentationLossFunction, WeightRule, balanced_weights, log_prior
 from dalib.options import NotNegative, Whole
 from dalib_plugins.one_class import refuse_one_class
 from dalib_plugins.ranges import Streams
@@ -48,37 +48,41 @@ class Supervised(Strategy):
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
         refuse_one_class(ctx)
-        overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
-        self._loss, self._num_classes = ctx.loss, ctx.num_classes
-        self._counts: dict[str, Tensor] = {}  # by stream: pixels of each class in each image
-        if not overrides:
-            return
-        if not isinstance(ctx.loss, SegmentationLoss):
-            raise StackError(
-                f"strategy {self.name!r} sets {', '.join(overrides)}, options of the cross-entropy, but the run's "
-                f"segmentation loss is {type(ctx.loss).__name__}; drop them here, or give the run another `loss:`."
-            )
         if isinstance(self.class_weights, list) and len(self.class_weights) != ctx.num_classes:
             raise StackError(
                 f"strategy {self.name!r}: class_weights has {len(self.class_weights)} values for "
                 f"{ctx.num_classes} classes; give one per class."
             )
-        known = {name: value for name, value in overrides.items() if name not in self._by_counts}
-        self._loss = dataclasses.replace(ctx.loss, **known)
+        self._run, self._num_classes = ctx.loss, ctx.num_classes
+        self._counts: dict[str, Tensor] = {}  # by stream: pixels of each class in each image
+        self._balance: dict[str, list[float]] = {}  # options of the loss that come from them
+        self._loss = self.segmentation_loss(ctx.loss)
 
     @hookimpl
     def sampler(self, stream: str, dataset: SegmentationDataset) -> Draw | None:
-        """Draw nothing, but count the pixels of the classes where a loss needs them."""
+        """Draw nothing, but count the pixels of the classes where the loss needs them."""
         if self._by_counts and stream in self.streams:
             self._counts[stream] = label_counts(dataset)[:, : self._num_classes]
-            counts, found = torch.cat(list(self._counts.values())), dict[str, Any]()
+            counts = torch.cat(list(self._counts.values()))
             if isinstance(self.class_weights, str):
-                found["class_weights"] = balanced_weights(counts, self.class_weights)
+                self._balance["class_weights"] = balanced_weights(counts, self.class_weights)
             if self.logit_adjustment is not None:
-                found["logit_adjustment"] = log_prior(counts, self.logit_adjustment)
-            assert isinstance(self._loss, SegmentationLoss)  # setup has checked it
-            self._loss = dataclasses.replace(self._loss, **found)
+                self._balance["logit_adjustment"] = log_prior(counts, self.logit_adjustment)
+            self._loss = self.segmentation_loss(self._run)
         return None
+
+    def segmentation_loss(self, run: SegmentationLossFunction) -> SegmentationLossFunction:
+        """Return the run's loss with this strategy's options, those by counts as far as these are known."""
+        overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
+        if not overrides:
+            return run
+        if not isinstance(run, SegmentationLoss):
+            raise StackError(
+                f"strategy {self.name!r} sets {', '.join(overrides)}, options of the cross-entropy, but the run's "
+                f"segmentation loss is {type(run).__name__}; drop them here, or give the run another `loss:`."
+            )
+        known: dict[str, Any] = {name: value for name, value in overrides.items() if name not in self._by_counts}
+        return dataclasses.replace(run, **known, **getattr(self, "_balance", {}))
 
     @hookimpl
     def loss(self, step: Step) -> Mapping[str, Tensor]:

@@ -1,9 +1,15 @@
 """The command line: what it prints, what it refuses, and the status it ends with."""
 
+import fcntl
 import json
+import os
+import pty
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 import torch
@@ -156,13 +162,43 @@ def test_a_checkpoint_of_another_stack_or_network_is_refused(trained, tmp_path, 
     assert said.startswith("the model of the checkpoint is another one: ")
 
 
+def test_a_plan_fits_a_terminal_and_has_a_line_an_aspect_elsewhere(recipe, capsys, monkeypatch):
+    flip = "{use: augment, streams: [source, target], flip: 0.5}"
+    said = {}
+    for width in ("", "80"):
+        monkeypatch.setenv("COLUMNS", width)
+        monkeypatch.setenv("FORCE_COLOR", width)
+        assert run_dalib("plan", recipe, f"strategies=[{flip}, {SUPERVISED}]") == 0
+        said[width] = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(map(len, said[""].splitlines())) > 80 >= max(map(len, said["80"].splitlines()))
+    assert re.search(r"\n {16}target\.", said["80"]) and said["80"].split() == said[""].split()
+
+
+def test_a_message_breaks_between_words_on_a_terminal(tmp_path, capsys, monkeypatch):
+    said = refusal(capsys, "train", tmp_path / "none.yaml")
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    with open(slave, "w") as terminal, monkeypatch.context() as patch:  # noqa: PTH123
+        patch.setattr("sys.stderr", terminal)
+        patch.setenv("NO_COLOR", "1")
+        assert run_dalib("train", tmp_path / "none.yaml") == 2
+        terminal.flush()
+        lines = os.read(master, 4096).decode().splitlines()
+    os.close(master)
+    assert " ".join(lines) == f"dalib: {said}"
+    assert len(lines) > 1 and all(len(line) <= 60 or " " not in line for line in lines)
+
+
 def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
     recipe, _ = trained
     file = tmp_path / "run" / "checkpoints" / "last.pt"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"PK damaged")
     said = refusal(capsys, "train", recipe, "--out", tmp_path / "run", "--resume")
-    assert said.startswith(f"checkpoint {file} cannot be read: ")
+    assert said == (
+        f"checkpoint {file} cannot be read: it is damaged, such as cut short while it was copied; copy it again, or "
+        "give another one that `dalib train` wrote."
+    )
 
 
 def test_a_run_whose_last_checkpoint_is_damaged_can_be_evaluated_as_of_the_one_before_it(trained, tmp_path, capsys):

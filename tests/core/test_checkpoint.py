@@ -125,14 +125,27 @@ def test_a_stack_without_strategies_is_told_from_one_that_has_some(tmp_path):
         small().load(tmp_path / "c.pt")
 
 
-def test_an_error_without_a_text_is_told_by_its_name(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("PytorchStreamReader failed reading zip archive: failed finding central directory"), "damaged"),
+        (EOFError(), "damaged, such as cut short while it was copied; copy it again, or give another one that "),
+        (RuntimeError("Unsupported global: GLOBAL posix.mkdir"), "objects besides tensors, which could run code; give"),
+        (PermissionError(13, "Permission denied"), "Permission denied; check its permissions and the disk."),
+    ],
+    ids=["torch", "no text", "objects", "the system"],
+)
+def test_what_is_wrong_with_a_file_is_one_sentence_without_torchs_own_text(error, said, tmp_path, monkeypatch):
     def fails(*args, **options):
-        raise EOFError
+        raise error
 
     small().save(tmp_path / "c.pt")
     monkeypatch.setattr(torch, "load", fails)
-    with pytest.raises(CheckpointError, match=r"c\.pt cannot be read: EOFError$"):
+    with pytest.raises(CheckpointError) as refused:
         checkpoint.read(tmp_path / "c.pt")
+    told = str(refused.value)
+    assert told.startswith(f"checkpoint {tmp_path / 'c.pt'} cannot be read: ") and said in told and told.endswith(".")
+    assert "Pytorch" not in told and "global" not in told and len(told.splitlines()) == 1
 
 
 def test_a_checkpoint_with_something_foreign_under_a_right_key_is_named(tmp_path):

@@ -49,6 +49,16 @@ class Writes(Strategy):
         step.batch.write("source", **{self.field: self.make(values)})
 
 
+class Weighs(Writes):
+    """Writes a weight of its own making."""
+
+    writes = frozenset({"source.weight"})
+
+    @hookimpl
+    def pre_batch(self, step):
+        step.batch.write("source", weight=self.make(step.batch["source"].image[:, 0]))
+
+
 def writing(make, field="image"):
     return type("Writes", (Writes,), {"make": staticmethod(make)})(field=field)
 
@@ -141,6 +151,12 @@ GIVEN = {
     "infinite": (Stream(torch.full_like(IMAGE, torch.inf), LABEL), "found .*inf"),
     "a class too many": (Stream(IMAGE, LABEL + 5), r"source.label .*train ids in 0..4, or 255; found 5..5"),
     "negative": (Stream(IMAGE, LABEL - 1), r"source.label .* found -1..-1"),
+    "negative weight": (
+        Stream(IMAGE, LABEL, IMAGE[:, 0] - 0.5),
+        r"source.weight of the batch: expected finite values of at least 0; found -0.5.*has the weight 0\.",
+    ),
+    "weight of NaN": (Stream(IMAGE, LABEL, IMAGE[:, 0] / IMAGE[:, 0]), r"source.weight of the batch: .*found NaN"),
+    "infinite weight": (Stream(IMAGE, LABEL, 1 / IMAGE[:, 0]), r"source.weight of the batch: .*inf\."),
     "beyond a byte": (Stream(IMAGE, LABEL + 70_000), r"source.label .* found 70000..70000"),
 }
 
@@ -191,6 +207,20 @@ def test_a_strategy_that_writes_out_of_range_is_named(case, route):
     assert unchanged(engine, before)
 
 
+@pytest.mark.parametrize("make", [lambda x: x - 1, lambda x: x * torch.nan, lambda x: x / 0])
+def test_a_strategy_that_writes_weights_that_are_negative_or_no_numbers_is_named(make, route):
+    weighs = type("Weighs", (Weighs,), {"make": staticmethod(make)})()
+    engine = engine_of(weighs)
+    before = weights_of(engine)
+    with pytest.raises(StackError, match=r"source.weight, which strategy 'weighs' wrote: expected finite values"):
+        engine.step(tiny_batch())
+    assert unchanged(engine, before)
+
+
+def test_weights_of_zero_and_above_one_are_no_fault():
+    engine_of().step(Batch({"source": Stream(IMAGE, LABEL, IMAGE[:, 0] * 7)}))
+
+
 def test_a_second_micro_batch_is_looked_at_too(route):
     engine = engine_of()
     before = weights_of(engine)
@@ -229,7 +259,8 @@ def test_labels_beyond_the_classes_reach_no_hook_and_no_loss():
 def test_looking_at_given_and_written_streams_never_waits_for_the_device():
     inputs = Inputs(5)
     batch = tiny_batch()
-    batch.writers.update({"source": {"image": "fda", "label": "augment"}})
+    batch.settle("source", weight=torch.ones(batch["source"].label.shape))
+    batch.writers.update({"source": {"image": "fda", "label": "augment", "weight": "dacs"}})
     tensors = [tensor for stream in batch.values() for tensor in stream.fields().values()]
     inputs.given(batch)
     inputs.outside(inputs.found)  # the limits are a constant, copied once
@@ -240,7 +271,7 @@ def test_looking_at_given_and_written_streams_never_waits_for_the_device():
         again.given(batch)
         again.written(batch)
         assert again.outside(again.found).shape == (len(again.found),)
-    assert len(again.found) == 5
+    assert len(again.found) == 7
 
 
 def test_numpy_images_of_a_whole_batch_are_refused_where_they_are_given():

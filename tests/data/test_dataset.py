@@ -18,6 +18,7 @@ from dalib.data.dataset import (
 )
 from dalib.data.doctor import examine
 from dalib.errors import DataError
+from dalib.labels import CITYSCAPES_CLASSES
 from tests.tiny import TinyData, tiny_model
 
 IMAGE = torch.arange(3 * 12 * 16).remainder(256).to(torch.uint8).reshape(3, 12, 16)
@@ -178,6 +179,8 @@ def test_classes_without_a_pixel_are_named_and_masks_of_0_and_255_are_told_apart
     pixels[255] = 1
     assert "`ids: {0: a, 255: b}`" in absent_classes(("a", "b"), pixels)
     assert "255" not in absent_classes(("a", "b", "c"), pixels)
+    assert "`ids: {0: background, 255: crack}`" in absent_classes(CITYSCAPES_CLASSES, pixels)
+    assert "255" not in absent_classes(CITYSCAPES_CLASSES, pixels[[1, 0, *range(2, 256)]])
     pixels[1] = 1
     assert absent_classes(("a", "b"), pixels) == ""
 

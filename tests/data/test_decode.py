@@ -56,6 +56,28 @@ def test_label_of_sixteen_bits_in_colour_names_the_extra_that_reads_it(tmp_path,
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
+def test_values_of_twelve_bits_in_sixteen_are_told_once_per_folder(channels, tmp_path, caplog):
+    values = np.linspace(0, 4095, 24 * channels).astype(int).reshape(4, 6, channels)
+    for name, pixels in {"a": values, "b": values, "c/d": values}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        read_image(deep_png(tmp_path / f"{name}.png", pixels))
+    told = [message for message in caplog.messages if "values are all below 4096" in message]
+    assert [message.partition(":")[0] for message in told] == [str(tmp_path), str(tmp_path / "c")]
+
+
+@pytest.mark.parametrize("greatest", [0, 4096, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_values_of_sixteen_bits_are_not_told(greatest, channels, tmp_path, caplog):
+    read_image(deep_png(tmp_path / "a.png", np.full((4, 6, channels), greatest)))
+    assert not caplog.messages
+
+
+def test_dark_pictures_of_eight_bits_are_not_told(save, rgb, tmp_path, caplog):
+    read_image(save("a.png", rgb // 32)), read_image(save("b.tif", rgb // 32)), read_image(save("c.jpg", rgb // 32))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_images_of_sixteen_bits_come_out_as_eight(tmp_path, channels):
     values = np.arange(65536).reshape(256, 256)
     image = read_image(deep_png(tmp_path / "deep.png", np.stack([values] * channels, -1)))

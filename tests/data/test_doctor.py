@@ -139,6 +139,7 @@ def test_what_opens_no_further_is_collected_too(tmp_path):
     image = np.zeros((6, 8, 3), dtype=np.uint8)
     for name in ("a", "b", "c"):
         save(tmp_path / "images" / f"{name}.png", image)
+        save(tmp_path / "labels" / f"{name}.png", image[..., 0])
     save(tmp_path / "images" / "a.jpg", image)
     (tmp_path / "images" / "loop").symlink_to(tmp_path)
     (tmp_path / "list.txt").write_text("a\nnone\nnobody\nb\na\n")

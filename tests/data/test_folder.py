@@ -169,8 +169,68 @@ def test_photos_may_lie_in_the_root_itself_and_need_no_split(save, rgb, tmp_path
     dataset = folder(root=str(tmp_path / "photos"))
     assert len(dataset) == 2 and (dataset[0][1] == 255).all() and dataset.label(0) is None
     (tmp_path / "photos" / "labels").mkdir()
-    with pytest.raises(DataError, match="expected a folder of images, found nothing"):  # labels would be taken for one
+    with pytest.raises(
+        DataError, match=r"expected a folder of images, found nothing; .* `images: \.` where the photographs lie in"
+    ):
         folder(root=str(tmp_path / "photos"))
+    save("photos/labels/b.png", rgb)  # would be taken for a photograph
+    for labels in ("labels", None):
+        if labels:
+            save("photos/labels/deep/a.png", rgb)
+        dataset = folder(root=str(tmp_path / "photos"), images=".", labels=labels)
+        assert [image.relative_to(tmp_path).as_posix() for image, _ in dataset.files] == [
+            *("photos/b.png", "photos/deep/a.png")
+        ]
+
+
+def test_two_photos_of_one_name_are_both_taken_where_labels_are_none(save, rgb, ids, tmp_path):
+    for name in ("a.jpg", "a.png", "b.png"):
+        save(f"photos/{name}", rgb)
+    (tmp_path / "list.txt").write_text("a.png\nb\na.jpg\n")
+    for options in ({}, {"labels": None}, {"list": str(tmp_path / "list.txt")}):
+        dataset = folder(root=str(tmp_path / "photos"), **options)
+        assert sorted(image.name for image, _ in dataset.files) == ["a.jpg", "a.png", "b.png"]
+    for name in ("a", "b"):
+        save(f"photos/labels/{name}.png", ids)
+    with pytest.raises(DataError, match=r"a\.png: expected one file of this name"):
+        folder(root=str(tmp_path / "photos"), images=".")
+
+
+@pytest.mark.parametrize("kind", ["grey", "indexed"])
+@pytest.mark.parametrize(("photo", "label"), [("a.jpg", "a.png"), ("a.png", "a_mask.png"), ("a_1.png", "a_1-gt.PNG")])
+def test_labels_beside_photos_are_not_taken_for_photos(photo, label, kind, save, rgb, ids, tmp_path):
+    stored = Image.fromarray(ids)
+    save(photo, rgb), save("other.png", rgb), save(label, stored if kind == "grey" else stored.convert("P"))
+    for options in ({"images": "."}, {"images": ".", "labels": None}, {}):
+        with pytest.raises(
+            DataError, match=rf"{label}: expected a photograph, found a picture without colour .*{photo}"
+        ):
+            folder(root=str(tmp_path), **options)
+    findings = examine_new(lambda: folder(root=str(tmp_path)))
+    assert [fault.item for fault in findings.faults] == [str(tmp_path / label)]
+
+
+def test_pictures_in_colour_and_grey_ones_of_other_names_are_photos(save, rgb, ids, tmp_path):
+    save("a.png", rgb), save("a_2.png", rgb), save("b.png", ids), save("ab.png", ids), save("_a.png", ids)
+    save("c.png", ids), save("c_2.png", ids), save("a_3.jpg", ids), save("deep/a_4.png", ids)
+    assert len(folder(root=str(tmp_path))) == 9
+
+
+def test_files_that_end_as_labels_are_no_photos(save, rgb, ids, tmp_path):
+    save("a.png", rgb), save("a_gt.png", np.stack([ids] * 3, -1))
+    options = {"root": str(tmp_path), "images": ".", "label_suffix": "_gt.png"}
+    assert [image.name for image, _ in folder(**options, labels=None).files] == ["a.png"]
+    assert [(image.name, label.name) for image, label in folder(**options, labels=".").files] == [("a.png", "a_gt.png")]
+
+
+def test_a_label_whose_image_is_of_a_type_that_is_not_read_says_so(root, save, rgb, ids):
+    save("images/sub/x.gif", rgb), save("labels/sub/x.png", ids)
+    with pytest.raises(DataError) as caught:
+        folder(root=str(root))
+    assert f"labels/sub/x.png: label of {root / 'images/sub/x.gif'}, which is of no type that is read (.bmp, " in str(
+        caught.value
+    )
+    assert "label without image" not in str(caught.value)
 
 
 def test_labels_null_leaves_out_labels_that_lie_there(save, rgb, ids, tmp_path):

@@ -284,6 +284,26 @@ def test_dark_zurich_has_labels_of_val_alone_and_trains_by_night(night, ids):
     assert dark_zurich(root=root, split="val", labels=None).files[0][1] is None
 
 
+@pytest.mark.parametrize(
+    ("make", "tree", "split", "place"),
+    [(acdc, "acdc", "train_ref", "fog/train_ref"), (dark_zurich, "dark", "val_ref", "val_ref/day")],
+)
+def test_the_same_places_in_clear_weather_are_no_split_and_the_message_says_what_reads_them(
+    make, tree, split, place, night
+):
+    with pytest.raises(DataError, match=rf"expected a split of train, val, test, found '{split}'\. ") as caught:
+        make(root=str(night / tree), split=split)
+    root = str(night / tree / "rgb_anon" / place)
+    assert f"by {{use: folder, root: {root}}}." in str(caught.value)
+    assert len(folder(root=root)) == 1
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_dark_zurich_has_another_time_of_day_in_train_alone(split, night):
+    with pytest.raises(DataError, match=rf"expected `time: night` with the split '{split}', which has no other.*'day'"):
+        dark_zurich(root=str(night / "dark"), split=split, time="day")
+
+
 def test_folder_reads_such_trees_by_the_endings_of_their_names(night, ids):
     options = {"image_suffix": "_rgb_anon.png", "label_suffix": "_gt_labelTrainIds.png"}
     dataset = folder(root=str(night / "acdc"), images="rgb_anon/fog", labels="gt/fog", split="val", **options)

@@ -54,12 +54,13 @@ def test_the_table_is_whole_at_80_columns() -> None:
         runs=5,
         hardware="a processor with a rather long name of 40 letters",
         threads=16,
-        torch="2.14.1+cpu",
+        torch="2.14.1",
     )
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(bench_table([row]))
     text = console.export_text()
-    assert "512x1024 (HxW), one image, random weights if not said, on" in text
+    assert "512x1024 (HxW), one image, random weights if not said" in text.splitlines()[0]
+    assert text.splitlines()[1].strip() == f"{row.hardware}, 16 CPU threads, torch 2.14.1"
     shown = ("deeplabv2", "compiled", "43.9, 43.9", "374.66", "12345.6", "23456.7", "11111.1", "123.4", "5678")
     assert [part for part in shown if part not in text] == []
     console.print(bench_table([replace(row, model="deeplabv2 dilations=[wide] aspp=with-a-long-name-of-an-option")]))

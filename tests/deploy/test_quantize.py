@@ -1,6 +1,7 @@
 """Quantisation to int8: what agrees, what stays in float, and what the user's terminal shows."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dalib import wrap_model
-from dalib.deploy.export import export, streets
-from dalib.deploy.quantize import quantize
-from dalib.deploy.runtimes import open_onnx
+from dalib.deploy.export import Export, export, streets
+from dalib.deploy.quantize import Quantized, quantize
+from dalib.deploy.runtimes import Sizes, open_onnx
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -42,6 +43,23 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pictures() -> list[Tensor]:
     return streets(SIZE, 8)
+
+
+def test_what_is_said_begins_with_the_agreement_of_int8_and_whether_it_is_enough() -> None:
+    made = Quantized(agreement=0.98765, pictures=4, kept=("a",), convolutions=9)
+    enough, others = replace(made, agreement=0.9912), "1 of 9 convolutions stay in float32"
+    assert str(made) == (f"98.77 % of the pixels of 4 pictures keep their class, less than the 99 % aimed at; {others}")
+    assert str(enough) == f"99.12 % of the pixels of 4 pictures keep their class; {others}"
+    file = Export(
+        path=Path("a.onnx"),
+        format="ONNX 20",
+        sizes=Sizes(size=SIZE, multiple=None),
+        agreement={SIZE: 1.0},
+        quantized=made,
+    )
+    first, second = str(file).splitlines()
+    assert first.startswith("a.onnx: ONNX 20 in int8, ") and first.endswith(str(made))
+    assert second == "before it was quantised, pixels that get the model's class: 100.00 % at 32x48 (HxW)"
 
 
 def test_every_convolution_reads_and_writes_8_bits_where_enough_pixels_agree(

@@ -6,7 +6,8 @@ import torch
 from rich.console import Console
 
 from dalib.errors import DataError
-from dalib.evaluation.metrics import ConfusionMatrix, intersection_over_union
+from dalib.evaluation.label_free import LabelFree
+from dalib.evaluation.metrics import ConfusionMatrix, best_class, intersection_over_union
 from dalib.evaluation.result import SUBSETS, Result, class_ids
 from dalib.labels import CITYSCAPES_CLASSES
 
@@ -29,11 +30,24 @@ def test_counts_equal_a_loop_over_pixels():
     assert torch.equal(matrix.compute(), expected)
 
 
+def test_counting_leaves_the_labels_as_they_are():
+    label = torch.tensor([[0, 1, 2, 255]])
+    ConfusionMatrix(3).update(torch.ones(1, 4, dtype=torch.int64), label)
+    assert label.tolist() == [[0, 1, 2, 255]]
+
+
 def test_a_label_of_no_class_is_an_error_with_the_count():
     matrix = ConfusionMatrix(3)
     matrix.update(torch.zeros(1, 4, dtype=torch.int64), torch.tensor([[0, 3, 7, 255]]))
     with pytest.raises(DataError, match=r"2 pixels have a label outside 0\.\.2"):
         matrix.compute()
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 19, 255])
+def test_best_class_is_argmax_and_of_equal_logits_the_first(num_classes):
+    logits = torch.randint(-2, 3, (2, num_classes, 9, 7), generator=torch.Generator().manual_seed(0)).float()
+    logits[0, :, 0] = -torch.inf
+    assert torch.equal(best_class(logits).long(), logits.argmax(1))
 
 
 def test_iou_by_hand_with_an_absent_class():
@@ -154,11 +168,23 @@ def test_the_table_says_protocol_and_images_and_dims_what_is_not_counted():
     ]
     assert [row.style for row in table.rows] == [None, "dim", "dim"]
     assert table.caption == "not in the mean, without a labelled pixel: car"
-    assert [list(column.cells) for column in table.columns[1:]] == [["50.0", "57.1", "-"], ["40.0", "60.0", "0.0"]]
+    assert [list(column.cells) for column in table.columns[1:]] == [["50.0", "57.1", "–"], ["40.0", "60.0", "absent"]]
+
+
+def test_a_class_that_is_never_found_is_told_from_an_absent_one_that_is_predicted():
+    table = result([[9990, 0, 10], [1, 0, 0], [0, 0, 0]]).table()
+    assert [list(column.cells) for column in table.columns[1:]] == [["99.9", "0.0", "–"], ["100.0", "<0.1", "absent"]]
+    assert [row.style for row in table.rows] == [None, None, "dim"]
+
+
+def test_without_labels_a_class_that_is_never_predicted_has_no_figure():
+    measures = LabelFree(images=1, entropy=0.5, confident=0.5, predicted=torch.tensor([0.9999, 0.0001, 0.0]))
+    table = result([[0] * 3] * 3, label_free=measures).table({"road": 1.0, "sky": 0.0, "car": 0.0})
+    assert [list(column.cells) for column in table.columns[1:]] == [["100.0", "<0.1", "–"], ["100.0", "–", "–"]]
 
 
 def test_a_table_of_no_pixel_or_one_has_its_share():
-    for pixels, share in ((0, "0.0"), (1, "100.0")):
+    for pixels, share in ((0, "absent"), (1, "100.0")):
         assert list(result([[pixels]], ("road",), (0,)).table().columns[2].cells) == [share]
 
 

@@ -117,6 +117,19 @@ def test_where_all_checkpoints_are_damaged_the_newest_is_named_and_none_is_touch
     assert folder.checkpoints == [folder.last, folder.previous]
 
 
+def test_a_score_stands_in_the_line_of_its_step_in_place_of_an_earlier_one(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.log_score(3, {"eval/miou": 0.1})  # a checkpoint alone was copied here
+    assert folder.metrics.read_text() == '{"step": 3, "eval/miou": 0.1}\n'
+    folder.log({"step": 4, "a/b": 1.0})
+    for score in (0.2, 0.3):
+        folder.log_score(4, {"eval/miou": score})
+    assert folder.metrics.read_text().splitlines() == [
+        '{"step": 3, "eval/miou": 0.1}',
+        '{"step": 4, "a/b": 1.0, "eval/miou": 0.3}',
+    ]
+
+
 def test_the_environment_says_what_a_figure_was_measured_on():
     environment = environment_of(torch.device("cpu"))
     assert environment["device"] == "cpu" and environment["hardware"] and environment["threads"] >= 1

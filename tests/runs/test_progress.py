@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from dalib.runs.progress import STOPPING, Display, image_bar
+from dalib.runs.progress import STOPPING, Display, image_bar, tell
 
 TERMS = {
     **{f"adversarial/{name}": 0.34567 for name in ("adversarial", "source", "target")},
@@ -44,6 +44,26 @@ def test_bar_steps_and_time_keep_their_line_and_the_terms_stand_below_it(width):
     assert "lr" not in shown and "images_per_second" not in shown
 
 
+def test_the_columns_of_the_terms_keep_their_places_as_figures_change():
+    places = []
+    for value in (0.0, 2.5, 1.234e-5):
+        console = terminal(80)
+        with Display(console, 100, 0, 4) as display:
+            display.log(10, dict.fromkeys(TERMS, value))
+        places.append([[line.find(name) for name in TERMS] for line in last_frame(console)[1:]])
+    assert places[0] == places[1] == places[2]
+
+
+def test_prose_breaks_between_words_on_a_terminal_alone_and_paths_are_never_cut():
+    path = "/a/path/that/is/longer/than/the/terminal"
+    text = f"no labels [to] score on: {path} has none; name some."
+    console, plain = terminal(30), Console(file=io.StringIO(), width=30)
+    for each in (console, plain):
+        tell(each, text)
+    assert console.file.getvalue().split("\n") == ["no labels [to] score on:", path, "has none; name some.", ""]
+    assert plain.file.getvalue() == f"{text}\n"
+
+
 def test_scores_are_in_percent_stay_until_the_next_and_name_the_best_step():
     console = terminal(80)
     with Display(console, 100, 0, 4) as display:
@@ -60,7 +80,7 @@ def test_a_log_gets_a_plain_line_a_step_with_everything():
         display.log(20, {"supervised/source": 2.5, "images_per_second": 3.25, "eval/miou": 0.312})
         display.log(30, {"supervised/source": 2.25})
     assert console.file.getvalue() == (
-        "step 20/100  supervised/source 2.5  images_per_second 3.25  eval/miou 31.2 % (best)\n"
+        "step 20/100  supervised/source 2.5  images_per_second 3.25  eval/miou 31.2 % (best so far)\n"
         "step 30/100  supervised/source 2.25\n"
     )
 

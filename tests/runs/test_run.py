@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 import dalib.data.diorama as diorama
+import dalib.runs.run
 from dalib import DalibError, Engine, create_dataset, make_recipe, run
 from dalib.errors import DataError
 from dalib.evaluation.result import Result
@@ -73,6 +74,8 @@ def test_a_run_leaves_everything_in_its_folder(whole):
     assert results["miou"] == pytest.approx(result.miou) and results["steps"] == 4 and results["seconds"] > 0
     assert list(results["iou"]) == list(result.classes)
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4]
+    assert [line["step"] for line in metrics(folder) if "eval/miou" in line] == [2, 4]
+    assert metrics(folder)[-1]["eval/miou"] == results["miou"] and "supervised/source" in metrics(folder)[-1]
     assert {"supervised/source", "dacs/mixed", "dacs/confident", "lr", "seconds"} <= metrics(folder)[0].keys()
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
     assert "src=" in (folder / "report.html").read_text() and "http://" not in (folder / "report.html").read_text()
@@ -272,8 +275,26 @@ def test_a_compiled_run_trains_and_writes_the_same_model(quick_compiler, tmp_pat
 
 def test_a_compiled_run_resumes(quick_compiler, tmp_path):
     for steps, name, resume in ((2, "run", False), (4, "run", True), (4, "whole", False)):
-        run(replace(recipe(compile=True, steps=steps), schedule=None), tmp_path / name, resume=resume)
+        made = recipe(compile=True, steps=steps, eval_every=2)
+        run(replace(made, schedule=None), tmp_path / name, resume=resume)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_activation_checkpointing_as_it_would_have_without(monkeypatch, tmp_path):
+    made, original = [], dalib.runs.run.checkpoint_activations
+    monkeypatch.setattr(dalib.runs.run, "checkpoint_activations", lambda model: (original(model), made.append(model)))
+    for name, options in (
+        ("run", {"steps": 1}),
+        ("whole", {"steps": 2}),
+        ("run", {"steps": 2, "checkpoint_activations": True}),
+    ):
+        pidnet = replace(recipe(**options), model={"use": "pidnet_s"}, schedule=None)
+        run(pidnet, tmp_path / name, resume=(tmp_path / name).exists())
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert len(made) == 1
+    load_run(tmp_path / "run")
+    assert len(made) == 1  # what is loaded keeps its forward
 
 
 def test_a_compiler_that_does_not_work_is_one_message_before_the_training(monkeypatch, tmp_path):
@@ -290,6 +311,15 @@ def test_the_run_that_came_before_is_pictured_and_reported(whole, tmp_path):
     run(recipe(steps=1), tmp_path / "run", before=whole[0])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["before"]["miou"] == pytest.approx(whole[1].miou)
+
+
+def test_the_last_evaluation_is_one_point_however_often_a_run_is_resumed(tmp_path):
+    folder = tmp_path / "run"
+    for steps, limit, points in ((2, 2, [2]), (2, 1, [2]), (3, 1, [2, 3])):
+        made = recipe(steps=steps, log_every=9)
+        result = run(replace(made, evaluate=replace(made.evaluate, limit=limit)), folder, resume=True)
+        assert [line["step"] for line in metrics(folder)] == points
+        assert metrics(folder)[-1]["eval/miou"] == result.miou
 
 
 def test_class_sets_that_differ_are_refused_before_the_training(tmp_path, monkeypatch):

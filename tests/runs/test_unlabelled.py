@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -175,6 +176,49 @@ def test_masks_of_0_and_255_are_warned_of_before_the_training_and_by_the_doctor(
     assert advice in " ".join(capsys.readouterr().out.split())
     (tmp_path / "map.yaml").write_text("{classes: [background, crack], ids: {0: background, 255: crack}}")
     assert "without a pixel" not in trained(path, tmp_path / "mended")[2]
+
+
+MASKS = "`classes: [background, crack]` and `ids: {0: background, 255: crack}`"
+
+
+@pytest.mark.parametrize(
+    ("label_map", "said"),
+    [
+        ("classes: [crack]\nids: {255: crack}", "masks of 0 and 255 take a label map that says "),
+        ("classes: [wall, crack]\nids: {255: crack}", "found 0. .* Masks of 0 and 255 take "),
+        ("classes: [wall, crack]\nchannel: red\nids: {255: crack}", "found 0. .* Masks of 0 and 255 take "),
+        ("classes: [wall, crack]", "found RGB; .*`channel: red`.* Masks of 0 and 255 take "),
+    ],
+)
+def test_the_first_refusal_of_masks_of_0_and_255_says_what_their_label_map_is(label_map, said, write, tmp_path, capsys):
+    path = write()
+    for file in (tmp_path / "streets" / "labels").rglob("*.png"):
+        mask = np.where(LABEL > 9, 255, 0).astype(np.uint8)
+        save(file, np.stack([mask] * 3, -1) if "RGB" in said or "red" in label_map else mask)
+    (tmp_path / "map.yaml").write_text(label_map)
+    assert re.search(said + re.escape(MASKS), refusal(capsys, "train", path, "--out", tmp_path / "run"))
+
+
+def test_masks_without_a_label_map_are_told_before_training_by_doctor_and_where_they_are_scored(
+    write, tmp_path, capsys
+):
+    path = write()
+    path.write_text(path.read_text().replace(f", label_map: {tmp_path / 'map.yaml'}", ""))
+    root = tmp_path / "streets"
+    advice = f"Masks of 0 and 255? 255 is ignored unless the label map says {MASKS}"
+    scored = f"data.eval={{use: folder, root: {root}, split: val}}"
+    assert main(["train", str(path), "--out", str(tmp_path / "whole"), scored]) == 0
+    for file in (root / "labels").rglob("*.png"):
+        save(file, np.where(LABEL > 9, 255, 0).astype(np.uint8))
+    assert advice in trained(path, tmp_path / "run")[2]
+    main(["doctor", str(path)])
+    assert advice in " ".join(capsys.readouterr().out.split())
+    assert main(["evaluate", str(tmp_path / "whole")]) == 0
+    assert f"data.eval: of the classes one alone has pixels. {advice}" in capsys.readouterr().err
+    for file in (root / "labels" / "train").rglob("*.png"):
+        save(file, LABEL)
+    assert main(["train", str(path), "--out", str(tmp_path / "eval"), scored]) == 0
+    assert f"data.eval: of the classes one alone has pixels. {advice}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_photo_that_cannot_be_read_is_skipped_when_they_are_judged_too(write, tmp_path):

@@ -94,6 +94,52 @@ def test_the_doctor_counts_a_stack_that_trains_nothing_as_a_fault_beside_those_o
     assert found["faults"] == 2 and "so nothing would be trained" in found["stack"] and found["sets"][0]["faults"]
 
 
+WEIGHED = f"{[0] * 19}".replace("0]", "1]")  # bicycle alone
+
+
+def even_labels(root):
+    for file in (root / "labels" / "train").iterdir():
+        save(file, (LABEL // 2 * 2 % 18).astype(np.uint8))
+
+
+@pytest.mark.parametrize("where", ["loss.class_weights", "strategies.0.class_weights"])
+def test_class_weights_of_0_for_all_classes_that_occur_are_refused_and_a_fault(where, tmp_path, capsys):
+    root = make_streets(tmp_path)
+    recipe = write_recipe(root)
+    assert run_dalib("train", recipe, f"{where}={WEIGHED}", "--out", tmp_path / "trains") == 0
+    even_labels(root)
+    said = refusal(capsys, "train", recipe, f"{where}={WEIGHED}", "--out", tmp_path / "run")
+    assert "strategy 'supervised': the class_weights of its loss are 0 for every class that occurs in" in said
+    assert "the labels of the source (road, building, " in said and not (tmp_path / "run").exists()
+    assert run_dalib("doctor", recipe, f"{where}={WEIGHED}", "--json", tmp_path / "found.json") == 2
+    found = json.loads((tmp_path / "found.json").read_text())["sets"]
+    faults = {each["name"]: [fault["reason"] for fault in each["faults"]] for each in found}
+    assert "the class_weights of its loss are 0" in faults["data.source"][0] and not faults["data.eval"]
+
+
+def test_class_weights_of_0_for_all_classes_of_a_further_stream_are_refused(tmp_path, capsys):
+    root = make_streets(tmp_path)
+    even_labels(root)
+    save(root / "images/few/e.png", PHOTO), save(root / "labels/few/e.png", np.full_like(LABEL, 18))
+    options = [f"data.streams.few={{use: folder, root: {root}, split: few}}", "data.batch_size=1"]
+    options.append("strategies=[{use: supervised}, {use: supervised, name: more, streams: [few]}]")
+    recipe = write_recipe(root)
+    weights = f"strategies.1.class_weights={[1] * 18 + [0]}"
+    said = refusal(capsys, "train", recipe, *options, weights, "--out", tmp_path / "run")
+    assert "strategy 'more': " in said and "of the few (bicycle), so it would train nothing" in said
+    assert run_dalib("train", recipe, *options, "--out", tmp_path / "run") == 0
+
+
+def test_a_loss_of_ones_own_that_leaves_nothing_is_refused(tmp_path, capsys):
+    recipe = write_recipe(make_streets(tmp_path))
+    plugins = "plugins=[tests.tiny_plugin, tests.training_plugin]"
+    assert run_dalib("train", recipe, plugins, "loss={use: brier}", "--out", tmp_path / "trains") == 0
+    flat = "loss={use: brier, scale: 0}"
+    said = refusal(capsys, "train", recipe, plugins, flat, "--out", tmp_path / "run")
+    assert "strategy 'supervised': the segmentation loss has no gradient on any class that occurs" in said
+    assert run_dalib("doctor", recipe, plugins, flat) == 2
+
+
 def test_whole_class_weights_train(tmp_path):
     recipe = write_recipe(make_streets(tmp_path))
     assert run_dalib("train", recipe, f"loss.class_weights={[1, 2] + [1] * 17}", "--out", tmp_path / "run") == 0

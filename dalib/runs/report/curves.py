@@ -8,7 +8,8 @@ from dalib.runs.report.run_files import Series
 from dalib.runs.report.svg import hint, line, path, svg, text
 
 WIDTH, HEIGHT = 340, 170  # in the chart's own units, which are pixels at its natural size
-LEFT, RIGHT, TOP, BOTTOM = 42, 8, 8, 24  # margins
+LEFT, RIGHT, TOP, BOTTOM = 42, 8, 8, 24  # margins; the left one is wider where its figures are
+CHARACTER, SPACE = 6.5, 10  # width of a figure's digit, and of what is beside it
 POINTS = 240  # drawn per curve: more than the pixels of a card can show
 DOTS = 40  # most points that are marked with dots
 HINTS = 60  # columns of a chart that have a tooltip
@@ -21,9 +22,17 @@ class Frame:
     steps: tuple[int, int]
     ticks: list[float]
 
+    @property
+    def left(self) -> float:
+        return max(LEFT, SPACE + CHARACTER * max(map(len, tick_labels(self.ticks))))
+
+    @property
+    def width(self) -> float:
+        return WIDTH - self.left - RIGHT
+
     def x(self, step: float) -> float:
         first, last = self.steps
-        return LEFT + (step - first) / max(last - first, 1) * (WIDTH - LEFT - RIGHT)
+        return self.left + (step - first) / max(last - first, 1) * self.width
 
     def y(self, value: float) -> float:
         share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
@@ -59,6 +68,8 @@ def line_chart(series: Series, *, color: str, label: str, smooth: bool) -> str:
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return round numbers, 1, 2, 2.5 or 5 times a power of ten apart, at most ``count`` or so that enclose both."""
+    if low == high == 0:
+        high = 1.0
     if high <= low:
         low, high = low - (abs(low) or 1) / 2, low + (abs(low) or 1) / 2
     power = 10.0 ** math.floor(math.log10((high - low) / count))
@@ -86,22 +97,28 @@ def thin(series: Series, points: int = POINTS) -> Series:
     return [series[round(i * (len(series) - 1) / (points - 1))] for i in range(points)]
 
 
-def short(value: float) -> str:
-    """Return a number in three digits: thousands as k, millions as M, small ones as 2.5e-4."""
+def short(value: float, digits: int = 3) -> str:
+    """Return a number in a few digits: thousands as k, millions as M, small ones as 2.5e-4."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
+            return f"{value / size:.{digits}g}{unit}"
     if 1e-12 < abs(value) < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"
+
+
+def tick_labels(ticks: list[float]) -> list[str]:
+    """Return the ticks in as many digits as tell them apart."""
+    labels = [[short(tick, digits) for tick in ticks] for digits in range(3, 8)]
+    return next((each for each in labels if len({*each}) == len(ticks)), labels[-1])
 
 
 def _axes(frame: Frame) -> Iterator[str]:
-    for tick in frame.ticks:
+    for tick, label in zip(frame.ticks, tick_labels(frame.ticks), strict=True):
         y = frame.y(tick)
-        yield line(LEFT, y, WIDTH - RIGHT, y, "grid")
-        yield text(LEFT - 7, y + 3.5, short(tick), "tick", "end")
+        yield line(frame.left, y, WIDTH - RIGHT, y, "grid")
+        yield text(frame.left - 7, y + 3.5, label, "tick", "end")
     first, last = frame.steps
     for step in {first, (first + last) // 2, last}:
         anchor = "end" if step == last > first else "start" if step == first else "middle"
@@ -114,7 +131,7 @@ def _dot(x: float, y: float, color: str) -> str:
 
 def _hints(frame: Frame, series: Series) -> Iterator[str]:
     chosen = thin(series, HINTS)
-    width = (WIDTH - LEFT - RIGHT) / len(chosen)
+    width = frame.width / len(chosen)
     for step, value in chosen:
         place = f'x="{frame.x(step) - width / 2:.5g}" width="{width:.5g}" y="{TOP}" height="{HEIGHT - TOP - BOTTOM}"'
         yield hint(f'<rect class="hover" {place}/>', f"step {step}: {value:.4g}")

@@ -14,11 +14,13 @@ from typing import Any
 from PIL import Image
 
 from dalib.evaluation.panels import GAP
+from dalib.evaluation.result import share_text
 from dalib.labels import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, Color
 from dalib.runs.report.bars import Bar, bar_chart
 from dalib.runs.report.curves import line_chart, short
 from dalib.runs.report.run_files import RunRecord, Series
 
+TILES = 6  # at most in a row
 COLORS = 8  # --c0 to --c7 of the style sheet
 EVALUATION = "eval/"
 
@@ -49,10 +51,10 @@ def render(run: RunRecord) -> str:
 
 def headline(run: RunRecord) -> str:
     """The main figures: mIoU, steps, time and speed."""
-    results, before, best = run.results, run.results.get("before", {}), run.results.get("best")
+    results, before, best = run.results, _before(run), run.results.get("best")
     rates = [value for _, value in run.curves.get("images_per_second", []) if math.isfinite(value)]
     tiles = [
-        _tile("mIoU %", _percent(results.get("miou")), _under_miou(results), main=True),
+        _tile("mIoU %", _percent(results.get("miou")), _under_miou(run), main=True),
         _tile("best mIoU %", _percent(best["miou"]), f"best at step {best['step']:,}") if best else "",
         *_label_free_tiles(results.get("label_free")),
         _tile("mIoU % before", _percent(before.get("miou")), before.get("name", "")) if before else "",
@@ -61,7 +63,9 @@ def headline(run: RunRecord) -> str:
         _tile("time", _duration(results["seconds"])) if "seconds" in results else "",
         _tile("images per second", f"{median(rates):.1f}", "median") if rates else "",
     ]
-    return f'<section class="tiles">{"".join(tiles)}</section>'
+    tiles = [tile for tile in tiles if tile]
+    row = math.ceil(len(tiles) / math.ceil(len(tiles) / TILES))  # rows of even length, none of a single tile
+    return f'<section class="tiles" style="--row:{row}">{"".join(tiles)}</section>'
 
 
 def overview(run: RunRecord) -> str:
@@ -73,8 +77,8 @@ def overview(run: RunRecord) -> str:
 
 
 def evaluation(run: RunRecord) -> str:
-    """Scores on held-out images during training."""
-    curves = {name: series for name, series in run.curves.items() if name.startswith(EVALUATION)}
+    """Scores on held-out images along the run; a single one stands in the headline."""
+    curves = {n: series for n, series in run.curves.items() if n.startswith(EVALUATION) and len(series) > 1}
     if EVALUATION + "miou" in curves:
         curves[EVALUATION + "miou %"] = [(step, 100 * value) for step, value in curves.pop(EVALUATION + "miou")]
     cards = [_chart(name, series, "var(--accent)", smooth=False) for name, series in curves.items()]
@@ -99,7 +103,7 @@ def progress(run: RunRecord) -> str:
 
 def classes(run: RunRecord) -> str:
     """IoU of each class, before and after."""
-    scores, before = run.results.get("iou", {}), run.results.get("before", {}).get("iou", {})
+    scores, before = run.results.get("iou", {}), _before(run).get("iou", {})
     if "unlabelled" in run.results:
         return predicted(run)
     if not scores:
@@ -109,9 +113,9 @@ def classes(run: RunRecord) -> str:
     bars = [
         Bar(
             label=name,
-            value=score,
+            value=None if name in absent else score,
             before=before.get(name),
-            figure=_percent(score),
+            figure=_percent(None if name in absent else score),
             note="absent" if name in absent else _class_note(score, before.get(name), name in counted),
             tone=_tone(score, before.get(name)) if name in counted else "tick",
             swatch=palette.get(name, ""),
@@ -133,8 +137,8 @@ def predicted(run: RunRecord) -> str:
             label=name,
             value=share,
             before=source.get(name),
-            figure=_percent(share),
-            note=_percent(source.get(name)) if source else "",
+            figure=share_text(share),
+            note=share_text(source[name]) if name in source else "",
             swatch=palette.get(name, ""),
         )
         for name, share in measures.get("predicted", {}).items()
@@ -149,7 +153,9 @@ def panels(run: RunRecord) -> str:
     """Sample images with truth and predictions, and what the colours mean."""
     pictures = "".join(_picture(path) for path in run.panels)
     legend = _key(_palette(run) | {"ignored": "#000000"}, "legend")
-    return _section("Samples", f'<div class="card">{pictures}{legend}</div>' if pictures else "")
+    name = run.results.get("before", {}).get("name")
+    note = f"<p>Prediction before: that of the run {escape(name)}.</p>" if name else ""
+    return _section("Samples", f'{note}<div class="card">{pictures}{legend}</div>' if pictures else "")
 
 
 def confusion(run: RunRecord) -> str:
@@ -241,7 +247,8 @@ def _protocol(run: RunRecord) -> str:
     results = run.results
     if "protocol" not in results:
         return ""
-    return f"<p>Protocol {escape(results['protocol'])}, {results.get('images', 0):,} images.</p>"
+    seen = f" Of data.eval: {escape(results['trained_on'])}" if "trained_on" in results else ""
+    return f"<p>Protocol {escape(results['protocol'])}, {results.get('images', 0):,} images.{seen}</p>"
 
 
 def _picture(path: Path) -> str:
@@ -307,10 +314,16 @@ def _tone(after: float | None, before: float | None) -> str:
     return "tick" if after is None or before is None else "gain" if after >= before else "loss"
 
 
-def _under_miou(results: Mapping[str, Any]) -> str:
-    if "unlabelled" in results:
+def _before(run: RunRecord) -> Mapping[str, Any]:
+    """Return the scores of the run to compare with, empty where it had none, for want of labels."""
+    before: Mapping[str, Any] = run.results.get("before", {})
+    return {} if before.get("miou") is None else before
+
+
+def _under_miou(run: RunRecord) -> str:
+    if "unlabelled" in run.results:
         return "no labels given"
-    return _against(results.get("miou"), results.get("before", {}).get("miou"))
+    return _against(run.results.get("miou"), _before(run).get("miou"))
 
 
 def _label_free_tiles(measures: Mapping[str, Any] | None) -> list[str]:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dalib.runs.report.curves import POINTS, line_chart, nice_ticks, running_mean, short, thin
+from dalib.runs.report.curves import POINTS, line_chart, nice_ticks, running_mean, short, thin, tick_labels
 
 
 @pytest.mark.parametrize(
@@ -14,11 +14,21 @@ from dalib.runs.report.curves import POINTS, line_chart, nice_ticks, running_mea
         (0.0, 1.0, [0, 0.25, 0.5, 0.75, 1]),
         (0.03, 0.46, [0, 0.2, 0.4, 0.6]),
         (2.0, 2.0, [1, 1.5, 2, 2.5, 3]),
+        (0.0, 0.0, [0, 0.25, 0.5, 0.75, 1]),
         (-1e-5, 9e-5, [-2.5e-5, 0, 2.5e-5, 5e-5, 7.5e-5, 1e-4]),
     ],
 )
 def test_ticks_are_round_and_enclose_the_values(low, high, expected):
     assert nice_ticks(low, high) == pytest.approx(expected)
+
+
+def test_figures_at_the_axis_differ_and_have_room():
+    assert tick_labels([0.3455, 0.346, 0.3465]) == ["0.3455", "0.346", "0.3465"]
+    for low, high in ((2.25e-4, 9.75e-4), (0.3461, 0.3463), (0.0, 1.0), (123_456.0, 123_460.0)):
+        chart = line_chart([(0, low), (10, high)], color="red", label="x", smooth=False)
+        figures = re.findall(r'x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]+)<', chart)[:-1]  # without the last step
+        assert len({figure for _, figure in figures}) == len(figures) >= 3
+        assert all(float(right) >= 6 * len(figure) for right, figure in figures)
 
 
 def test_running_mean_keeps_a_constant_and_the_gap_of_a_nan():

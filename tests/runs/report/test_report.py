@@ -118,6 +118,35 @@ def test_any_part_alone_makes_a_report(run_folder, kept):
     assert Tags(write_report(run_folder).read_text()).open == []
 
 
+def test_a_run_before_that_had_no_labels_gets_no_card_and_no_key_but_its_name(run_folder):
+    before = {"name": "photos alone", "miou": None, "iou": {"road": None, "sky": None}}
+    (run_folder / "results.json").write_text(json.dumps(RESULTS | {"before": before}))
+    page = write_report(run_folder).read_text()
+    assert "mIoU % before" not in page and "</i>before</span>" not in page and "over before" not in page
+    assert "Prediction before: that of the run photos alone." in page.split("Samples")[1]
+
+
+def test_a_class_of_iou_0_is_told_from_an_absent_one(run_folder):
+    scores = {"iou": {"road": 0.0, "sky": 0.0}, "counted": ["road"], "absent": ["sky"], "before": {}, "confusion": []}
+    (run_folder / "results.json").write_text(json.dumps(RESULTS | scores))
+    road, sky = re.findall(r"<li.*?</li>", write_report(run_folder).read_text().split("IoU by class")[1])[:2]
+    assert "<strong>0.0</strong>" in road and "<strong>–</strong>" in sky and ">absent</small>" in sky
+
+
+@pytest.mark.parametrize(("given", "row"), [({}, 6), ({"best": {"miou": 0.5, "step": 3}}, 4), ({"before": {}}, 5)])
+def test_no_card_of_the_headline_stands_alone_in_a_row(given, row, run_folder):
+    (run_folder / "results.json").write_text(json.dumps(RESULTS | given))
+    tiles = write_report(run_folder).read_text().split('<section class="tiles"')[1].split("</section>")[0]
+    assert tiles.startswith(f' style="--row:{row}"') and tiles.count('class="card tile') % row != 1
+
+
+def test_one_evaluation_makes_no_curve_and_two_do(run_folder):
+    assert "<h2>Evaluation</h2>" not in write_report(run_folder).read_text()
+    with (run_folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 9, "eval/miou": 0.625}) + "\n")
+    assert "step 9: 62.5" in write_report(run_folder).read_text().split("<h2>Evaluation</h2>")[1]
+
+
 def test_run_without_a_score_yet_makes_a_report(run_folder):
     (run_folder / "results.json").write_text(json.dumps({"miou": None, "iou": {"road": None}, "time": {}}))
     assert "absent" in write_report(run_folder).read_text()
