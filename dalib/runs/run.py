@@ -231,7 +231,9 @@ class Run:
                 self.saving.save_due()
                 ranks.stepped(self.engine.index)
                 if number := agreed.greatest(interruption.signal or 0, last=self.engine.index == train.steps):
-                    raise self.saving.interrupted(number)
+                    stopped = self.saving.interrupted(number)
+                    ranks.from_first(None)  # the job's store, without which rank 0 gives up, may end with other ranks
+                    raise stopped
 
     def _told(self, display: Display) -> None:
         """Note a signal, in a thread."""
