@@ -6,8 +6,10 @@ from dalib_plugins.augment import Augment
 from dalib_plugins.crf import Crf
 from dalib_plugins.dacs import Dacs
 from dalib_plugins.fda import Fda
+from dalib_plugins.feature_distance import FeatureDistance
 from dalib_plugins.masked_consistency import MaskedConsistency
 from dalib_plugins.minent import MinEnt
+from dalib_plugins.rare_class_sampling import RareClassSampling
 from dalib_plugins.supervised import Supervised
 
 
@@ -19,6 +21,8 @@ def dalib_register(registry: Registry) -> None:
     registry.strategy("crf", Crf)
     registry.strategy("dacs", Dacs)
     registry.strategy("fda", Fda)
+    registry.strategy("feature_distance", FeatureDistance)
     registry.strategy("masked_consistency", MaskedConsistency)
     registry.strategy("minent", MinEnt)
+    registry.strategy("rare_class_sampling", RareClassSampling)
     registry.strategy("supervised", Supervised)
