@@ -36,13 +36,14 @@ def world() -> int:
 
 def warn_of_copies() -> None:
     """Warn, once per job, where torchrun has started several processes that nobody has connected."""
-    if dist.is_torchelastic_launched() and not (dist.is_initialized() or int(os.environ["RANK"])):
-        if (started := int(os.environ["WORLD_SIZE"])) > 1:
-            warnings.warn(
-                f"torchrun has started {started} processes, and each of them trains alone: call "
-                "torch.distributed.init_process_group(...) before the engine is made.",
-                stacklevel=3,
-            )
+    if dist.is_initialized() or not dist.is_torchelastic_launched() or int(os.environ["RANK"]):
+        return
+    if (started := int(os.environ["WORLD_SIZE"])) > 1:
+        warnings.warn(
+            f"torchrun has started {started} processes, and each of them trains alone: call "
+            "torch.distributed.init_process_group(...) before the engine is made.",
+            stacklevel=3,
+        )
 
 
 @contextmanager
