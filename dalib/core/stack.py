@@ -136,6 +136,11 @@ class Stack:
                 owners[stream] = strategy.name
         return draws
 
+    @property
+    def adapts(self) -> bool:
+        """Whether a strategy's ``predictor`` changes the model from image to image."""
+        return any(strategy.adapts for strategy in self.implementing("predictor"))
+
     def predictor(self, model: Any, predict: Predict, device: torch.device, seed: int) -> Predict:
         """Return ``predict`` wrapped by every strategy's ``predictor``, the first in the list innermost.
 
