@@ -56,7 +56,7 @@ class Tent(Strategy):
                         f"strategy {self.name!r} needs gradients through what predicts before it, and there are none; "
                         "place it first among the strategies around predictions."
                     )
-                log_p = logits.float().log_softmax(1)
+                log_p = logits.log_softmax(1)
                 entropy = -(log_p.exp() * log_p).sum(1)
                 # Of the sum, since in fp16 gradients of a mean over an image are too small.
                 gradients = torch.autograd.grad(entropy.sum(), learned, allow_unused=True)
