@@ -23,7 +23,7 @@ def follow(model: nn.Module, strategy: str, statistics: Callable[[Tensor, Tensor
         statistics: makes those of a layer from its own running mean and variance (C,).
 
     Raises:
-        StackError: there is no such layer, or another strategy sets its statistics.
+        StackError: there is no such layer.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
     if not norms:
@@ -31,8 +31,6 @@ def follow(model: nn.Module, strategy: str, statistics: Callable[[Tensor, Tensor
             f"strategy {strategy!r} adapts the running statistics of BatchNorm, and this network has none; drop it."
         )
     for norm in norms:
-        if any(isinstance(hook, _Following) for hook in norm._forward_pre_hooks.values()):
-            raise StackError(f"strategy {strategy!r} and one before it both set BatchNorm's statistics; drop one.")
         norm.register_forward_pre_hook(_Following(norm, statistics))
     return norms
 

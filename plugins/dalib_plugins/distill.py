@@ -37,7 +37,7 @@ def soft_labels(logits: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
 
 
 def divergence(logits: Tensor, soft: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return T^2 KL(soft || softmax(logits / T)) of each pixel, (B, H, W) in float32 (Hinton et al., sections 2, 2.1).
+    """Return T^2 KL(soft || softmax(logits / T)) of each pixel, (B, H, W) in float32 (Hinton et al., section 2).
 
     The factor keeps gradients alike over temperatures.
 
@@ -46,7 +46,8 @@ def divergence(logits: Tensor, soft: Tensor, temperature: float = 1.0) -> Tensor
         soft: probabilities (B, K, H, W), as ``soft_labels`` gives.
     """
     log_q = logits.float().div(temperature).log_softmax(1)
-    return -(temperature**2) * (torch.special.entr(soft) + soft * log_q).sum(1)
+    entropy: Tensor = torch.special.entr(soft).sum(1)
+    return temperature * temperature * (-entropy - (soft * log_q).sum(1))
 
 
 def similarity(features: Tensor, grid: tuple[int, int]) -> Tensor:

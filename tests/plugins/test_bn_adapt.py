@@ -10,7 +10,6 @@ from dalib import Engine, create_strategy
 from dalib.errors import StackError
 from dalib_plugins.bn_adapt import BnAdapt
 from dalib_plugins.crf import Crf
-from dalib_plugins.tent import Tent
 from tests.tiny import Supervised, TinyData, tiny_batch, tiny_model
 
 
@@ -98,10 +97,3 @@ def test_it_changes_what_is_predicted_and_others_may_stand_around_it():
 def test_a_network_without_running_statistics_is_refused():
     with pytest.raises(StackError, match="strategy 'bn_adapt' adapts the running statistics of BatchNorm, and"):
         BnAdapt().predictor(nn.Conv2d(3, 5, 1), None)
-
-
-@pytest.mark.parametrize("stack", [[BnAdapt(), Tent()], [Tent(), BnAdapt()], [BnAdapt(), BnAdapt(name="again")]])
-def test_two_that_set_the_same_statistics_are_refused(stack):
-    engine = Engine(tiny_model(), stack, device="cpu")
-    with pytest.raises(StackError, match=f"strategy '{stack[1].name}' and one before it both set BatchNorm's"):
-        engine.predictor(engine.model)

@@ -2,15 +2,21 @@
 
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
 
 import dalib_plugins
 from dalib import Engine, Registry, Strategy
+from dalib.discovery import default_registry, load_module
 from dalib.errors import RecipeError
 from dalib.options import check_options
 from tests.tiny import TinyModel, tiny_batch, tiny_model
+
+load_module(default_registry(), "tests.tiny_plugin")
+FOLDER = tempfile.TemporaryDirectory(prefix="dalib-teacher-")  # gone with the process
+torch.save(tiny_model(seed=7).state_dict(), f"{FOLDER.name}/teacher.pt")
 
 OPTIONS = {
     "augment": {
@@ -27,7 +33,11 @@ OPTIONS = {
     "dacs": {"threshold": 0.9, "ema": 0.99, "teacher_batch_norm": "train"},
     "minent": {"weight": 0.001, "eta": 2},
     "crf": {"iterations": 2, "cell": 8},
+    "distill": {"teachers": [{"use": "tiny", "weights": f"{FOLDER.name}/teacher.pt"}], "temperature": 2},
+    "bn_adapt": {"alpha": 0.3},
+    "tent": {"lr": 1e-3},
 }
+STACK = [name for name in OPTIONS if name != "tent"]  # of a stack one strategy adapts at prediction
 
 
 def make(name: str, options: dict[str, object]) -> Strategy:
@@ -40,7 +50,7 @@ def make(name: str, options: dict[str, object]) -> Strategy:
 def test_all_bundled_strategies_stack_from_recipe_options():
     assert {name: make(name, options).name for name, options in OPTIONS.items()} == {name: name for name in OPTIONS}
     for precision in ("fp32", "bf16"):
-        stack = [make(name, options) for name, options in OPTIONS.items()]
+        stack = [make(name, OPTIONS[name]) for name in STACK]
         engine = Engine(tiny_model(), stack, device="cpu", precision=precision)
         for index, batch in enumerate((2, 1)):
             terms = engine.step(tiny_batch(index, (41, 50), batch))
@@ -57,8 +67,9 @@ def test_strategies_that_read_other_streams_share_no_graph():
 def test_a_plan_sets_all_of_them_up_on_the_meta_device():
     options = {**OPTIONS, "augment": {**OPTIONS["augment"], "kornia": [{"use": "RandomRotation", "degrees": 10.0}]}}
     with torch.device("meta"):
-        engine = Engine(TinyModel(), [make(name, values) for name, values in options.items()], device="meta")
-    assert engine.teacher is not None and len(engine.modules) == 2
+        stack = [make(name, options[name]) for name in STACK]
+        engine = Engine(TinyModel(), stack, device="meta", purpose="plan")
+    assert engine.teacher is not None and len(engine.modules) == 3
 
 
 @pytest.mark.parametrize(
@@ -120,12 +131,24 @@ DEFAULTS = {  # as docs/methods.md has them
         "reach": 12,
         "heard": 256,
     },
+    "distill": {
+        "streams": ["source", "target"],
+        "temperature": 1.0,
+        "layers": {},
+        "feature_weight": 1.0,
+        "grid": (16, 32),
+        "feature_steps": 0,
+        "freeze": [],
+    },
+    "bn_adapt": {"alpha": 0.1},
+    "tent": {"lr": 2.5e-4, "momentum": 0.9, "weight_decay": 5e-4},
 }
+REQUIRED = {"distill": {"teachers": ["run"]}}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults_are_those_of_the_docs(name):
-    made = vars(make(name, {}))
+    made = vars(make(name, REQUIRED.get(name, {})))
     assert {option: made[option] for option in DEFAULTS[name]} == DEFAULTS[name]
     assert made["weight"] == 1.0
 
@@ -157,16 +180,25 @@ EDGES = [
     ("adversarial", "variant", ["adaptsegnet", "seed"], ["pixel"]),
     ("minent", "eta", [0.01, None], [0]),
     ("crf", "reach", [0], [-1]),
+    ("bn_adapt", "alpha", [0, 1], [-0.01, 1.01]),
+    ("distill", "teachers", [["run"], ["run", {"use": "bisenet", "weights": "file.pt"}]], [[], "run", [1]]),
+    ("distill", "temperature", [0.01], [0]),
+    ("distill", "grid", [[1, 1]], [[0, 1], [4]]),
+    ("distill", "feature_steps", [0], [-1]),
+    ("tent", "lr", [1e-9], [0]),
+    ("tent", "momentum", [0], [1]),
+    ("tent", "weight_decay", [0], [-0.1]),
 ]
 
 
 @pytest.mark.parametrize(("name", "option", "allowed", "outside"), EDGES, ids=[f"{n}.{o}" for n, o, *_ in EDGES])
 def test_options_end_where_they_should(name, option, allowed, outside):
+    needed = REQUIRED.get(name, {})
     for value in allowed:
-        make(name, {option: value})
+        make(name, {**needed, option: value})
     for value in outside:
         with pytest.raises(RecipeError, match=rf"strategies\[0\]\.{option}"):
-            make(name, {option: value})
+            make(name, {**needed, option: value})
 
 
 def test_importing_the_package_does_not_import_kornia():
@@ -176,8 +208,7 @@ def test_importing_the_package_does_not_import_kornia():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_no_hook_waits_for_the_device():
-    stack = [make(name, options) for name, options in OPTIONS.items()]
-    engine = Engine(tiny_model(), stack, device="cuda")
+    engine = Engine(tiny_model(), [make(name, OPTIONS[name]) for name in STACK], device="cuda")
     first, again = (tiny_batch(index, (41, 50)).to(engine.device) for index in range(2))
     engine.step(first)
     torch.cuda.set_sync_debug_mode("error")
