@@ -24,8 +24,11 @@ def images(seed, batch=1):
     return torch.rand(batch, 3, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) ** 2
 
 
-def reference(model, x, alpha):
-    """Logits by formulas alone: running = (1 - a) source + a batch, of the unbiased variance."""
+def reference(model, x, alpha, carry=False):
+    """Logits by formulas alone: running = (1 - a) source + a batch, of the unbiased variance.
+
+    With ``carry`` the running statistics of ``model`` are moved.
+    """
     for layer in model.body:
         if isinstance(layer, nn.BatchNorm2d):
             values = x.movedim(1, 0).flatten(1)
@@ -34,6 +37,8 @@ def reference(model, x, alpha):
             variance = ((values - mean[:, None]) ** 2).sum(1) / (count - 1)
             mean = (1 - alpha) * layer.running_mean + alpha * mean
             variance = (1 - alpha) * layer.running_var + alpha * variance
+            if carry:
+                layer.running_mean, layer.running_var = mean, variance
             scale = layer.weight / (variance + layer.eps).sqrt()
             x = (x - mean.view(-1, 1, 1)) * scale.view(-1, 1, 1) + layer.bias.view(-1, 1, 1)
         else:
@@ -56,6 +61,16 @@ def test_statistics_are_a_blend_of_the_networks_and_the_batchs(alpha, batch):
             )
         if not alpha:
             torch.testing.assert_close(adapting(images(1)), model(images(1)), rtol=0, atol=0)
+
+
+def test_statistics_can_go_on_from_batch_to_batch():
+    model = trained()
+    adapting, expected = copy.deepcopy(model), copy.deepcopy(model)
+    BnAdapt(alpha=0.3, carry=True).predictor(adapting, adapting)
+    with torch.no_grad():
+        for seed in (1, 2, 3):
+            wanted = reference(expected, images(seed), 0.3, carry=True)
+            torch.testing.assert_close(adapting(images(seed)), wanted, rtol=1e-10, atol=1e-10)
 
 
 def test_a_layer_that_sees_one_value_per_channel_keeps_its_own_statistics():

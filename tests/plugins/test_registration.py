@@ -140,7 +140,7 @@ DEFAULTS = {  # as docs/methods.md has them
         "feature_steps": 0,
         "freeze": [],
     },
-    "bn_adapt": {"alpha": 0.1},
+    "bn_adapt": {"alpha": 0.1, "carry": False},
     "tent": {"lr": 2.5e-4, "momentum": 0.9, "weight_decay": 5e-4},
 }
 REQUIRED = {"distill": {"teachers": ["run"]}}
