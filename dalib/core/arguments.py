@@ -10,6 +10,7 @@ from dalib.core.optim import Schedule
 from dalib.data.dataset import SegmentationDataset, own_classes, same_classes
 from dalib.errors import DalibError, DataError, StackError
 from dalib.losses import SegmentationLossFunction
+from dalib.models.activation_checkpointing import keeps_activations
 from dalib.models.outputs import TRIAL_SIZE, training_outputs
 from dalib.models.wrapper import unwrap
 
@@ -30,6 +31,8 @@ def check_model(model: nn.Module) -> None:
             f"Engine: expected a model of create_model or wrap_model, got a {type(model).__name__}. A network of your "
             "own, which gives logits of each class, is wrapped by dalib.wrap_model(network, num_classes)."
         )
+    if inner is not model and not keeps_activations(inner):
+        raise StackError("Engine: activation checkpointing does not go with torch.compile; leave one of the two out.")
 
 
 def check_schedule(schedule: Schedule | None) -> None:

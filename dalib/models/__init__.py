@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dalib.hooks import hookimpl
+from dalib.models.activation_checkpointing import checkpoint_activations
 from dalib.models.bisenet import BiSeNet
 from dalib.models.bisenet_v1 import BiSeNetV1
 from dalib.models.deeplab import DeepLabV2
@@ -25,6 +26,7 @@ __all__ = [
     "PIDNetLoss",
     "SegmentationModel",
     "TimmNetwork",
+    "checkpoint_activations",
     "dalib_register",
     "freeze",
     "load_weights",

@@ -71,6 +71,8 @@ class SegmentationModel(nn.Module):
         for path in () if isinstance(outputs, bool) else outputs:
             if path not in self.taps:
                 self.tap(path)
+        for tap in self.taps.values():
+            tap.wait()
         found = self.network((x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1))
         named = {"logits": found} if isinstance(found, Tensor) else _named(found)
         named |= {path: tap.take() for path, tap in self.taps.items()}
@@ -88,9 +90,15 @@ class _Tap:
 
     def __init__(self) -> None:
         self._held: Any = None
+        self._waits = False
+
+    def wait(self) -> None:
+        """Hold what the layer gives next, and not what it gives when activation checkpointing computes it again."""
+        self._waits = True
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._held = output
+        if self._waits:
+            self._held, self._waits = output, False
 
     def take(self) -> Any:
         """Return the output of this forward, and hold it no longer."""

@@ -122,12 +122,14 @@ class TrainOptions(OptionGroup):
 
     ``on_non_finite``: what to do when a loss term or a gradient is NaN or infinite.
     ``compile``: train through ``torch.compile``; what a run writes is the same model, without it.
+    ``checkpoint_activations``: keep less of each forward and compute it again in backward; see ``dalib.models``.
     ``keep_every``: permanent checkpoints (``step_000200.pt``) beside the last, the one before it and the best.
     """
 
     steps: Count
     precision: PrecisionName = "fp32"
     compile: bool = False
+    checkpoint_activations: bool = False
     accumulate: Count = 1
     clip: Positive | None = None
     seed: Whole = 0
@@ -192,6 +194,8 @@ def make_recipe(value: Mapping[str, Any]) -> Recipe:
             f"data.batch_size: {recipe.data.batch_size} images do not divide into {recipe.train.accumulate} "
             "micro-batches (train.accumulate)."
         )
+    if recipe.train.compile and recipe.train.checkpoint_activations:
+        raise RecipeError("train.checkpoint_activations does not go with train.compile; leave one of the two out.")
     _check_uses(recipe)
     return recipe
 

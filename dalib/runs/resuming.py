@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FREE = {
     *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_every", "train.eval_every"),
     *("train.device", "train.on_non_finite", "data.workers", "data.on_bad_item", "data.max_bad_items"),
-    *("evaluate.limit", "evaluate.batch_size"),
+    *("train.checkpoint_activations", "evaluate.limit", "evaluate.batch_size"),
 }
 
 

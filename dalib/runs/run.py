@@ -24,6 +24,7 @@ from dalib.errors import CheckpointError, DalibError
 from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
 from dalib.labels import IGNORE
+from dalib.models.activation_checkpointing import checkpoint_activations
 from dalib.runs.build import build_dataset, build_engine, build_eval, build_model, check_classes, compiled
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
@@ -83,6 +84,8 @@ class Run:
         status.update("building the model")
         device = choose_device(recipe.train.device)
         model = build_model(recipe, self.classes, device)
+        if recipe.train.checkpoint_activations:
+            checkpoint_activations(model)
         model = compiled(model, device) if recipe.train.compile else model
         self.engine = build_engine(recipe, model, self.classes, device)
         self.engine.stack.check_training()

@@ -32,6 +32,9 @@ MISTAKES: dict[str, str] = {
     "train.precision=fp8": "train.precision: expected 'fp32', 'bf16' or 'fp16', got \"fp8\".",
     "train.device=gpu": 'train.device: expected a device such as cpu or cuda:0, got "gpu".',
     "train.accumulate=3": "data.batch_size: 2 images do not divide into 3 micro-batches (train.accumulate).",
+    "train={steps: 1, compile: true, checkpoint_activations: true}": (
+        "train.checkpoint_activations does not go with train.compile; leave one of the two out."
+    ),
     "train={log_every: 1}": "train.steps: this option is required.",
     "data=3": "data: expected a mapping, got 3.",
     "data.sorce={use: diorama}": "data.sorce: unknown option. Did you mean 'source'?",

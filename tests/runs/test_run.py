@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 import dalib.data.diorama as diorama
+import dalib.runs.run
 from dalib import DalibError, Engine, create_dataset, make_recipe, run
 from dalib.errors import DataError
 from dalib.evaluation.result import Result
@@ -277,6 +278,23 @@ def test_a_compiled_run_resumes(quick_compiler, tmp_path):
         made = recipe(compile=True, steps=steps, eval_every=2)
         run(replace(made, schedule=None), tmp_path / name, resume=resume)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_activation_checkpointing_as_it_would_have_without(monkeypatch, tmp_path):
+    made, original = [], dalib.runs.run.checkpoint_activations
+    monkeypatch.setattr(dalib.runs.run, "checkpoint_activations", lambda model: (original(model), made.append(model)))
+    for name, options in (
+        ("run", {"steps": 1}),
+        ("whole", {"steps": 2}),
+        ("run", {"steps": 2, "checkpoint_activations": True}),
+    ):
+        pidnet = replace(recipe(**options), model={"use": "pidnet_s"}, schedule=None)
+        run(pidnet, tmp_path / name, resume=(tmp_path / name).exists())
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert len(made) == 1
+    load_run(tmp_path / "run")
+    assert len(made) == 1  # what is loaded keeps its forward
 
 
 def test_a_compiler_that_does_not_work_is_one_message_before_the_training(monkeypatch, tmp_path):
