@@ -371,7 +371,10 @@ class Engine:
         return self.teacher.module
 
     def predict(self, images: Tensor, *, teacher: bool = False) -> Tensor:
-        """Return train ids (B, H, W) uint8 on the CPU for images (B, 3, H, W) uint8, through the predictors."""
+        """Return train ids (B, H, W) uint8 on the CPU for images (B, 3, H, W) uint8, through the predictors.
+
+        A strategy that adapts to the images begins anew with each call; ``predictor`` returns one that goes on.
+        """
         check_images(images)
         model = self.network(teacher)
         with inference(model):

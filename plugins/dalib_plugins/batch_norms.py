@@ -12,24 +12,27 @@ Statistics = Callable[[Tensor], tuple[Tensor | None, Tensor | None]]
 """Maps a layer's input (B, C, ...) to the mean and variance (C,) to normalise it by; None: by those of the input."""
 
 
-def follow(model: nn.Module, strategy: str, statistics: Callable[[Tensor, Tensor], Statistics]) -> list[_BatchNorm]:
-    """Let BatchNorm layers of a model in eval mode normalise each input by statistics that depend on it; return them.
-
-    An input with one value per channel, as after global pooling of one image, has no variance and is normalised by the
-    layer's own statistics. Layers without such are left alone.
-
-    Args:
-        strategy: its name, for messages.
-        statistics: makes those of a layer from its own running mean and variance (C,).
-
-    Raises:
-        StackError: there is no such layer.
-    """
+def batch_norms(model: nn.Module, strategy: str) -> list[_BatchNorm]:
+    """Return the BatchNorm layers of a model that have running statistics; StackError if there are none."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
     if not norms:
         raise StackError(
             f"strategy {strategy!r} adapts the running statistics of BatchNorm, and this network has none; drop it."
         )
+    return norms
+
+
+def follow(model: nn.Module, strategy: str, statistics: Callable[[Tensor, Tensor], Statistics]) -> list[_BatchNorm]:
+    """Let BatchNorm layers of a model in eval mode normalise each input by statistics that depend on it; return them.
+
+    An input with one value per channel, as after global pooling of one image, has no variance and is normalised by the
+    layer's own statistics.
+
+    Args:
+        strategy: its name, for messages.
+        statistics: makes those of a layer from its own running mean and variance (C,).
+    """
+    norms = batch_norms(model, strategy)
     for norm in norms:
         norm.register_forward_pre_hook(_Following(norm, statistics))
     return norms

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from dalib import Predict, Strategy, hookimpl
+from dalib import Predict, SetupContext, Strategy, hookimpl
 from dalib.options import Probability
-from dalib_plugins.batch_norms import Statistics, follow
+from dalib_plugins.batch_norms import Statistics, batch_norms, follow
 
 
 class BnAdapt(Strategy):
@@ -27,6 +27,10 @@ class BnAdapt(Strategy):
     carry: bool = False
 
     adapts = True
+
+    @hookimpl
+    def setup(self, ctx: SetupContext) -> None:
+        batch_norms(ctx.model, self.name)  # refused before a training, not after it
 
     @hookimpl
     def predictor(self, model: nn.Module, predict: Predict) -> Predict:

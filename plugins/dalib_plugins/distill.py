@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dalib import (
+    OwnedModule,
     SetupContext,
     StackError,
     Step,
@@ -150,7 +151,7 @@ class Distill(Strategy):
         for stream in self.streams:
             of = step.batch[stream]
             with torch.no_grad():
-                taught = [teacher(of.image, outputs=list(self.layers.values()) or True) for teacher in self._teachers]
+                taught = [self._taught(teacher, of.image) for teacher in self._teachers]
             if not early:
                 soft = soft_labels([each["logits"] for each in taught], self.temperature)
                 values = divergence(step.logits(stream), soft, self.temperature)
@@ -160,6 +161,11 @@ class Distill(Strategy):
                 distances = torch.stack([self._distance(*pair) for pair in pairs])
                 terms[f"{stream}_features"] = self.feature_weight * step.mean(distances)
         return terms
+
+    def _taught(self, teacher: OwnedModule, image: Tensor) -> dict[str, Tensor]:
+        """Return a teacher's logits and features, without what else it gives, which may be large."""
+        outputs = teacher(image, outputs=list(self.layers.values()) or True)
+        return {name: outputs[name] for name in ("logits", *self.layers.values())}
 
     def _distance(self, mine: Tensor, theirs: Tensor) -> Tensor:
         """Return the mean squared difference of the similarities of two maps (B, C, h, w), (B,)."""

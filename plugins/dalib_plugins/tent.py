@@ -7,7 +7,7 @@ from torch import nn
 
 from dalib import Predict, SetupContext, StackError, Strategy, hookimpl
 from dalib.options import Momentum, NotNegative, Positive
-from dalib_plugins.batch_norms import follow
+from dalib_plugins.batch_norms import batch_norms, follow
 from dalib_plugins.one_class import refuse_one_class
 
 logger = logging.getLogger("dalib")
@@ -39,6 +39,7 @@ class Tent(Strategy):
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
         refuse_one_class(ctx)
+        batch_norms(ctx.model, self.name)
         logger.warning(WARNING, self.name)
 
     @hookimpl

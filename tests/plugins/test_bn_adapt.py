@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dalib import Engine, create_strategy
+from dalib import Engine, create_strategy, wrap_model
 from dalib.errors import StackError
 from dalib_plugins.bn_adapt import BnAdapt
 from dalib_plugins.crf import Crf
@@ -109,6 +109,8 @@ def test_it_changes_what_is_predicted_and_others_may_stand_around_it():
     assert not torch.allclose(plain.predictor(plain.model)(images(1).float()), wanted, atol=1e-2)
 
 
-def test_a_network_without_running_statistics_is_refused():
-    with pytest.raises(StackError, match="strategy 'bn_adapt' adapts the running statistics of BatchNorm, and"):
-        BnAdapt().predictor(nn.Conv2d(3, 5, 1), None)
+@pytest.mark.parametrize("name", ["bn_adapt", "tent"])
+def test_a_network_without_running_statistics_is_refused_before_a_training(name):
+    model = wrap_model(nn.Conv2d(3, 5, 1), 5)
+    with pytest.raises(StackError, match=f"strategy '{name}' adapts the running statistics of BatchNorm, and"):
+        Engine(model, [Supervised(), create_strategy(name)], device="cpu")
