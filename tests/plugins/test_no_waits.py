@@ -7,7 +7,7 @@ import torch
 
 from dalib import Engine, Strategy, create_strategy, hookimpl
 from dalib.core import stack as stack_module
-from tests.plugins.test_registration import OPTIONS, STACK, make
+from tests.plugins.test_registration import OPTIONS, make
 from tests.tiny import tiny_batch, tiny_model
 from tests.waits import WaitError, refusing_waits
 
@@ -31,12 +31,12 @@ def watched(monkeypatch):
 
 
 def test_no_hook_of_a_bundled_strategy_waits_for_the_device(watched):
-    stack = [make(name, OPTIONS[name]) for name in STACK]
+    stack = [make(name, options) for name, options in OPTIONS.items()]
     engine = Engine(tiny_model(), stack, device="cpu")
     engine.step(tiny_batch(0, (41, 50)))
     hooks = {hook for _, hook in watched}
     assert {"pre_batch", "loss", "critic_loss"} <= hooks
-    assert {name for name, _ in watched} == set(STACK) | {s.name for s in stack}
+    assert {name for name, _ in watched} == set(OPTIONS) | {s.name for s in stack}
 
 
 WAITS = {
