@@ -8,6 +8,7 @@ from dalib_plugins.crf import Crf
 from dalib_plugins.dacs import Dacs
 from dalib_plugins.distill import Distill
 from dalib_plugins.fda import Fda
+from dalib_plugins.masked_consistency import MaskedConsistency
 from dalib_plugins.minent import MinEnt
 from dalib_plugins.supervised import Supervised
 from dalib_plugins.tent import Tent
@@ -23,6 +24,7 @@ def dalib_register(registry: Registry) -> None:
     registry.strategy("dacs", Dacs)
     registry.strategy("distill", Distill)
     registry.strategy("fda", Fda)
+    registry.strategy("masked_consistency", MaskedConsistency)
     registry.strategy("minent", MinEnt)
     registry.strategy("supervised", Supervised)
     registry.strategy("tent", Tent)

@@ -16,7 +16,14 @@ from tests.tiny import TinyModel, tiny_batch, tiny_model
 
 load_module(default_registry(), "tests.tiny_plugin")
 FOLDER = tempfile.TemporaryDirectory(prefix="dalib-teacher-")  # gone with the process
-torch.save(tiny_model(seed=7).state_dict(), f"{FOLDER.name}/teacher.pt")
+
+
+def teacher(num_classes: int) -> dict[str, str]:
+    """Return a teacher for ``distill`` of so many classes, as a recipe names it."""
+    file = f"{FOLDER.name}/{num_classes}.pt"
+    torch.save(tiny_model(seed=7, num_classes=num_classes).state_dict(), file)
+    return {"use": "tiny", "weights": file}
+
 
 OPTIONS = {
     "augment": {
@@ -31,9 +38,10 @@ OPTIONS = {
     "supervised": {"ohem": 0.7, "min_kept": 16},
     "adversarial": {"weight": 0.001, "levels": {"logits": 1, "aux.1": 0.2}},
     "dacs": {"threshold": 0.9, "ema": 0.99, "teacher_batch_norm": "train"},
+    "masked_consistency": {"block": 16, "complementary": True},
     "minent": {"weight": 0.001, "eta": 2},
     "crf": {"iterations": 2, "cell": 8},
-    "distill": {"teachers": [{"use": "tiny", "weights": f"{FOLDER.name}/teacher.pt"}], "temperature": 2},
+    "distill": {"teachers": [teacher(5)], "temperature": 2},
     "bn_adapt": {"alpha": 0.3},  # tent is not here: one strategy of a stack adapts at prediction
 }
 
@@ -106,6 +114,10 @@ DEFAULTS = {  # as docs/methods.md has them
         "betas": (0.9, 0.99),
     },
     "dacs": {
+        "mask": "classmix",
+        "area": None,
+        "sigma": (4.0, 16.0),
+        "confident_classes": None,
         "threshold": 0.968,
         "confidence": "batch",
         "classes": "image",
@@ -116,6 +128,23 @@ DEFAULTS = {  # as docs/methods.md has them
         "blur_p": 0.5,
         "ema": None,
         "teacher_batch_norm": None,
+        "teacher_start": None,
+    },
+    "masked_consistency": {
+        "into": "masked",
+        "ratio": None,
+        "block": None,
+        "complementary": False,
+        "consistency": 0.01,
+        "threshold": 0.968,
+        "confidence": "batch",
+        "jitter": 0.2,
+        "jitter_p": 0.8,
+        "blur": (0.15, 1.15),
+        "blur_p": 0.5,
+        "ema": None,
+        "teacher_batch_norm": None,
+        "teacher_start": None,
     },
     "minent": {"eta": None, "output": "logits"},
     "crf": {
@@ -163,6 +192,14 @@ EDGES = [
     ("dacs", "blur", [[0.1, 0.1], [0.1, 0.2]], [[0, 0.1], [0.2, 0.1]]),
     ("dacs", "confidence", ["batch", "image"], ["", "pixel"]),
     ("dacs", "teacher_batch_norm", ["train", "eval", None], ["eva"]),
+    ("dacs", "teacher_start", [0, None], [-1]),
+    ("dacs", "mask", ["classmix", "cutmix", "cowmask"], ["boxes"]),
+    ("dacs", "area", [[0.1, 1], None], [[0, 0.5], [0.1, 1.01], [0.2, 0.1]]),
+    ("dacs", "sigma", [[1, 1]], [[0, 1], [2, 1]]),
+    ("dacs", "confident_classes", [0, 1, None], [1.01]),
+    ("masked_consistency", "ratio", [0, 1, None], [-0.1, 1.1]),
+    ("masked_consistency", "block", [1, None], [0]),
+    ("masked_consistency", "consistency", [0], [-0.1]),
     ("augment", "streams", [["source"], ["source", "target"]], [[]]),
     ("augment", "blur", [{"kernel": 1}, {"kernel": 5}], [{"kernel": 4}, {"kernel": -1}]),
     ("augment", "crop", [[1, 1], None], [[0, 1]]),

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dalib import Engine, Strategy, hookimpl
 from dalib.errors import StackError
+from dalib_plugins.bn_adapt import BnAdapt
 from dalib_plugins.crf import Crf
 from dalib_plugins.tent import Tent
 from tests.plugins.test_bn_adapt import images, trained
@@ -57,6 +58,11 @@ def test_it_warns_where_a_stack_is_built(caplog):
     Engine(tiny_model(), [Supervised(), Tent()], device="cpu")
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "32 to 16 % mIoU" in record.getMessage()
+
+
+def test_it_takes_the_place_of_bn_adapt():
+    with pytest.raises(StackError, match="strategies 'bn_adapt' and 'tent' both adapt the model"):
+        Engine(tiny_model(), [Supervised(), BnAdapt(), Tent()], device="cpu")
 
 
 def test_gradients_that_a_predictor_before_it_cuts_are_told():
