@@ -2,15 +2,28 @@
 
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
 
 import dalib_plugins
 from dalib import Engine, Registry, Strategy
+from dalib.discovery import default_registry, load_module
 from dalib.errors import RecipeError
 from dalib.options import check_options
-from tests.tiny import tappable_model, tiny_batch
+from tests.tiny import tappable_model, tiny_batch, tiny_model
+
+load_module(default_registry(), "tests.tiny_plugin")
+FOLDER = tempfile.TemporaryDirectory(prefix="dalib-teacher-")  # gone with the process
+
+
+def teacher(num_classes: int) -> dict[str, str]:
+    """Return a teacher for ``distill`` of so many classes, as a recipe names it."""
+    file = f"{FOLDER.name}/{num_classes}.pt"
+    torch.save(tiny_model(seed=7, num_classes=num_classes).state_dict(), file)
+    return {"use": "tiny", "weights": file}
+
 
 OPTIONS = {
     "augment": {
@@ -30,6 +43,8 @@ OPTIONS = {
     "minent": {"weight": 0.001, "eta": 2},
     "rare_class_sampling": {"temperature": 0.1, "min_pixels": 100},
     "crf": {"iterations": 2, "cell": 8},
+    "distill": {"teachers": [teacher(5)], "temperature": 2},
+    "bn_adapt": {"alpha": 0.3},  # tent is not here: one strategy of a stack adapts at prediction
 }
 
 
@@ -62,7 +77,7 @@ def test_a_plan_sets_all_of_them_up_on_the_meta_device():
     with torch.device("meta"):
         stack = [make(name, values) for name, values in options.items()]
         engine = Engine(tappable_model(), stack, device="meta", purpose="plan")
-    assert engine.teacher is not None and len(engine.modules) == 3
+    assert engine.teacher is not None and len(engine.modules) == 4
 
 
 @pytest.mark.parametrize(
@@ -161,12 +176,24 @@ DEFAULTS = {  # as docs/methods.md has them
         "reach": 12,
         "heard": 256,
     },
+    "distill": {
+        "streams": ["source", "target"],
+        "temperature": 1.0,
+        "layers": {},
+        "feature_weight": 1.0,
+        "grid": (16, 32),
+        "feature_steps": 0,
+        "freeze": [],
+    },
+    "bn_adapt": {"alpha": 0.1, "carry": False},
+    "tent": {"lr": 2.5e-4, "momentum": 0.9, "weight_decay": 5e-4},
 }
+REQUIRED = {"distill": {"teachers": ["run"]}}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults_are_those_of_the_docs(name):
-    made = vars(make(name, {}))
+    made = vars(make(name, REQUIRED.get(name, {})))
     assert {option: made[option] for option in DEFAULTS[name]} == DEFAULTS[name]
     assert made["weight"] == DEFAULTS[name].get("weight", 1.0)
 
@@ -214,16 +241,25 @@ EDGES = [
     ("adversarial", "variant", ["adaptsegnet", "seed"], ["pixel"]),
     ("minent", "eta", [0.01, None], [0]),
     ("crf", "reach", [0], [-1]),
+    ("bn_adapt", "alpha", [0, 1], [-0.01, 1.01]),
+    ("distill", "teachers", [["run"], ["run", {"use": "bisenet", "weights": "file.pt"}]], [[], "run", [1]]),
+    ("distill", "temperature", [0.01], [0]),
+    ("distill", "grid", [[1, 1]], [[0, 1], [4]]),
+    ("distill", "feature_steps", [0], [-1]),
+    ("tent", "lr", [1e-9], [0]),
+    ("tent", "momentum", [0], [1]),
+    ("tent", "weight_decay", [0], [-0.1]),
 ]
 
 
 @pytest.mark.parametrize(("name", "option", "allowed", "outside"), EDGES, ids=[f"{n}.{o}" for n, o, *_ in EDGES])
 def test_options_end_where_they_should(name, option, allowed, outside):
+    needed = REQUIRED.get(name, {})
     for value in allowed:
-        make(name, {option: value})
+        make(name, {**needed, option: value})
     for value in outside:
         with pytest.raises(RecipeError, match=rf"strategies\[0\]\.{option}"):
-            make(name, {option: value})
+            make(name, {**needed, option: value})
 
 
 def test_importing_the_package_does_not_import_kornia():
