@@ -88,11 +88,11 @@ def test_a_published_method_stops_at_the_published_step_and_rate(method, steps, 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", PUBLISHED, ids=lambda r: f"{r.parent.name}/{r.stem}")
 def test_every_published_method_trains_on_diorama_by_one_override(recipe, tmp_path):
-    diorama = (
-        "data={source: {use: diorama, domain: source, size: [80, 144], length: 8}, "
-        "target: {use: diorama, domain: target, size: [72, 128], length: 8}, batch_size: 2}"
-    )
     written = load_recipe(recipe)
+    source = "{use: diorama, domain: source, size: [80, 144], length: 8}"
+    source = f"[{source}, {source}]" if isinstance(written.data.source, list) else source
+    target = "{use: diorama, domain: target, size: [72, 128], length: 8}"
+    diorama = f"data={{source: {source}, target: {target}, batch_size: 2}}"
     small = [OFFLINE, *small_backbone(written.model), "train={steps: 1, device: cpu}", "evaluate={limit: 1}"]
     for index, options in enumerate(written.strategies):
         small += [f"strategies.{index}.crop=[64, 64]"] if "crop" in options else []
