@@ -1,10 +1,12 @@
 """The scripts of the examples run as their help says, on diorama and on folders."""
 
+import json
 import os
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -106,6 +108,7 @@ def test_an_ablation_trains_each_recipe_once_and_refuses_what_another_recipe_lef
 
     first = ablate()
     assert "| system | seed 3 | mean |" in first and "| source_only |" in first
+    assert ("| system | seed 3 | mean |" in (tmp_path / "leaderboard.md").read_text()) and "| road |" not in first
     trained = (tmp_path / "source_only-3" / "metrics.jsonl").read_text()
     assert ablate().splitlines()[-1] == first.splitlines()[-1]
     assert (tmp_path / "source_only-3" / "metrics.jsonl").read_text() == trained
@@ -115,3 +118,32 @@ def test_an_ablation_trains_each_recipe_once_and_refuses_what_another_recipe_lef
     with pytest.raises(SystemExit):
         ablate(str(EXAMPLES / "recipes" / "gta5_to_cityscapes" / "source_only.yaml"))
     assert "two recipes have one file name" in capfd.readouterr().err
+
+
+def test_the_leaderboard_of_an_ablation_has_the_same_figures_as_markdown_json_and_plot(tmp_path, monkeypatch):
+    def ready(recipe: Path, seed: int, out: Path, overrides: list[str]) -> None:
+        out.mkdir(parents=True)
+        miou = {"source_only": 0.2, "dacs": 0.3}[recipe.stem] + seed / 100
+        iou = {"road": 0.5, "car": None}
+        (out / "results.json").write_text(json.dumps({"miou": miou, "seconds": 90, "counted": [*iou], "iou": iou}))
+
+    ablation = runpy.run_path(str(EXAMPLES / "ablation.py"))
+    monkeypatch.setitem(ablation["main"].__globals__, "train", ready)
+    monkeypatch.setattr(
+        sys, "argv", ["ablation.py", "source_only.yaml", "dacs.yaml", "--seeds", "1", "3", "--out", str(tmp_path)]
+    )
+    ablation["main"]()
+    table, classes = (tmp_path / "leaderboard.md").read_text().strip().split("\n\n")
+    assert table.splitlines()[-1] == "| dacs | 31.0 | 33.0 | 32.0 | 1.4 | +10.0, +10.0 | 1.5 |"
+    assert classes.splitlines()[-1] == "| dacs | 50.0 | 0.0 |"
+    board = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert board["seeds"] == [1, 3] and [row["system"] for row in board["systems"]] == ["source_only", "dacs"]
+    assert board["systems"][1]["miou"] == pytest.approx([31, 33])
+    assert board["systems"][1]["iou"] == {"road": 50, "car": 0}
+    svg = ElementTree.parse(tmp_path / "leaderboard.svg").getroot()
+    name = "{http://www.w3.org/2000/svg}"
+    bars = [float(bar.get("width", 0)) for bar in svg.iter(f"{name}rect")]
+    dots = [float(dot.get("cx", 0)) for dot in svg.iter(f"{name}circle")]
+    assert bars[1] / bars[0] == pytest.approx(32 / 22, rel=1e-3)
+    assert dots == sorted(dots) and len(dots) == 4
+    assert {"source_only", "dacs", "22.0", "32.0"} <= {text.text for text in svg.iter(f"{name}text")}
