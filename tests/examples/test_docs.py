@@ -23,7 +23,7 @@ from tests.equal import assert_equal
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "examples" / "third_party"
-PAGES = ("quickstart", "data", "plugins", "methods", "models", "scaling")
+PAGES = ("quickstart", "data", "plugins", "methods", "models", "scaling", "fidelity")
 
 
 def blocks(page: str, language: str) -> list[str]:
