@@ -114,6 +114,7 @@ def evaluate(options: Namespace) -> None:
             classes=settings.classes,
             batch_size=settings.batch_size,
             limit=settings.limit,
+            workers=recipe.data.workers,
             progress=progress,
         )
     console.print(result.table())

@@ -340,7 +340,7 @@ class Engine:
         done = self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers)
         for _ in track(done, "training", total=steps - self.index, disable=not progress):
             pass
-        return None if eval is None else self.evaluate(eval)
+        return None if eval is None else self.evaluate(eval, workers=workers)
 
     def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""

@@ -28,11 +28,18 @@ class Loaded:
     index: int
     faults: Mapping[str, str]
 
+    def present(self, stream: str) -> Item:
+        """Return the item; DataError where no item could be read."""
+        if self.item is None:
+            raise DataError(f"none of the {len(self.faults)} images of the {stream} can be read; see `dalib doctor`.")
+        return self.item
+
 
 def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) -> Loaded:
     """Read item ``index``; where it cannot be read, try the following ones, at most ``spare`` of them.
 
-    The replacement depends on the index alone, so a run that skips items resumes bit for bit.
+    The replacement depends on the index alone, so a run that skips items resumes bit for bit. The target's label is not
+    read; that of ``eval`` may have another size than its image.
 
     Raises:
         ItemError: the data set raised something else than a ``DalibError``.
@@ -41,7 +48,7 @@ def load(dataset: "SegmentationDataset", stream: str, index: int, spare: int) ->
     for candidate in range(index, index + 1 + spare):
         candidate %= len(dataset)
         try:
-            item = checked_item(dataset, candidate, with_label=stream != "target")
+            item = checked_item(dataset, candidate, with_label=stream != "target", scored=stream == "eval")
             return Loaded(item, candidate, faults)
         except DalibError as error:  # returned as a value, since torch puts a worker's traceback into the message
             faults[f"{stream} {item_name(dataset, candidate)}"] = str(error)
@@ -55,22 +62,20 @@ class Readable:
     """A data set whose unreadable items give their place to the next one, as in training: for images without labels."""
 
     def __init__(self, dataset: "SegmentationDataset", stream: str, bad_items: "BadItems") -> None:
-        self._dataset, self._stream, self._bad_items = dataset, stream, bad_items
+        self.dataset, self.stream, self.bad_items = dataset, stream, bad_items
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        loaded = load(self._dataset, self._stream, index, self._bad_items.limit)
-        self._bad_items.count(loaded.faults)
-        if loaded.item is None:
-            raise DataError(f"none of the {len(loaded.faults)} images of the {self._stream} can be read.")
-        return loaded.item
+        loaded = load(self.dataset, self.stream, index, self.bad_items.limit)
+        self.bad_items.count(loaded.faults)
+        return loaded.present(self.stream)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._dataset, name)
+        return getattr(self.dataset, name)
 
 
 @dataclass

@@ -1,10 +1,8 @@
 """Loading of batches from data sets, in an order that depends on the seed and the step alone."""
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +13,7 @@ from dalib.data.batch import Batch, Stream
 from dalib.data.dataset import Item, item_name, labelled
 from dalib.data.draws import in_shares, shuffled
 from dalib.data.joined import Joined
+from dalib.data.workers import watched_workers
 from dalib.errors import DataError
 
 if TYPE_CHECKING:
@@ -61,13 +60,6 @@ def _order(dataset: "SegmentationDataset", *key: str | int) -> "Draw":
 def check_not_empty(dataset: "SegmentationDataset", stream: str) -> None:
     if len(dataset) == 0:
         raise DataError(f"the {stream} data set is empty; check its root, split and lists.")
-
-
-def _present(loaded: Loaded, stream: str) -> Item:
-    """Return the item; DataError where no item could be read."""
-    if loaded.item is None:
-        raise DataError(f"none of the {len(loaded.faults)} images of the {stream} can be read; see `dalib doctor`.")
-    return loaded.item
 
 
 Collated = tuple[Stream | DataError, dict[str, str]]  # a uint8 stream, or why there is none; faults of skipped items
@@ -118,15 +110,9 @@ class StreamLoader:
         Raises:
             DataError: a worker process was killed.
         """
-        iterators: dict[str, Iterator[Collated]] = {}
-        try:
+        with watched_workers() as iterators:
             iterators |= {stream: iter(self._loader(stream, start, stop)) for stream in self._datasets}
             yield self._group(iterators, stop - start, device)
-        except (Exception, GeneratorExit):  # torch's SIGCHLD handler raises anywhere, e.g. in a strategy's hook
-            _through_deaths(_check_alive, iterators)
-            raise
-        finally:
-            _through_deaths(_end_workers, iterators)
 
     def _group(
         self, iterators: Mapping[str, Iterator[Collated]], steps: int, device: torch.device
@@ -165,36 +151,6 @@ class StreamLoader:
         )
 
 
-def _check_alive(iterators: Mapping[str, Any]) -> None:
-    workers = [(stream, worker) for stream, it in iterators.items() for worker in getattr(it, "_workers", ())]
-    if workers:
-        wait([worker.sentinel for _, worker in workers], timeout=1)  # the exit status comes a moment after the signal
-    for stream, worker in workers:
-        if worker.exitcode:
-            end = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit status {worker.exitcode}"
-            raise DataError(
-                f"a worker process that loads the {stream} data (pid {worker.pid}) was ended by {end}. Is the system "
-                "short of memory? Lower data.workers or data.batch_size."
-            ) from None
-
-
-def _end_workers(iterators: Mapping[str, Any]) -> None:
-    for iterator in iterators.values():
-        getattr(iterator, "_shutdown_workers", lambda: None)()  # else an error's traceback keeps the iterator alive
-        for worker in getattr(iterator, "_workers", ()):  # alive where another's death interrupted torch's own end
-            if worker.is_alive():
-                worker.terminate()
-                worker.join(timeout=5)
-
-
-def _through_deaths(act: Callable[[Mapping[str, Any]], None], iterators: Mapping[str, Any]) -> None:
-    """Call ``act``, and again, once per stream at most, when torch interrupts it because another worker died."""
-    for _ in iterators:
-        with suppress(RuntimeError):
-            return act(iterators)
-    return act(iterators)
-
-
 class _Items(Dataset[Loaded]):
     """A map-style dataset for torch's loader, whose items are what ``load`` returns."""
 
@@ -224,7 +180,7 @@ class _Collate:
     def __call__(self, loaded: list[Loaded]) -> Collated:
         faults = {name: message for one in loaded for name, message in one.faults.items()}
         try:
-            items = [_present(one, self._stream) for one in loaded]
+            items = [one.present(self._stream) for one in loaded]
             self._check_alike(loaded, items)
             return self._stack([one.index for one in loaded], items), faults
         except DataError as error:

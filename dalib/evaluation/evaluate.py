@@ -7,14 +7,16 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from dalib.data.dataset import SegmentationDataset, checked_item, own_classes, same_classes
-from dalib.errors import DataError
+from dalib.data.dataset import SegmentationDataset, own_classes, same_classes
+from dalib.errors import DalibError, DataError
+from dalib.evaluation.chunks import share_of_chunks
 from dalib.evaluation.label_free import LabelFreeSums
-from dalib.evaluation.metrics import ConfusionMatrix
+from dalib.evaluation.metrics import ConfusionMatrix, best_class
 from dalib.evaluation.protocols import Protocol, get_protocol
 from dalib.evaluation.result import Result, class_ids
 from dalib.hooks import Predict
-from dalib.labels import CITYSCAPES_CLASSES, IGNORE, default_classes
+from dalib.labels import CITYSCAPES_CLASSES, default_classes
+from dalib.ranks import gathered_objects, rank, world
 
 
 def evaluate(
@@ -29,11 +31,13 @@ def evaluate(
     predict: Predict | None = None,
     other: Predict | None = None,
     limit: int | None = None,
+    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Return the confusion matrix and IoU of ``model`` on ``dataset``, label-free measures of images without labels.
 
-    The model runs in eval mode; afterwards each of its modules is back in its own mode.
+    The model runs in eval mode; afterwards each of its modules is back in its own mode. Of several ranks each scores a
+    share of the images, and all of them return the result that one alone would.
 
     Args:
         model: maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
@@ -44,49 +48,59 @@ def evaluate(
             in the labels never counts; the result's table names it.
         names: the names of the network's classes, which a labelled data set has to share, in their order; None: those
             that the data set names, else numbers, or Cityscapes' 19.
-        batch_size: largest number of consecutive items per batch; a batch has items of one size.
+        batch_size: largest number of consecutive items per batch; a batch has items of one size, all with labels or
+            all without, and none that goes beyond a multiple of ``batch_size`` items.
         device: the model is moved there; None: the model's own.
         predict: maps images to logits in place of the model, such as a sliding window around it.
         other: likewise for another network, such as the teacher: on images without labels, its agreement is measured.
         limit: the number of leading items to score; None: all.
-        progress: called with (images done, images in all) after every batch.
+        workers: processes that read the images, on each rank; 0 reads in this one.
+        progress: called on rank 0 with (images done on all ranks, images in all) after every ``batch_size`` of its own.
 
     Raises:
         DataError: an unknown protocol or class, an empty data set, an item of another form, types or shapes, a label
-            outside the network's classes, or a labelled data set of other classes.
+            outside the network's classes, a labelled data set of other classes, or a worker process that was killed;
+            what goes wrong on one rank is raised on all.
     """
     protocol = get_protocol(protocol)
     own = own_classes(dataset)
     names = _names(model, names, own)
     counted = class_ids(classes, names)
-    total = len(dataset) if limit is None else min(limit, len(dataset))
+    length = len(dataset) if limit is None else min(limit, len(dataset))
+    if not length:
+        raise DataError("the data set to evaluate on is empty; expected at least one image.")
     device = model_device(model) if device is None else torch.device(device)
     predict = protocol.predictor(predict or model.to(device))
     other = other and protocol.predictor(other)
-    matrix, label_free, done = ConfusionMatrix(len(names), device), LabelFreeSums(len(names), device), 0
-    with inference(model.to(device)):
-        for batch, label in _batches(dataset, total, batch_size):
-            image = protocol.resize_image(batch.to(device).float() / 255)
-            logits = _checked(predict(image), len(names))
-            if label is None:
-                size = (batch.shape[-2], batch.shape[-1])
-                others = None if other is None else protocol.resize_logits(other(image), size)
-                label_free.update(protocol.resize_logits(logits, size), others)
-            else:
-                same_classes({"the network": names, "the data set": own or names})
-                truth = protocol.resize_label(label.to(device))
-                matrix.update(protocol.resize_logits(logits, (truth.shape[-2], truth.shape[-1])).argmax(1), truth)
-            done += len(batch)
-            if progress:
-                progress(done, total)
-    if not done:
-        raise DataError("the data set to evaluate on is empty; expected at least one image.")
+    matrix, label_free = ConfusionMatrix(len(names), device), LabelFreeSums(len(names), device, other is not None)
+    with (
+        _raised_on_all_ranks(),
+        inference(model.to(device)),
+        share_of_chunks(dataset, length, batch_size, workers, device) as chunks,
+    ):
+        for number, chunk in enumerate(chunks, start=1):
+            for batch, label in chunk:
+                image = protocol.resize_image(batch.to(device, non_blocking=True).float().div_(255))
+                logits = _checked(predict(image), len(names))
+                if label is None:
+                    size = (batch.shape[-2], batch.shape[-1])
+                    others = None if other is None else protocol.resize_logits(other(image), size)
+                    label_free.update(protocol.resize_logits(logits, size), others)
+                else:
+                    same_classes({"the network": names, "the data set": own or names})
+                    truth = protocol.resize_label(label.to(device, non_blocking=True))
+                    scored = protocol.resize_logits(logits, (truth.shape[-2], truth.shape[-1]))
+                    matrix.update(best_class(scored), truth)
+            if progress and rank() == 0:
+                progress(min(number * batch_size * world(), length), length)
+    matrix.add_ranks()
+    label_free.add_ranks()
     return Result(
         confusion=matrix.compute(),
         classes=names,
         counted=counted,
         protocol=protocol.name,
-        images=done,
+        images=length,
         epsilon=protocol.epsilon,
         label_free=label_free.compute(),
     )
@@ -111,6 +125,24 @@ def model_device(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
+@contextmanager
+def _raised_on_all_ranks() -> Iterator[None]:
+    """Run the body; what one rank cannot do is raised on all of them, so that none waits for another's share."""
+    error: DalibError | None = None
+    try:
+        yield
+    except DalibError as caught:
+        error = caught
+    try:
+        messages = [said for said in gathered_objects(None if error is None else str(error)) if said is not None]
+    except DalibError as lost:  # a rank has ended, or is still busy with its share after the timeout
+        raise error or lost from None
+    if error and str(error) == messages[0]:
+        raise error
+    if messages:
+        raise DataError(messages[0])
+
+
 def _names(model: nn.Module, names: Sequence[str] | None, own: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the names of the network's classes; of a data set that may have others, as its labels may not be read."""
     count = int(getattr(model, "num_classes", len(names or own or CITYSCAPES_CLASSES)))
@@ -124,32 +156,3 @@ def _checked(logits: Tensor, num_classes: int) -> Tensor:
             "evaluate on data with the classes that it was trained on."
         )
     return logits
-
-
-_Pair = tuple[Tensor, Tensor | None]  # an image and its label, or stacks of both
-
-
-def _batches(dataset: SegmentationDataset, total: int, batch_size: int) -> Iterator[_Pair]:
-    """Yield stacked images and labels in order, no labels for unlabelled images.
-
-    A batch ends early where the next item has another size, or where labels begin or end.
-    """
-    held: list[_Pair] = []
-    for i in range(total):
-        image, label, _ = checked_item(dataset, i, scored=True)
-        item = image, None if label is None or (label == IGNORE).all() else label
-        if held and (len(held) == batch_size or _shapes(item) != _shapes(held[0])):
-            yield _stack(held)
-            held = []
-        held.append(item)
-    if held:
-        yield _stack(held)
-
-
-def _shapes(item: _Pair) -> list[torch.Size | None]:
-    return [None if tensor is None else tensor.shape for tensor in item]
-
-
-def _stack(items: list[_Pair]) -> _Pair:
-    labels = [label for _, label in items if label is not None]
-    return torch.stack([image for image, _ in items]), torch.stack(labels) if labels else None

@@ -7,8 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dalib.ranks import total
+
 CONFIDENT = 0.9
 """The probability from which on a prediction counts as confident."""
+
+UNIT = 2**20
+"""Parts of one pixel's entropy in which sums are counted."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,13 +53,15 @@ class LabelFree:
 
 
 class LabelFreeSums:
-    """Sums over pixels, kept on the device until ``compute``."""
+    """Sums over pixels, kept on the device until ``compute``; integers, whose sum over ranks no order changes.
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self._images = 0
-        self._compared = False
-        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # of entropy, confident and agreeing pixels
-        self._predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
+    Args:
+        compared: whether ``update`` is given the logits of another network, too.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device, compared: bool) -> None:
+        self._compared = compared
+        self._sums = torch.zeros(4 + num_classes, dtype=torch.int64, device=device)  # images, then as ``update`` has it
 
     def update(self, logits: Tensor, other: Tensor | None = None) -> None:
         """Add images' logits (B, K, H, W), and those of another network for the same images."""
@@ -62,21 +69,26 @@ class LabelFreeSums:
         probability, prediction = log_p.exp().max(1)
         entropy = -(log_p.exp() * log_p).sum() / math.log(max(logits.shape[1], 2))
         agreeing = torch.zeros_like(entropy) if other is None else (other.argmax(1) == prediction).sum()
-        self._sums += torch.stack([entropy.double(), (probability >= CONFIDENT).sum().double(), agreeing.double()])
+        sums = [(entropy.double() * UNIT).round(), (probability >= CONFIDENT).sum(), agreeing]
+        self._sums[0] += len(logits)
+        self._sums[1:4] += torch.stack([value.long() for value in sums])
         flat = prediction.flatten()
-        self._predicted.scatter_add_(0, flat, torch.ones_like(flat))
-        self._images += len(logits)
-        self._compared = other is not None
+        self._sums[4:].scatter_add_(0, flat, torch.ones_like(flat))
+
+    def add_ranks(self) -> None:
+        """Add the sums of all ranks."""
+        self._sums = total(self._sums)
 
     def compute(self) -> LabelFree | None:
         """Return the measures so far; None before the first image."""
-        if not self._images:
+        images, *sums = self._sums[:4].tolist()
+        if not images:
             return None
-        predicted = self._predicted.cpu()
-        entropy, confident, agreeing = (self._sums.cpu() / predicted.sum()).tolist()
+        predicted = self._sums[4:].cpu()
+        entropy, confident, agreeing = (value / int(predicted.sum()) for value in sums)
         return LabelFree(
-            images=self._images,
-            entropy=entropy,
+            images=images,
+            entropy=entropy / UNIT,
             confident=confident,
             predicted=predicted / predicted.sum().double(),
             agreement=agreeing if self._compared else None,

@@ -289,6 +289,7 @@ class Run:
             classes=options.classes,
             batch_size=options.batch_size,
             limit=options.limit,
+            workers=self.recipe.data.workers,
             progress=progress,
         )
 

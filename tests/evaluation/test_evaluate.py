@@ -1,16 +1,23 @@
 """Evaluation of a network on a data set."""
 
 import dataclasses
+import multiprocessing
+import os
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import get_worker_info
 
 from dalib import Engine, wrap_model
+from dalib.data.bad_items import BadItems, ItemError, Readable
 from dalib.errors import DataError
 from dalib.evaluation.evaluate import evaluate, inference
 from dalib.evaluation.protocols import PROTOCOLS
+from tests.faulty_plugin import FaultyData
+from tests.tiny import Supervised
 
 
 class Scenes:
@@ -74,6 +81,12 @@ def test_only_items_of_one_size_share_a_batch():
     model = Network()
     evaluate(model, Scenes((6, 8), (6, 8), (6, 8), (5, 7), (6, 8)), batch_size=2)
     assert model.batches == [(2, 3, 6, 8), (1, 3, 6, 8), (1, 3, 5, 7), (1, 3, 6, 8)]
+
+
+def test_batches_are_parts_of_chunks_that_are_the_same_wherever_sizes_change():
+    model = Network()
+    evaluate(model, Scenes((5, 7), (6, 8), (6, 8), (6, 8), (6, 8)), batch_size=2)
+    assert model.batches == [(1, 3, 5, 7), (1, 3, 6, 8), (2, 3, 6, 8), (1, 3, 6, 8)]
 
 
 def test_network_sees_the_input_size_and_pixels_are_counted_at_the_labels_size():
@@ -185,3 +198,78 @@ def test_classes_in_another_order_are_no_score():
 def test_empty_data_set_is_an_error():
     with pytest.raises(DataError, match="empty"):
         evaluate(Network(), Scenes())
+
+
+class Elsewhere(Scenes):
+    """Images that refuse to be read where the network runs."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.process = os.getpid()
+
+    def __getitem__(self, index):
+        assert get_worker_info() is not None and os.getpid() != self.process
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("workers", "batch_size"), [(1, 1), (2, 1), (2, 2), (9, 4)])
+def test_worker_processes_read_all_images_and_change_nothing(workers, batch_size):
+    sizes = [(6, 8)] * 5 + [(5, 7)] * 4
+    model, calls = Network(), []
+    here, there = Scenes(*sizes), Elsewhere(*sizes)
+    for scenes in (here, there):
+        scenes.items[2] = IMAGE
+        scenes.items[7] = (IMAGE, LABEL + 255)
+    options = {"batch_size": batch_size, "limit": 8}
+    expected, order = evaluate(model, here, **options), model.batches
+    model.batches = []
+    random = torch.get_rng_state()
+    result = evaluate(model, there, workers=workers, progress=lambda *done: calls.append(done), **options)
+    assert torch.equal(result.confusion, expected.confusion) and model.batches == order
+    assert result.to_dict() == expected.to_dict() and result.label_free.images == 2
+    assert calls == [(min(done + batch_size, 8), 8) for done in range(0, 8, batch_size)]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_item_is_one_message_whoever_reads_it(workers):
+    scenes = Scenes(*[(4, 6)] * 6)
+    scenes.items[3] = (IMAGE, LABEL + 7)
+    with pytest.raises(DataError) as caught:
+        evaluate(Network(), scenes, batch_size=2, workers=workers)
+    assert str(caught.value) == "item 3: expected train ids in 0..2 or 255, found 7."
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_set_that_fails_is_told_by_the_item_with_its_traceback(workers):
+    with pytest.raises(ItemError) as caught:
+        evaluate(Network(19), FaultyData("code"), workers=workers)
+    assert "street_4.png of the eval data could not be loaded: KeyError: 'oops'" in str(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError) or 'raise KeyError("oops")' in str(caught.value)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_is_killed_is_told_and_the_others_end():
+    engine = Engine(wrap_model(Network(19), 19), [Supervised()], device="cpu")
+    with pytest.raises(DataError) as caught:
+        engine.fit(FaultyData(), steps=1, batch_size=1, workers=2, eval=FaultyData("death"))
+    assert re.sub(r"pid \d+", "pid 1", str(caught.value)) == (
+        "a worker process that loads the eval data (pid 1) was ended by SIGKILL. Is the system short of memory? "
+        "Lower data.workers or evaluate.batch_size."
+    )
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_that_may_be_skipped_are_counted_here_whoever_reads_them(workers):
+    spoilt, whole = Items(*[IMAGE] * 6), Items(*[IMAGE] * 6)
+    spoilt.items[1] = spoilt.items[4] = torch.zeros(3)
+    told = []
+    items = BadItems(2, told.append)
+    result = evaluate(Network(), Readable(spoilt, "target", items), batch_size=4, workers=workers)
+    assert result.to_dict() == evaluate(Network(), whole, batch_size=4).to_dict()
+    assert list(items.messages) == ["target item 1", "target item 4"] and told == list(items.messages.values())
+    with pytest.raises(DataError, match="one more than the 1 unreadable items that"):
+        evaluate(Network(), Readable(spoilt, "target", BadItems(1)), workers=workers)

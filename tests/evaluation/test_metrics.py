@@ -7,7 +7,7 @@ from rich.console import Console
 
 from dalib.errors import DataError
 from dalib.evaluation.label_free import LabelFree
-from dalib.evaluation.metrics import ConfusionMatrix, intersection_over_union
+from dalib.evaluation.metrics import ConfusionMatrix, best_class, intersection_over_union
 from dalib.evaluation.result import SUBSETS, Result, class_ids
 from dalib.labels import CITYSCAPES_CLASSES
 
@@ -30,11 +30,24 @@ def test_counts_equal_a_loop_over_pixels():
     assert torch.equal(matrix.compute(), expected)
 
 
+def test_counting_leaves_the_labels_as_they_are():
+    label = torch.tensor([[0, 1, 2, 255]])
+    ConfusionMatrix(3).update(torch.ones(1, 4, dtype=torch.int64), label)
+    assert label.tolist() == [[0, 1, 2, 255]]
+
+
 def test_a_label_of_no_class_is_an_error_with_the_count():
     matrix = ConfusionMatrix(3)
     matrix.update(torch.zeros(1, 4, dtype=torch.int64), torch.tensor([[0, 3, 7, 255]]))
     with pytest.raises(DataError, match=r"2 pixels have a label outside 0\.\.2"):
         matrix.compute()
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 19, 255])
+def test_best_class_is_argmax_and_of_equal_logits_the_first(num_classes):
+    logits = torch.randint(-2, 3, (2, num_classes, 9, 7), generator=torch.Generator().manual_seed(0)).float()
+    logits[0, :, 0] = -torch.inf
+    assert torch.equal(best_class(logits).long(), logits.argmax(1))
 
 
 def test_iou_by_hand_with_an_absent_class():

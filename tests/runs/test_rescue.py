@@ -116,6 +116,14 @@ def test_a_dead_worker_and_a_broken_data_set_end_the_run_saved_with_all_processe
     assert multiprocessing.active_children() == []
 
 
+def test_evaluation_reads_in_the_recipes_worker_processes(recipe, capsys):
+    eval_dies = ["data.eval={use: faulty, how: death}", "data.workers=1"]
+    for command in (arguments(recipe, "none"), ["evaluate", recipe.parent / "none"]):
+        said = refusal(capsys, *command, *eval_dies)
+        assert re.match(r"a worker process that loads the eval data \(pid \d+\) was ended by SIGKILL\. ", said)
+    assert multiprocessing.active_children() == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_the_whole_group_ends_the_run_as_one_to_it_alone_does(number, recipe):
     folder = recipe.parent / "none"
