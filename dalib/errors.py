@@ -9,9 +9,11 @@ class DalibError(Exception):
 
     Attributes:
         raised_by: the strategy, hook and step that raised it; None for an error from elsewhere.
+        told: another rank of the job tells the user.
     """
 
     raised_by: str | None = None
+    told = False
 
 
 class RecipeError(DalibError):
@@ -48,6 +50,21 @@ class WeightsError(DalibError):
 
 class CheckpointError(DalibError):
     """A checkpoint cannot be read, or does not belong to this run."""
+
+
+class RankError(DalibError):
+    """Another rank of the job is dead, hangs or has ended.
+
+    Attributes:
+        signal: the number of the signal that ended the other rank, else 0.
+    """
+
+    raised_by = "torch.distributed"  # no strategy, though a hook may have waited for the others
+
+    def __init__(self, message: str, *, told: bool = False, signal: int = 0) -> None:
+        super().__init__(message)
+        self.told = told
+        self.signal = signal
 
 
 class StrategyError(RuntimeError):

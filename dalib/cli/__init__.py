@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from dalib.files import find_checkpoint
 from dalib.prose import wrapped
 from dalib.yaml import read_yaml
 
+FAULT = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 RED, YELLOW = 31, 33
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, rest = parser.parse_known_args(arguments)
         _take_overrides(parser, options, rest)
         configure_logging()
-        _check_paths(options)
+        if not _among_ranks():  # which say the same once, when they know of one another
+            _check_paths(options)
         from dalib.cli.starting import end_quickly, starting
 
         end_quickly()
@@ -55,20 +58,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
             allow_bundled_only()
         return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
     except DalibError as error:
-        _say(str(error))
+        if not error.told:
+            _say(str(error))
         stopped_by = getattr(error, "signal", None)  # of an InterruptedRunError
-        return USER_ERROR if stopped_by is None else 128 + stopped_by
+        return _ended(128 + stopped_by if stopped_by else USER_ERROR)
     except KeyboardInterrupt:
         _say("interrupted.")
-        return INTERRUPTED
+        return _ended(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away, as `| head` does
         return 0
-    except OSError as error:
-        if error.errno not in OUTSIDE:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OUTSIDE:
+            of = error.filename or "a file"
+            _say(f"{of}: {error.strerror}; check the path, its permissions and the disk's space.")
+            return _ended(USER_ERROR)
+        if not _among_ranks():
             raise
-        _say(f"{error.filename or 'a file'}: {error.strerror}; check the path, its permissions and the disk's space.")
-        return USER_ERROR
+        _say(traceback.format_exc())
+        return _ended(FAULT)
+
+
+def _among_ranks() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _ended(status: int) -> int:
+    """Return the status; a rank ends with it at once, for torch would wait for collectives that will never complete."""
+    if _among_ranks():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _check_paths(options: argparse.Namespace) -> None:
@@ -96,7 +117,9 @@ class _ToStderr(logging.Handler):
 
 
 def _say(message: str) -> None:
-    print(_colored(_wrapped(f"dalib: {message}"), RED), file=sys.stderr)  # noqa: T201
+    ranks = sys.modules.get("dalib.ranks")  # not yet imported where nothing has begun
+    if ranks is None or ranks.watch is None or ranks.watch.first_to_say(message):
+        print(_colored(_wrapped(f"dalib: {message}"), RED), file=sys.stderr)  # noqa: T201
 
 
 def _wrapped(text: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate as resize
 
 from dalib.cli import NATIVE
+from dalib.cli.joining import Job, joined
 from dalib.cli.starting import without_garbage_collection
 from dalib.core.arguments import check_sizes
 from dalib.core.create import loss_from, strategy_from
@@ -69,16 +70,23 @@ CALIBRATED_ON = 32  # images, of which every second one is for the comparison
 
 def train(options: Namespace) -> None:
     """Train a recipe into a run folder."""
-    recipe = load_recipe(options.recipe, options.overrides)
-    stored = RunFolder(Path(options.recipe)).recipe.is_file()  # a run's folder stands for its recipe
-    out = options.out or (Path(options.recipe) if stored else Path("runs") / Path(options.recipe).stem)
-    run_recipe(recipe, out, resume=options.resume, before=options.before, console=Console())
+    with joined() as job:
+        recipe = load_recipe(options.recipe, options.overrides)
+        stored = RunFolder(Path(options.recipe)).recipe.is_file()  # a run's folder stands for its recipe
+        out = options.out or (Path(options.recipe) if stored else Path("runs") / Path(options.recipe).stem)
+        job.connect(recipe.train.timeout, recipe.train.device)
+        run_recipe(recipe, out, resume=options.resume, before=options.before, console=job.console())
 
 
 def evaluate(options: Namespace) -> None:
     """Evaluate a run, or an exported file on a recipe's data."""
+    with joined() as job:
+        _evaluate(options, job)
+
+
+def _evaluate(options: Namespace, job: Job) -> None:
     score: Callable[..., Result]
-    console = Console()
+    console = job.console()
     recipe = None if options.recipe is None else load_recipe(options.recipe)
     stack = [override for override in options.overrides if override.startswith(("strategies", "plugins"))]
     others = [override for override in options.overrides if override not in stack]
@@ -105,7 +113,9 @@ def evaluate(options: Namespace) -> None:
         same_classes({str(options.run): classes, "data.eval": classes_of(dataset)})
         if advice := mask_advice(classes, label_pixels(dataset)):
             logger.warning("data.eval: of the classes one alone has pixels.%s", advice)
-    _check_json(options)
+    if not job.rank:
+        _check_json(options)
+    job.connect(recipe.train.timeout, None)
     settings = recipe.evaluate
     with image_bar(console, "evaluating") as progress:
         result = score(
@@ -118,7 +128,7 @@ def evaluate(options: Namespace) -> None:
             progress=progress,
         )
     console.print(result.table())
-    if options.json:
+    if options.json and not job.rank:
         write_json(Path(options.json), result.to_dict())
 
 

@@ -20,11 +20,13 @@ def starting(doing: str) -> Iterator[None]:
 
     Python's KeyboardInterrupt would leave a traceback, or be taken for a library that is absent.
     """
-    status = Console(stderr=True).status(doing)
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's ranks, or alone
+    status = Console(stderr=True, quiet=not first).status(doing)
 
     def end(number: int, frame: FrameType | None) -> None:
         # Past Python's buffers, which may be in the middle of a write; the codes clear the line and show the cursor.
-        os.write(2, (b"\r\x1b[2K\x1b[?25h" if os.isatty(2) else b"") + b"dalib: interrupted.\n")
+        if first:
+            os.write(2, (b"\r\x1b[2K\x1b[?25h" if os.isatty(2) else b"") + b"dalib: interrupted.\n")
         os._exit(INTERRUPTED)
 
     in_main = threading.current_thread() is threading.main_thread()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dalib import ranks
 from dalib.device import hardware_name
 
 PACKAGES = ("dalib-seg", "torch", "torchvision", "kornia", "timm", "pluggy", "pydantic")
@@ -23,6 +24,7 @@ def environment_of(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "hardware": hardware_name(device),
         "threads": torch.get_num_threads(),
+        "ranks": ranks.world(),
         "packages": {name: _version(name) for name in PACKAGES},
         "command": shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]),
         "started": datetime.now().astimezone().isoformat(" ", "seconds"),

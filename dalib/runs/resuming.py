@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Options that a resumed run may change; ``train.steps`` changes the schedule from there on.
 _FREE = {
     *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_every", "train.eval_every"),
-    *("train.device", "train.on_non_finite", "data.workers", "data.on_bad_item", "data.max_bad_items"),
+    *("train.device", "train.timeout", "train.on_non_finite", "data.workers", "data.on_bad_item", "data.max_bad_items"),
     *("train.checkpoint_activations", "evaluate.limit", "evaluate.batch_size"),
 }
 

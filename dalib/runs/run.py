@@ -4,7 +4,8 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.status import Status
 from torch import Tensor
 
+from dalib import ranks
 from dalib.core import checkpoint
 from dalib.core.arguments import check_sizes
 from dalib.core.trained_classes import check_logits, check_trained_classes
@@ -20,7 +22,7 @@ from dalib.data.bad_items import BadItems, Readable
 from dalib.data.dataset import absent_classes, label_pixels, mask_advice, palette_of
 from dalib.data.loader import check_not_empty, first_look
 from dalib.device import choose_device
-from dalib.errors import CheckpointError, DalibError
+from dalib.errors import CheckpointError, DalibError, RecipeError
 from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
 from dalib.labels import IGNORE
@@ -50,6 +52,8 @@ def run(
 ) -> Result:
     """Train, evaluate and report; return the result on ``data.eval``.
 
+    Where torch.distributed is initialised, every rank calls it; the first alone writes and says anything.
+
     Args:
         out: the run's folder.
         resume: continue from the folder's newest undamaged checkpoint; without one, start at step 0.
@@ -58,7 +62,9 @@ def run(
     Raises:
         DalibError: the user has to act; recipe, data and stack are checked before the first step.
     """
-    return Run(recipe, Path(out), console or Console(quiet=True, force_terminal=False), before).go(resume)
+    if console is None or ranks.rank():
+        console = Console(quiet=True, force_terminal=False)
+    return Run(recipe, Path(out), console, before).go(resume)
 
 
 class Run:
@@ -68,12 +74,15 @@ class Run:
         self.recipe = recipe
         self.folder = RunFolder(out)
         self.console = console
-        self.before = None if before is None else Earlier.read(Path(before))
+        self.first = ranks.rank() == 0  # which alone has the folder
+        with ranks.alone():
+            self.before = Earlier.read(Path(before)) if before is not None and self.first else None
         with self.console.status("reading the data") as status:
             self._build(status)
 
     def _build(self, status: Status) -> None:
         recipe = self.recipe
+        _check_divides(recipe)
         built = {name: build_dataset(recipe, name) for name in recipe.data.names()}
         self.streams = {name: dataset for name, dataset in built.items() if dataset is not None}
         trained = {name: dataset for name, dataset in self.streams.items() if name != "target"}
@@ -113,12 +122,12 @@ class Run:
 
     def go(self, resume: bool) -> Result:
         """Train the missing steps, then evaluate, write the panels and report."""
-        with locked(self.folder.path), closing(self.engine):
+        with locked(self.folder.path) if self.first else nullcontext(), closing(self.engine):
             return self._go(resume)
 
     def _go(self, resume: bool) -> Result:
-        samples = Samples(self.eval, self.palette)
-        fresh = not self.folder.recipe.exists()
+        samples = Samples(self.eval, self.palette) if self.first else None
+        fresh = self.first and not self.folder.recipe.exists()
         try:
             with self.console.status("preparing the run"):
                 self._begin(resume, samples)
@@ -131,13 +140,26 @@ class Run:
             result = self._score(progress)
         if self.recipe.train.eval_every:
             self._keep_best(result)
-        self.folder.log_score(self.engine.index, _figures(result))
-        samples.predict("prediction", self.engine, teacher=self._teacher)
-        samples.write(self.folder.panels)
-        self._finish(result)
+        self._gather_bad_items()
+        if samples is not None:
+            self.folder.log_score(self.engine.index, _figures(result))
+            with ranks.alone():
+                samples.predict("prediction", self.engine, teacher=self._teacher)
+            samples.write(self.folder.panels)
+            self._finish(result)
+        ranks.from_first(None)  # for the others, too, a run is over when its files are there
         return result
 
-    def _begin(self, resume: bool, samples: Samples) -> None:
+    def _begin(self, resume: bool, samples: Samples | None) -> None:
+        state = None if samples is None else self._begin_writing(resume or ranks.restarted(), samples)
+        state = ranks.from_first(state)  # the others need no folder
+        if state is not None:  # after the prediction, which shows the untrained model
+            self._restore(state)
+            ranks.stepped(self.engine.index)
+        ranks.begun()
+
+    def _begin_writing(self, resume: bool, samples: Samples) -> dict[str, Any] | None:
+        """Start the folder, or return the state to resume from."""
         state = None
         if resume and self.folder.checkpoints:
             if changed := check_same_recipe(self.folder.path, self.recipe.to_yaml()):
@@ -148,9 +170,9 @@ class Run:
         else:
             self.folder.start(self.recipe.to_yaml(), environment_of(self.engine.device), again=resume)
         if self.before or self.recipe.model.get("weights"):  # random weights predict noise
-            samples.predict("prediction before", self.before.engine if self.before else self.engine)
-        if state is not None:  # after the prediction, which shows the untrained model
-            self._restore(state)
+            with ranks.alone():
+                samples.predict("prediction before", self.before.engine if self.before else self.engine)
+        return state
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         if not {"seconds", "best", "best_step", "time", "bad_items"} <= state.keys():
@@ -166,11 +188,18 @@ class Run:
             self.seconds = float(state["seconds"])
             self.best, self.best_step = float(state["best"]), int(state["best_step"])
             self.time, self.bad_items.messages = Counter(state["time"]), dict(state["bad_items"])
-        self.folder.clean()
-        write_text(self.folder.recipe, self.recipe.to_yaml())
         self._logged, self.saving.saved = (self.engine.index, self.seconds), self.engine.index
-        self.folder.rewind(self.engine.index)
+        if self.first:
+            self.folder.clean()
+            write_text(self.folder.recipe, self.recipe.to_yaml())
+            self.folder.rewind(self.engine.index)
         tell(self.console, f"resuming {self.folder.path} at step {self.engine.index}")
+        if (were := state.get("ranks", 1)) != (now := ranks.world()):
+            self._warn(
+                f"the checkpoint is of a job of {were} ranks, and this one has {now}. The batches are the same, but "
+                "BatchNorm that is not synchronised sees other parts of them, and other random numbers are drawn, so "
+                "the run goes on differently from here."
+            )
 
     def _train(self) -> None:
         train, data = self.recipe.train, self.recipe.data
@@ -183,9 +212,10 @@ class Run:
             bad_items=self.bad_items,
         )
         best = self.best, self.best_step
+        agreed = ranks.Soon()
         with (
             Display(self.console, train.steps, self.engine.index, data.batch_size, best) as display,
-            Interruption(display.stopping) as interruption,
+            Interruption(partial(self._told, display)) as interruption,
             self.saving.rescued(interruption),
             closing(steps),
         ):
@@ -193,21 +223,37 @@ class Run:
                 self.seconds = earlier + time.perf_counter() - started
                 self._record(terms, display)
                 self.saving.save_due()
-                if interruption.signal is not None:
-                    raise self.saving.interrupted(interruption.signal)
+                ranks.stepped(self.engine.index)
+                if number := agreed.greatest(interruption.signal or 0, last=self.engine.index == train.steps):
+                    raise self.saving.interrupted(number)
+
+    def _told(self, display: Display) -> None:
+        """Note a signal, in a thread."""
+        ranks.signalled()
+        if self.first:
+            display.stopping()
 
     def _record(self, terms: Mapping[str, Tensor], display: Display) -> None:
         """Log a step's metrics and evaluate, if due."""
         step, train = self.engine.index, self.recipe.train
         metrics: dict[str, float] = {}
-        if step % train.log_every == 0 or step == train.steps:
+        logs = step % train.log_every == 0 or step == train.steps
+        if logs or self.saving.due:
+            self._gather_bad_items()
+        if logs:
             metrics |= self._metrics(terms)
         if train.eval_every and step % train.eval_every == 0 and step < train.steps:
             metrics |= self._score_on_the_way(display)
-        if metrics:
+        if metrics and self.first:
             self.folder.log({"step": step, **metrics})
             display.log(step, metrics)
         display.step(step)
+
+    def _gather_bad_items(self) -> None:
+        """Count what the other ranks could not read."""
+        if self.bad_items.limit:
+            for messages in ranks.gathered_objects(self.bad_items.messages):
+                self.bad_items.count(messages)
 
     def _metrics(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """Copy the step's terms to the host, the only synchronisation of an ordinary step."""
@@ -268,6 +314,7 @@ class Run:
         return {
             "recipe": self.recipe.to_yaml(),
             "data": self.data,
+            "ranks": ranks.world(),
             "palette": [list(color) for color in self.palette],
             "seconds": self.seconds,
             "time": dict(self._time()),
@@ -336,3 +383,12 @@ def _figures(result: Result) -> dict[str, float]:
     """Return what the metrics say of an evaluation."""
     figures = result.label_free.figures() if result.label_free else {}
     return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}
+
+
+def _check_divides(recipe: Recipe) -> None:
+    size, micro, world = recipe.data.batch_size, recipe.train.accumulate, ranks.world()
+    if size % (micro * world):
+        raise RecipeError(
+            f"data.batch_size: {size} images, which count all ranks, do not divide into {world} ranks times {micro} "
+            f"micro-batches (train.accumulate); expected a multiple of {micro * world}."
+        )

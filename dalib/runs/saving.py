@@ -5,16 +5,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dalib import ranks
 from dalib.core import checkpoint
 from dalib.core.engine import Engine
-from dalib.errors import DalibError, add_to
+from dalib.errors import DalibError, RankError, add_to
 from dalib.runs.folder import RunFolder
 from dalib.runs.recipe import TrainOptions
 from dalib.runs.signals import InterruptedRunError, Interruption, signal_name
 
 
 class Saving:
-    """Writes the checkpoints of one run.
+    """Writes the checkpoints of one run; of several ranks the first writes, and all call.
 
     Args:
         extras: returns what a checkpoint of a run holds beside the engine's state.
@@ -29,13 +30,22 @@ class Saving:
         self._extras = extras
         self.saved: int | None = None  # step of the last checkpoint
 
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint is due at this step."""
+        step, train = self._engine.index, self._train
+        return self._kept or step % train.checkpoint_every == 0 or step == train.steps
+
+    @property
+    def _kept(self) -> bool:
+        every = self._train.keep_every
+        return every is not None and self._engine.index % every == 0
+
     def save_due(self) -> None:
         """Save the checkpoints due at this step; ``last.pt`` comes last, since a resumed run starts after it."""
-        step, train = self._engine.index, self._train
-        kept = train.keep_every is not None and step % train.keep_every == 0
-        if kept:
-            self._save(self._folder.kept(step))
-        if kept or step % train.checkpoint_every == 0 or step == train.steps:
+        if self._kept:
+            self._save(self._folder.kept(self._engine.index))
+        if self.due:
             self.save_last()
 
     def save_last(self) -> None:
@@ -56,20 +66,27 @@ class Saving:
         except InterruptedRunError:
             raise
         except Exception as error:
-            if interruption.signal is not None:  # a signal to the process group kills the loader's workers, too
-                raise self.interrupted(interruption.signal) from error
-            if self._engine.index:  # before the first step there is nothing to save
-                add_to(error, self._rescue())
+            number = error.signal if isinstance(error, RankError) else interruption.signal
+            # torchrun ends the others by a signal where a rank has died, and the loader's workers with them
+            lost = ranks.lost() if number and not isinstance(error, RankError) else None
+            if number and lost is None:
+                raise self.interrupted(number) from error
+            if self._engine.index and ranks.rank() == 0:  # before the first step there is nothing to save
+                add_to(lost or error, self._rescue())
+            if lost:
+                raise lost from error
             raise
 
     def interrupted(self, number: int) -> InterruptedRunError:
         """Save, and return the error to raise; ``number`` is the signal's."""
         self.save_last()
-        return InterruptedRunError(
+        error = InterruptedRunError(
             number,
             f"stopped at step {self._engine.index} of {self._train.steps} by {signal_name(number)}; it is saved. "
             f"{self._go_on}",
         )
+        error.told = ranks.rank() > 0
+        return error
 
     def _rescue(self) -> str:
         """Try to save and return a sentence on the outcome."""
@@ -85,4 +102,6 @@ class Saving:
         return f"Go on with `dalib train {self._folder.path} --resume`."
 
     def _save(self, path: Path, previous: Path | None = None) -> None:
-        checkpoint.write(self._engine.state_dict() | dict(self._extras()), path, previous)
+        state = self._engine.state_dict() | dict(self._extras())
+        if ranks.rank() == 0:
+            checkpoint.write(state, path, previous)

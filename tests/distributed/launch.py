@@ -3,9 +3,12 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 150  # seconds, within pytest's own limit
+PATIENCE = 150  # seconds for a job, of which a test may start two
 
 
 def torchrun(ranks: int, *command: object, restarts: int = 0) -> list[str]:
@@ -36,6 +39,52 @@ def dalib(ranks: int, *arguments: object, restarts: int = 0, **variables: str) -
     return subprocess.run(
         started, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=PATIENCE, check=False
     )
+
+
+class Started:
+    """A job of ``dalib`` that goes on while a test acts on its processes; it ends with the block."""
+
+    def __init__(self, ranks: int, *arguments: object, restarts: int = 0) -> None:
+        command = torchrun(ranks, "-m", "dalib", *arguments, restarts=restarts)
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._acted = 0.0
+
+    def __enter__(self) -> "Started":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in [self._process.pid, *self._pids().values()]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def await_step(self, step: int, folder: Path) -> None:
+        """Wait until the run in ``folder`` has logged this step."""
+        metrics, end = folder / "metrics.jsonl", time.monotonic() + PATIENCE
+        while not metrics.exists() or metrics.read_text().count("\n") < step:
+            assert self._process.poll() is None and time.monotonic() < end, f"step {step} was never seen"
+            time.sleep(0.002)
+
+    def send(self, number: int, rank: int | None = None) -> None:
+        """Send a signal to a rank, or to torchrun."""
+        os.kill(self._process.pid if rank is None else self._pids()[rank], number)
+        self._acted = time.monotonic()
+
+    def end(self) -> tuple[int, str, float]:
+        """Return torchrun's status, what the job has said, and the seconds since the last signal."""
+        said, _ = self._process.communicate(timeout=PATIENCE)
+        return self._process.returncode, said, time.monotonic() - self._acted
+
+    def _pids(self) -> dict[int, int]:
+        """Return the ranks' process ids."""
+        found = {}
+        for children in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
+            for pid in children.read_text().split():
+                with suppress(OSError):
+                    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+                    found |= {int(v[5:]): int(pid) for v in variables if v.startswith("RANK=")}
+        return found
 
 
 def on_ranks(ranks: int, function: Callable[..., Any], folder: Path, **options: Any) -> list[Any]:
