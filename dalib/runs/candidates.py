@@ -45,6 +45,7 @@ class Candidates:
 
     Args:
         by: what is best, ``miou`` or one of the ``validators``.
+        images: how many each evaluation is on; those on fewer or more are not compared.
 
     Fields:
         steps: of each evaluation. mious: of each, nan without labels.
@@ -53,16 +54,18 @@ class Candidates:
 
     by: str
     validators: Mapping[str, Validator]
+    images: int
     steps: list[int] = field(default_factory=list)
     mious: list[float] = field(default_factory=list)
     best_step: int = 0
 
     def add(self, step: int, result: Result) -> dict[str, float]:
-        """Add an evaluation and return its figures by name; those that are not known are left out."""
-        self.steps.append(step)
-        self.mious.append(math.nan if result.miou is None else result.miou)
-        for validator in self.validators.values():
-            validator.add(result.evidence)
+        """Add an evaluation, once a step, and return its figures by name; those that are not known are left out."""
+        if step not in self.steps:
+            self.steps.append(step)
+            self.mious.append(math.nan if result.miou is None else result.miou)
+            for validator in self.validators.values():
+                validator.add(result.evidence)
         figures = result.label_free.figures() if result.label_free else {}
         figures |= {name: validator.scores()[-1] for name, validator in self.validators.items()}
         return {name: value for name, value in {MIOU: self.mious[-1], **figures}.items() if math.isfinite(value)}
@@ -101,10 +104,13 @@ class Candidates:
     def state_dict(self) -> dict[str, Any]:
         """Return all evaluations as tensors and primitives."""
         states = {name: validator.state_dict() for name, validator in self.validators.items()}
-        return {"steps": list(self.steps), "mious": list(self.mious), "best_step": self.best_step, "validators": states}
+        lists = {"steps": list(self.steps), "mious": list(self.mious)}
+        return {"images": self.images, "best_step": self.best_step, **lists, "validators": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the evaluations."""
+        """Restore the evaluations, unless they were on another number of images."""
+        if state["images"] != self.images:
+            return
         self.steps, self.mious = list(state["steps"]), list(state["mious"])
         self.best_step = int(state["best_step"])
         for name, validator in self.validators.items():

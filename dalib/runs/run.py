@@ -115,10 +115,10 @@ class Run:
         sizes = {name: stream.size for name, stream in seen.items()}
         plan = self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
         check_sizes(self.engine.model, plan.rows[-1].sizes if plan.rows else sizes)
-        self.candidates = Candidates(recipe.evaluate.best, validators_of(recipe))
+        scored = min(len(self.eval), recipe.evaluate.limit or len(self.eval))
+        self.candidates = Candidates(recipe.evaluate.best, validators_of(recipe), scored)
         self.needs = needs_of(self.candidates.validators)
         check_teacher(self.candidates.validators, self.engine)
-        scored = min(len(self.eval), recipe.evaluate.limit or len(self.eval))
         self.source = held_out_source(recipe, scored, self.streams) if "source" in self.needs else None
         self.shares = self._look_at_labels()
         self.seconds = 0.0  # of training, before a resume included
@@ -145,6 +145,8 @@ class Run:
         with image_bar(self.console, "evaluating") as progress:
             result = self._score(progress)
         figures = self._judge(result)
+        if self.recipe.train.eval_every:
+            self.saving.save_judged()
         self._gather_bad_items()
         if samples is not None:
             self.folder.log_score(self.engine.index, figures)
