@@ -18,10 +18,11 @@ def write_report(run_folder: Path) -> Path:
       ``images_per_second``;
     - ``results.json``: ``miou``, ``iou`` by class name, ``counted`` (names that the mean is over), ``absent`` (asked
       for, but without a labelled pixel), ``best`` (``miou`` and ``step`` of the best evaluation; ``by`` and ``score``
-      where a validator chose it), ``validators`` (scores by name), ``steps``, ``seconds``, ``time``
-      (seconds by strategy name), ``before`` (``miou`` and ``iou`` before adaptation), ``palette`` (RGB by class name),
-      ``trained_on`` (that scored images are trained on); where there are no labels, ``unlabelled`` (why) and ``label_free`` (``entropy``, ``confident``, ``threshold``, ``agreement``, ``predicted``
-      and ``source``: shares by class name);
+      where a validator chose it), ``validators`` (scores by name), ``steps``, ``seconds``, ``time`` (seconds by
+      strategy name), ``before`` (``miou`` and ``iou`` before adaptation), ``palette`` (RGB by class name),
+      ``trained_on`` (that scored images are trained on); where there are no labels, ``unlabelled`` (why) and
+      ``label_free`` (``entropy``, ``confident``, ``threshold``, ``agreement``, ``predicted`` and ``source``: shares by
+      class name);
     - ``environment.json``, ``recipe.yaml`` and ``panels/*.png``.
 
     Raises:
