@@ -154,7 +154,7 @@ def _select(options: Namespace, job: Job) -> None:
         logger.warning("left out: %s: %s.", path, reason)
     told = ranking.to_dict(options.by)
     console.print(ranking.table(options.by))
-    for remark in told["remarks"]:
+    for remark in (f"chosen by {options.by}: {told['chosen']}", *told["remarks"]):
         tell(console, remark)
     if options.json and not job.rank:
         write_json(Path(options.json), told)

@@ -110,6 +110,7 @@ class Ranking:
         scores = self.scores()
         return {
             "by": by,
+            "chosen": str(self.candidates[self.order(by)[0]].checkpoint),
             "higher": {name: validator.higher for name, validator in self.validators.items()},
             "candidates": [
                 {
@@ -127,6 +128,8 @@ class Ranking:
     def table(self, by: str) -> Table:
         """Return a table of the candidates, the chosen one first."""
         scores, names = self.scores(), [by, *(name for name in self.validators if name != by)]
+        runs = {candidate.run for candidate in self.candidates}
+        short = len({run.name for run in runs}) == len(runs)
         table = Table("run", "checkpoint", title=f"{len(self.candidates)} candidates by {by}, no label read")
         table.add_column("step", justify="right")
         for name in names:
@@ -134,7 +137,7 @@ class Ranking:
         for number in self.order(by):
             one = self.candidates[number]
             values = [NONE if math.isnan(scores[name][number]) else f"{scores[name][number]:.4f}" for name in names]
-            table.add_row(str(one.run), one.checkpoint.name, str(one.step), *values)
+            table.add_row(one.run.name if short else str(one.run), one.checkpoint.stem, str(one.step), *values)
         return table
 
 
@@ -200,8 +203,8 @@ class Comparison:
         if loaded.classes != self._classes:
             differing = sorted(set(loaded.classes) ^ set(self._classes)) or ["their order"]
             raise IncomparableError(f"its classes are others: they differ in {', '.join(differing[:5])}")
-        if self._own and (differing := _differing(recipe, loaded.recipe, self._needs)):
-            raise IncomparableError(f"its {differing} are others; --recipe names what all are judged on")
+        if self._own and (other := _differing(recipe, loaded.recipe, self._needs)):
+            raise IncomparableError(f"its {other} are others; --recipe names what all are judged on")
         settings, engine = recipe.evaluate, loaded.engine
         options: dict[str, Any] = {
             "teacher": loaded.recipe.evaluate.model == "teacher",
