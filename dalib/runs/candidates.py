@@ -71,9 +71,13 @@ class Candidates:
         return {name: value for name, value in {MIOU: self.mious[-1], **figures}.items() if math.isfinite(value)}
 
     def improved(self) -> bool:
-        """Return whether the last evaluation is better than that of ``best.pt``, which it then replaces."""
+        """Return whether the last evaluation is better than that of ``best.pt``, which it then replaces.
+
+        The first is kept before a validator that compares evaluations knows its score.
+        """
         scores = self._scores()
-        if math.isnan(scores[-1]) or (self.best_step and not self._better(scores[-1], self._of_best(scores))):
+        first = not self.best_step and self.by != MIOU
+        if not first and (math.isnan(scores[-1]) or not self._better(scores[-1], self.best)):
             return False
         self.best_step = self.steps[-1]
         return True
@@ -95,8 +99,8 @@ class Candidates:
         return miou, -step
 
     def describe_best(self) -> dict[str, Any]:
-        """Return the best evaluation's part of ``results.json``; {} where there is none."""
-        if not self.best_step:
+        """Return the best evaluation's part of ``results.json``; {} where none is known."""
+        if math.isnan(self.best):
             return {}
         described = {"miou": finite(self._of_best(self.mious)), "step": self.best_step}
         return described if self.by == MIOU else {**described, "by": self.by, "score": self.best}
