@@ -64,7 +64,7 @@ class Registry:
         self._add("schedule", name, factory)
 
     def validator(self, name: str, factory: Factory) -> None:
-        """Register ``factory(**options) -> validator``, a ``dalib.Validator`` or what has its methods."""
+        """Register ``factory(**options) -> validator``, a ``dalib.Validator``."""
         self._add("validator", name, factory)
 
     def get(self, kind: Kind, name: str) -> Factory:

@@ -37,7 +37,8 @@ def test_a_step_of_a_run_is_one_candidate_and_previous_is_none(runs):
         for folder in runs
         for step, name in ((1, "step_000001.pt"), (2, "step_000002.pt"), (3, "last.pt"))
     ]
-    assert [one.step for one in find_candidates([runs[0] / "checkpoints" / "best.pt"])] != []
+    (best,) = find_candidates([runs[0] / "checkpoints" / "best.pt"])
+    assert best.run == runs[0] and best.step == json.loads((runs[0] / "results.json").read_text())["best"]["step"]
 
 
 def test_the_scores_are_those_of_the_runs_own_evaluations(runs):
