@@ -24,7 +24,8 @@ def seeded(device: torch.device, *key: Key) -> Iterator[None]:
     seed = seed_of(*key)
     torch.default_generator.manual_seed(seed)
     if cuda is not None:
-        torch.cuda.default_generators[cuda.index or 0].manual_seed(seed)
+        at = torch.cuda.current_device() if cuda.index is None else cuda.index
+        torch.cuda.default_generators[at].manual_seed(seed)
     try:
         yield
     finally:

@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _ended(USER_ERROR)
         if not _among_ranks():
             raise
-        _say(traceback.format_exc())
+        if _first_to_say(told := traceback.format_exc()):
+            print(told, file=sys.stderr)  # noqa: T201
         return _ended(FAULT)
 
 
@@ -119,9 +120,14 @@ class _ToStderr(logging.Handler):
 
 
 def _say(message: str) -> None:
-    ranks = sys.modules.get("dalib.ranks")  # not yet imported where nothing has begun
-    if ranks is None or ranks.watch is None or ranks.watch.first_to_say(message):
+    if _first_to_say(message):
         print(_colored(_wrapped(f"dalib: {message}"), RED), file=sys.stderr)  # noqa: T201
+
+
+def _first_to_say(message: str) -> bool:
+    """Return whether no other rank of this process's job has said it."""
+    ranks = sys.modules.get("dalib.ranks")  # not yet imported where nothing has begun
+    return ranks is None or ranks.watch is None or bool(ranks.watch.first_to_say(message))
 
 
 def _wrapped(text: str) -> str:

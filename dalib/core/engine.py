@@ -105,7 +105,6 @@ class Engine:
         check_model(model)
         check_schedule(schedule)
         self.device = choose_device(device)
-        sync_batch_norm = sync_batch_norm and ranks.world() > 1
         model = synchronised(model, self.device) if sync_batch_norm else model
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stack = Stack(strategies)

@@ -25,9 +25,14 @@ def guard_batch_norm(network: nn.Module) -> None:
 def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with every BatchNorm replaced by torch's SyncBatchNorm, whose statistics are of all ranks.
 
+    With one rank, or where all are of that class, it is the network as it is.
+
     Raises:
         StackError: the device is a CPU, which that class does not support.
     """
+    plain = (isinstance(each, _BatchNorm) and not isinstance(each, nn.SyncBatchNorm) for each in network.modules())
+    if ranks.world() == 1 or not any(plain):
+        return network
     if device.type == "cpu":
         raise StackError(
             "synchronised BatchNorm is torch's SyncBatchNorm, which needs GPUs; on CPUs leave it out, or take a larger "

@@ -223,6 +223,7 @@ def build_engine(
         classes=classes,
         purpose=purpose,
         steps=recipe.train.steps,
+        sync_batch_norm=recipe.train.sync_batch_norm,
     )
     if recipe.evaluate.model == "teacher":
         engine.network(teacher=True)  # raises here, not after the training

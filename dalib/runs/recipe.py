@@ -127,6 +127,7 @@ class TrainOptions(OptionGroup):
     ``compile``: train through ``torch.compile``; what a run writes is the same model, without it.
     ``checkpoint_activations``: keep less of each forward and compute it again in backward; see ``dalib.models``.
     ``keep_every``: permanent checkpoints (``step_000200.pt``) beside the last, the one before it and the best.
+    ``sync_batch_norm``: with several ranks, let BatchNorm use the statistics of all ranks' images; it needs GPUs.
     ``timeout``: seconds in which every rank of a job must come to where the others wait for it, or the job ends; longer
     than rank 0 takes for a checkpoint or the report.
     """
@@ -135,6 +136,7 @@ class TrainOptions(OptionGroup):
     precision: PrecisionName = "fp32"
     compile: bool = False
     checkpoint_activations: bool = False
+    sync_batch_norm: bool = False
     accumulate: Count = 1
     clip: Positive | None = None
     seed: Whole = 0

@@ -28,6 +28,7 @@ from dalib.evaluation.result import Result, class_ids
 from dalib.files import write_json, write_text
 from dalib.labels import IGNORE
 from dalib.models.activation_checkpointing import checkpoint_activations
+from dalib.models.batchnorm import synchronised
 from dalib.runs.build import build_dataset, build_engine, build_eval, build_model, check_classes, compiled
 from dalib.runs.candidates import Candidates, check_teacher, needs_of, validators_of
 from dalib.runs.environment import environment_of
@@ -95,6 +96,8 @@ class Run:
         status.update("building the model")
         device = choose_device(recipe.train.device)
         model = build_model(recipe, self.classes, device)
+        if recipe.train.sync_batch_norm:
+            model = synchronised(model, device)  # before the blocks' forwards are replaced
         if recipe.train.checkpoint_activations:
             checkpoint_activations(model)
         model = compiled(model, device) if recipe.train.compile else model
@@ -232,7 +235,9 @@ class Run:
                 self.saving.save_due()
                 ranks.stepped(self.engine.index)
                 if number := agreed.greatest(interruption.signal or 0, last=self.engine.index == train.steps):
-                    raise self.saving.interrupted(number)
+                    stopped = self.saving.interrupted(number)
+                    ranks.from_first(None)  # the job's store, without which rank 0 gives up, may end with other ranks
+                    raise stopped
 
     def _told(self, display: Display) -> None:
         """Note a signal, in a thread."""
@@ -321,8 +326,8 @@ class Run:
         """Return what a checkpoint of a run holds beside the engine's state."""
         return {
             "recipe": self.recipe.to_yaml(),
-            "data": self.data,
             "ranks": ranks.world(),
+            "data": self.data,
             "palette": [list(color) for color in self.palette],
             "seconds": self.seconds,
             "time": dict(self._time()),

@@ -113,9 +113,11 @@ def main(told: str) -> None:
     module, name, folder, options = json.loads(told)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
+    rank = dist.get_rank()
     result = getattr(importlib.import_module(module), name)(**options)
-    torch.save(result, Path(folder) / f"{dist.get_rank()}.pt")
-    dist.destroy_process_group()
+    torch.save(result, Path(folder) / f"{rank}.pt")
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def test_a_stopped_rank_is_named_within_the_timeout(rank, recipe, tmp_path):
         status, said, seconds = job.end()
     (told,) = messages(said)
     assert told.startswith(f"rank {rank} on ") and "nothing more is heard of it" in told
-    assert status != 0 and seconds < 5 + 10 + 30  # torchrun itself waits 30 s for a stopped process
+    assert status != 0 and seconds < 30 + LIMIT  # torchrun itself waits 30 s for a stopped process
 
 
 @pytest.mark.distributed
@@ -231,9 +231,9 @@ def test_where_another_rank_alone_fails_the_run_is_saved(how, tiny, tmp_path):
     folder = tmp_path / "run"
     told = (f"strategies.1={{use: odd, how: {how}}}", ODD, "train.steps=9")
     done = dalib(2, "train", tiny, "--out", folder, *told)
-    own, rescue = messages(done.stderr)
-    assert "the moon is down" in own if how == "user" else own == "Traceback (most recent call last):"
-    assert done.stderr.count("KeyError: 'oops'\n\n") == (how == "code")
+    *own, rescue = messages(done.stderr)
+    assert [told[:16] for told in own] == (["the moon is down"] if how == "user" else [])
+    assert done.stderr.count("StrategyError: strategy 'odd' in its hook 'loss' at step 3 raised") == (how == "code")
     assert rescue.startswith("rank 1 on ") and f"saved as of step {checkpoint(folder)['step']}" in rescue
 
 

@@ -1,8 +1,11 @@
 """What the ranks of a job compute together."""
 
+import pytest
 import torch
+import torch.distributed as dist
 
 from dalib import ranks
+from dalib.errors import RankError
 from tests.distributed.launch import on_ranks
 
 
@@ -21,6 +24,55 @@ def together():
         "objects": ranks.gathered_objects(f"rank {ranks.rank()}"),
         "first": ranks.from_first(ranks.rank() + 7),
     }
+
+
+def left():
+    """Return what rank 0 is told when the other one has gone."""
+    soon = ranks.Soon()
+    if ranks.rank():
+        dist.destroy_process_group()
+        return []
+    told = []
+    calls = {
+        "total": lambda: ranks.total(torch.ones(2)),
+        "gathered_objects": lambda: ranks.gathered_objects("x"),
+        "soon": lambda: soon.greatest(1, last=True),
+    }
+    for name, call in calls.items():
+        try:
+            call()
+        except RankError as error:
+            told.append(f"{name}: {error}")
+    return told
+
+
+def agreed():
+    """Return what each of 4 calls gives where rank 1 says 15 in the second one, and rank 0 says 2 in the last."""
+    soon, own = ranks.Soon(), [[0, 0, 0, 2], [0, 15, 0, 0]][ranks.rank()]
+    return [soon.greatest(value, last=call == 3) for call, value in enumerate(own)]
+
+
+def apart():
+    with ranks.alone():
+        inside = ranks.world(), ranks.rank(), ranks.total(torch.ones(1)).item(), ranks.from_first(ranks.rank())
+    return inside, ranks.world()
+
+
+@pytest.mark.distributed
+def test_a_rank_that_is_left_alone_is_told_so_by_every_call(tmp_path):
+    told, _ = on_ranks(2, left, tmp_path)
+    assert [line.partition(":")[0] for line in told] == ["total", "gathered_objects", "soon"]
+    assert all("another rank has ended, or does not answer" in line for line in told)
+
+
+@pytest.mark.distributed
+def test_a_signal_is_known_on_all_ranks_one_step_later_and_at_the_last_step_at_once(tmp_path):
+    assert on_ranks(2, agreed, tmp_path) == [[0, 0, 15, 2]] * 2
+
+
+@pytest.mark.distributed
+def test_a_rank_can_act_alone_for_a_while(tmp_path):
+    assert on_ranks(2, apart, tmp_path) == [((1, 0, 1.0, 0), 2)] * 2
 
 
 def test_two_ranks_sum_compare_and_gather(tmp_path):

@@ -160,7 +160,7 @@ def test_resuming_for_more_steps_says_that_the_schedule_changes(tmp_path):
 def test_the_best_checkpoint_is_that_of_the_highest_score_the_last_included_across_a_resume(
     last, step, tmp_path, monkeypatch
 ):
-    scores = iter([0.2, 0.6, 0.4, 0.5, last])  # after steps 1 to 4, and at the end
+    scores = iter([0.2, 0.6, 0.4, 0.5, last, 0.7])  # after steps 1 to 4, at the end, and at that of one step more
 
     def scored(self, dataset, **options):
         miou = next(scores)
@@ -182,6 +182,11 @@ def test_the_best_checkpoint_is_that_of_the_highest_score_the_last_included_acro
     assert results["best"] == {"miou": pytest.approx(score), "step": step}
     assert f"best: mIoU {100 * score:.1f} % at step {step}, " in console.file.getvalue()
     assert f"best at step {step}" in (tmp_path / "run" / "report.html").read_text()
+    judged.train.steps = 6
+    run(judged, tmp_path / "run", resume=True)
+    assert torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["step"] == (
+        5 if last > 0.7 else 6
+    )
 
 
 def test_a_run_that_was_broken_off_before_its_first_checkpoint_starts_again(whole, tmp_path):
