@@ -16,6 +16,9 @@ CONFIDENT = 0.9
 UNIT = 2**20
 """Parts of one pixel's entropy or probability in which sums are counted."""
 
+ROWS = 128
+"""Rows of pixels at a time: on a CPU smaller temporaries take half the time."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelFree:
@@ -64,10 +67,18 @@ class LabelFreeSums:
 
     def __init__(self, num_classes: int, device: torch.device, compared: bool) -> None:
         self._classes, self.compared = num_classes, compared
-        self._sums = torch.zeros(4 + 2 * num_classes, dtype=torch.int64, device=device)  # as ``update`` has it
+        self._sums = torch.zeros(
+            4 + 2 * num_classes, dtype=torch.int64, device=device
+        )  # images, then as ``_add`` has it
 
     def update(self, logits: Tensor, other: Tensor | None = None) -> None:
         """Add images' logits (B, K, H, W), and those of another network for the same images."""
+        self._sums[0] += len(logits)
+        for top in range(0, logits.shape[2], ROWS):
+            rows = slice(top, top + ROWS)
+            self._add(logits[:, :, rows], None if other is None else other[:, :, rows])
+
+    def _add(self, logits: Tensor, other: Tensor | None) -> None:
         below = logits.float() - logits.amax(1, keepdim=True)
         exponentials = below.exp()
         normalizer = exponentials.sum(1, keepdim=True)
@@ -77,7 +88,6 @@ class LabelFreeSums:
         prediction = best_class(logits)
         agreeing = torch.zeros_like(entropy) if other is None else (best_class(other) == prediction).sum()
         sums = [_parts(entropy), (normalizer <= 1 / CONFIDENT).sum(), agreeing]
-        self._sums[0] += len(logits)
         self._sums[1:4] += torch.stack([value.long() for value in sums])
         flat = prediction.flatten().long() + 4
         self._sums.scatter_add_(0, flat, torch.ones_like(flat))
