@@ -206,9 +206,9 @@ class Run:
         tell(self.console, f"resuming {self.folder.path} at step {self.engine.index}")
         if (were := state.get("ranks", 1)) != (now := ranks.world()):
             self._warn(
-                f"the checkpoint is of a job of {were} ranks, and this one has {now}. The batches are the same, but "
-                "BatchNorm that is not synchronised sees other parts of them, and other random numbers are drawn, so "
-                "the run goes on differently from here."
+                f"the number of ranks was {were} and is {now}. The batches are the same, but BatchNorm that is not "
+                "synchronised sees other parts of them, and other random numbers are drawn, so the run goes on "
+                "differently from here."
             )
 
     def _train(self) -> None:
