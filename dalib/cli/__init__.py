@@ -23,7 +23,7 @@ USER_ERROR = 2
 INTERRUPTED = 130
 RED, YELLOW = 31, 33
 NATIVE = "native"  # the size of predict
-OF_RANKS = ("train", "evaluate", "select")
+OF_RANKS = ("train", "evaluate", "select")  # the commands whose work several ranks share
 
 # Errors of the file system that the user can fix: a wrong path, its permissions, a full disk.
 OUTSIDE = {

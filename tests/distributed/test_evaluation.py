@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from dalib import make_recipe, run
+from dalib.core.create import validator_from
 from dalib.errors import DataError
 from dalib.evaluation.evaluate import evaluate
+from dalib.runs.select import select
+from dalib.yaml import parse_yaml
+from tests.command import TINY
 from tests.distributed.launch import on_ranks
 
 RANKS = 4
@@ -90,3 +95,21 @@ def test_ranks_that_share_the_images_have_the_result_of_one_process(tmp_path):
         for case in told[len(CASES) :]:
             assert case["error"] == f"item 19: expected train ids in 0..2 or 255, found {BAD}."
             assert case["seconds"] < 30
+
+
+def ranked(folders):
+    names = ("ensv", "ensv_miou", "entropy", "infomax", "snd", "source")
+    return select(folders, {name: validator_from({"use": name}, "--by") for name in names}).to_dict("ensv")
+
+
+@pytest.mark.distributed
+def test_ranks_choose_the_checkpoint_that_one_process_does_by_the_same_scores(tmp_path):
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    for seed, folder in enumerate(folders):
+        value = parse_yaml(TINY)
+        value["train"] |= {"keep_every": 1, "seed": seed}
+        value["data"]["eval"]["length"] = 7
+        run(make_recipe(value), folder)
+    alone = ranked(folders)
+    assert len(alone["candidates"]) == 4
+    assert all(told == alone for told in on_ranks(2, ranked, tmp_path, folders=folders))
