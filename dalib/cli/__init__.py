@@ -31,6 +31,9 @@ OUTSIDE = {
 }
 
 
+OF_RANKS = ("train", "evaluate")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for a user's error (one message, no traceback), 128 + a signal.
 
@@ -45,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, rest = parser.parse_known_args(arguments)
         _take_overrides(parser, options, rest)
         configure_logging()
+        _check_one_process(options)
         if not _among_ranks():  # which say the same once, when they know of one another
             _check_paths(options)
         from dalib.cli.starting import end_quickly, starting
@@ -82,6 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _among_ranks() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _check_one_process(options: argparse.Namespace) -> None:
+    """Refuse several ranks for a command that does not part its work among them: each would write the same files."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if _among_ranks() and ranks != "1" and options.command not in OF_RANKS:
+        error = DalibError(
+            f"{options.command} works in one process, and torchrun has started {ranks}; leave torchrun out."
+        )
+        error.told = os.environ["RANK"] != "0"
+        raise error
 
 
 def _ended(status: int) -> int:

@@ -124,6 +124,11 @@ class RunFolder:
             (json.loads(line).get("eval/miou", -1.0) for line in lines if _logged_step(line) == step), default=-1.0
         )
 
+    def scored(self, step: int) -> bool:
+        """Return whether the metrics have an evaluation of a step."""
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        return any("eval/" in line for line in lines if _logged_step(line) == step)
+
     def rewind(self, step: int) -> None:
         """Drop the metrics after ``step``, which a resumed run logs again, and an incomplete line."""
         if not self.metrics.exists():

@@ -225,6 +225,8 @@ class Run:
             self.saving.rescued(interruption),
             closing(steps),
         ):
+            if self._evaluates and ranks.from_first(self.first and not self.folder.scored(self.engine.index)):
+                display.log(self.engine.index, self._score_on_the_way(display))  # the run broke off in it
             for terms in steps:
                 self.seconds = earlier + time.perf_counter() - started
                 self._record(terms, display)
@@ -248,12 +250,19 @@ class Run:
             self._gather_bad_items()
         if logs:
             metrics |= self._metrics(terms)
-        if train.eval_every and step % train.eval_every == 0 and step < train.steps:
+        if metrics and self.first:  # before the evaluation, of which a resumed run can make up for
+            self.folder.log({"step": step, **metrics})
+        if self._evaluates:
             metrics |= self._score_on_the_way(display)
         if metrics and self.first:
-            self.folder.log({"step": step, **metrics})
             display.log(step, metrics)
         display.step(step)
+
+    @property
+    def _evaluates(self) -> bool:
+        """Whether the run is evaluated at this step, on the way."""
+        step, train = self.engine.index, self.recipe.train
+        return bool(train.eval_every and step and step % train.eval_every == 0 and step < train.steps)
 
     def _gather_bad_items(self) -> None:
         """Count what the other ranks could not read."""
@@ -287,7 +296,10 @@ class Run:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
         result = self._score(display.evaluating)
         self._keep_best(result)
-        return _figures(result)
+        figures = _figures(result)
+        if self.first:
+            self.folder.log_score(self.engine.index, figures)
+        return figures
 
     def _keep_best(self, result: Result) -> None:
         if result.miou is not None and result.miou > self.best:
