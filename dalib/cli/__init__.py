@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ OUTSIDE = {
 
 
 OF_RANKS = ("train", "evaluate")
+LEAVE_TO_FIRST = 5.0  # seconds in which rank 0 says what is wrong, and torchrun ends the others
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,6 +98,7 @@ def _check_one_process(options: argparse.Namespace) -> None:
             f"{options.command} works in one process, and torchrun has started {ranks}; leave torchrun out."
         )
         error.told = os.environ["RANK"] != "0"
+        time.sleep(LEAVE_TO_FIRST if error.told else 0)  # torchrun ends rank 0 as soon as another one has ended
         raise error
 
 
