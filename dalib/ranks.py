@@ -74,7 +74,7 @@ def average(tensors: Sequence[Tensor]) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in of_type])
         with _collective():
             dist.all_reduce(flat)
-        means = torch.split(flat / world(), [tensor.numel() for tensor in of_type])
+        means = torch.split(flat.div_(world()), [tensor.numel() for tensor in of_type])
         torch._foreach_copy_(of_type, [mean.view(each.shape) for mean, each in zip(means, of_type, strict=True)])
 
 

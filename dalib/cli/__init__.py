@@ -24,6 +24,7 @@ USER_ERROR = 2
 INTERRUPTED = 130
 RED, YELLOW = 31, 33
 NATIVE = "native"  # the size of predict
+OF_RANKS = ("train", "evaluate")  # the commands whose work several ranks share
 
 # Errors of the file system that the user can fix: a wrong path, its permissions, a full disk.
 OUTSIDE = {
@@ -58,10 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_quickly()
         with starting("importing PyTorch"):
             from dalib.cli import commands
+            from dalib.cli.joining import joined
             from dalib.discovery import allow_bundled_only
 
         if options.safe:
             allow_bundled_only()
+        if options.command not in OF_RANKS and int(os.environ.get("WORLD_SIZE", "1")) > 1 and _among_ranks():
+            with joined():  # so that one rank says it
+                raise DalibError(
+                    f"`dalib {options.command}` is a command of one process, and would be done by each of torchrun's; "
+                    "start it without torchrun."
+                )
         return int(getattr(commands, options.command.replace("-", "_"))(options) or 0)
     except DalibError as error:
         if not error.told:

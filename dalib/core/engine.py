@@ -319,7 +319,8 @@ class Engine:
     ) -> Result | None:
         """Train up to step number ``steps`` and, where ``eval`` is given, return the student's result on it.
 
-        ``progress`` shows a bar; ``iterate`` takes the same arguments and gives the terms of each step.
+        ``progress`` shows a bar, of several ranks on rank 0; ``iterate`` takes the same arguments and gives the terms
+        of each step.
 
         Raises:
             DataError: the classes of the data sets are not the network's, or those of ``eval``, if it has labels, not
@@ -338,7 +339,7 @@ class Engine:
         check_trained_classes(self.stack.strategies, self.segmentation_loss, names, pixels)
         check_logits(self.model, self.segmentation_loss)
         done = self.iterate(source, target, steps=steps, batch_size=batch_size, streams=streams, workers=workers)
-        for _ in track(done, "training", total=steps - self.index, disable=not progress):
+        for _ in track(done, "training", total=steps - self.index, disable=not progress or ranks.rank() > 0):
             pass
         return None if eval is None else self.evaluate(eval, workers=workers)
 
@@ -453,8 +454,10 @@ class Engine:
         self.classes = self.classes or (None if state["classes"] is None else tuple(state["classes"]))
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint atomically."""
-        checkpoint.write(self.state_dict(), Path(path))
+        """Write a checkpoint atomically; of several ranks, rank 0 writes and the others go on without waiting."""
+        state = self.state_dict()
+        if ranks.rank() == 0:
+            checkpoint.write(state, Path(path))
 
     def load(self, path: str | Path) -> None:
         """Restore a checkpoint; training continues from it bit for bit."""

@@ -4,6 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from dalib.data.decode import IMAGE_SUFFIXES, LABEL_SUFFIXES, no_png
@@ -89,7 +90,7 @@ def find_images(
     known = ", ".join(sorted(endings))
     if passed_over and ending is None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
-        logger.warning("%s: %d images; passed over: %s (images are %s)", folder, len(files), kinds, known)
+        _tell_once(f"{folder}: {len(files)} images; passed over: {kinds} (images are {known})")
     if not files:
         raise DataError(f"{folder}: expected images ({known}), found none that fit; check the path.")
     return files
@@ -197,3 +198,9 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             yield from _walk(entry, (*above, real))
         else:
             yield entry
+
+
+@cache
+def _tell_once(message: str) -> None:
+    """Log a warning that other data sets on the same folder, such as those of evaluation, would repeat."""
+    logger.warning("%s", message)

@@ -35,8 +35,8 @@ def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
         return network
     if device.type == "cpu":
         raise StackError(
-            "synchronised BatchNorm is torch's SyncBatchNorm, which needs GPUs; on CPUs leave it out, or take a larger "
-            "batch per rank."
+            "sync_batch_norm is torch's SyncBatchNorm, which needs GPUs, and the ranks are on CPUs; leave it out, or "
+            "take a larger batch per rank."
         )
     from timm.layers import convert_sync_batchnorm  # keeps the activation of timm's BatchNormAct2d, unlike torch's
 

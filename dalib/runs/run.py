@@ -202,9 +202,9 @@ class Run:
         tell(self.console, f"resuming {self.folder.path} at step {self.engine.index}")
         if (were := state.get("ranks", 1)) != (now := ranks.world()):
             self._warn(
-                f"the checkpoint is of a job of {were} ranks, and this one has {now}. The batches are the same, but "
-                "BatchNorm that is not synchronised sees other parts of them, and other random numbers are drawn, so "
-                "the run goes on differently from here."
+                f"the number of ranks was {were} and is {now}. The batches are the same, but BatchNorm that is not "
+                "synchronised sees other parts of them, and other random numbers are drawn, so the run goes on "
+                "differently from here."
             )
 
     def _train(self) -> None:
@@ -233,7 +233,9 @@ class Run:
                 self.saving.save_due()
                 ranks.stepped(self.engine.index)
                 if number := agreed.greatest(interruption.signal or 0, last=self.engine.index == train.steps):
-                    raise self.saving.interrupted(number)
+                    stopped = self.saving.interrupted(number)
+                    ranks.from_first(None)  # the job's store, without which rank 0 gives up, may end with other ranks
+                    raise stopped
 
     def _told(self, display: Display) -> None:
         """Note a signal, in a thread."""

@@ -6,6 +6,7 @@ from dalib_plugins.augment import Augment
 from dalib_plugins.crf import Crf
 from dalib_plugins.dacs import Dacs
 from dalib_plugins.fda import Fda
+from dalib_plugins.masked_consistency import MaskedConsistency
 from dalib_plugins.minent import MinEnt
 from dalib_plugins.supervised import Supervised
 
@@ -18,5 +19,6 @@ def dalib_register(registry: Registry) -> None:
     registry.strategy("crf", Crf)
     registry.strategy("dacs", Dacs)
     registry.strategy("fda", Fda)
+    registry.strategy("masked_consistency", MaskedConsistency)
     registry.strategy("minent", MinEnt)
     registry.strategy("supervised", Supervised)

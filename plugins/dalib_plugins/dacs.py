@@ -1,103 +1,68 @@
-"""DACS: self-training on images that mix source classes into target images (Tranheden et al. 2021)."""
+"""DACS (Tranheden et al. 2021): self-training on target images into which parts of source images are pasted."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from dalib import IGNORE, Ramp, SetupContext, Step, Strategy, Stream, hookimpl
-from dalib.losses import LOCAL, Local
-from dalib.options import Probability
+from dalib import IGNORE, Ramp, SetupContext, StackError, Step, Strategy, Stream, hookimpl
+from dalib.losses import Local
+from dalib.options import Probability, Whole
+from dalib_plugins.mixing import classmix_mask, cow_mask, cutmix_mask, mix
 from dalib_plugins.one_class import refuse_one_class
-from dalib_plugins.ranges import Interval, Share
-from dalib_plugins.warp import make_augmentation
+from dalib_plugins.pseudo_labels import Scope, confident_classes, pseudo_label
+from dalib_plugins.ranges import Interval, Parts, Share
+from dalib_plugins.strong import Strong
+from dalib_plugins.view import draw_view
 
-LABELS = 256  # train ids and 255: a table of fixed size needs no synchronisation with the device
+__all__ = ["Dacs", "classmix_mask", "mix", "pseudo_label"]
 
-Scope = Literal["batch", "image"]
-
-
-def pseudo_label(
-    logits: Tensor, threshold: float, confidence: Scope = "batch", *, across: Local = LOCAL
-) -> tuple[Tensor, Tensor]:
-    """Return pseudo-labels and their weight: the share of pixels whose probability is at least ``threshold``.
-
-    Args:
-        logits: (B, K, H, W) of any float type.
-        confidence: take the share over the whole batch, as published, or per image.
-        across: sums over the whole batch.
-
-    Returns:
-        label: (B, H, W) int64; weight: (B, H, W) float32 in 0..1, constant over the batch or over each image.
-    """
-    probability, label = logits.float().softmax(1).max(1)
-    confident = (probability >= threshold).float()
-    if confidence == "batch":
-        share = across.sum(confident) / across.sum(torch.full_like(confident[:, 0, 0], confident[0].numel()))
-    else:
-        share = confident.mean((1, 2), keepdim=True)
-    return label, share.expand_as(confident)
+OPTIONS_OF_MASKS = {
+    "classes": ("classmix",),
+    "ignore_is_class": ("classmix",),
+    "area": ("cutmix", "cowmask"),
+    "sigma": ("cowmask",),
+}
+AREAS = {"cutmix": (0.5, 0.5), "cowmask": (0.2, 0.8)}  # as published
+ECAP_SCALE, ECAP_FLIP = (0.1, 1.0), 0.5
 
 
-def classmix_mask(
-    label: Tensor,
-    generator: Generator | None = None,
-    classes: Scope = "image",
-    ignore_is_class: bool = False,
-    *,
-    across: Local = LOCAL,
-) -> Tensor:
-    """Return the mask of a random half of each image's classes, (B, H, W) bool: (n + 1) // 2 of n classes.
+def paste_confident(source: Stream, target: Stream, logits: Tensor, threshold: float) -> Stream:
+    """Return ``source`` with the confident classes of target images pasted in, with their pseudo-labels.
 
-    Never waits for the device, as ``torch.unique`` would: all 256 ids get a random rank, absent ones last.
+    Each source image gets those of the target image before the one at its position in the batch, mirrored or not,
+    scaled by 0.1 to 1 and placed at random, as ECAP does. Where that image's own weight is 0, nothing is pasted.
 
     Args:
-        label: (B, H, W) int64 in 0..255.
-        generator: draws on the label's device; default torch's own.
-        classes: draw from the classes of each image, or, as DAFormer's code does, from those of the whole batch.
-        ignore_is_class: let 255 be drawn like a class, as the published code does.
-        across: sums over the whole batch.
-    """
-    flat = label.flatten(1)
-    present = torch.zeros(len(label), LABELS, dtype=torch.bool, device=label.device).scatter_(1, flat, True)
-    if not ignore_is_class:
-        present[:, IGNORE] = False
-    if classes == "batch":
-        present = (across.sum(present, (0,)) > 0).expand_as(present)
-    order = torch.rand(present.shape, generator=generator, device=label.device).masked_fill(~present, 2.0)
-    rank = order.argsort(1).argsort(1)
-    chosen = rank < (present.sum(1, keepdim=True) + 1) // 2
-    return chosen.gather(1, flat).view_as(label)
-
-
-def mix(source: Stream, target: Stream, pseudo: tuple[Tensor, Tensor], mask: Tensor) -> Stream:
-    """Return ``target`` with ``source`` where ``mask`` holds: image, label, and the weight of each pixel.
-
-    A stream's own weight, where it has one, still applies, so that padding by a crop has weight 0 in the mixture too.
-
-    Args:
-        pseudo: label and weight of the target, both (B, H, W). mask: (B, H, W) bool.
+        logits: the teacher's of the target, (B, K, H, W). threshold: see ``confident_classes``.
     """
     assert source.label is not None  # the stack has checked `requires`
-    label, weight = pseudo
-    ours = torch.ones_like(weight) if source.weight is None else source.weight
-    theirs = weight if target.weight is None else weight * target.weight
-    return Stream(
-        image=torch.where(mask[:, None], source.image, target.image),
-        label=torch.where(mask, source.label, label),
-        weight=torch.where(mask, ours, theirs),
-    )
+    sure, label = confident_classes(logits, threshold), logits.argmax(1)
+    if target.weight is not None:
+        sure = sure & (target.weight > 0)
+    image, sure, label = (values.roll(1, 0) for values in (target.image, sure, label))
+    view = draw_view(len(image), source.size, source.size, ECAP_SCALE, ECAP_FLIP, image.device)
+    donor = Stream(view.image(image, interpolate=True), view.mask(label, IGNORE))
+    label, weight = source.label, torch.ones_like(image[:, 0]) if source.weight is None else source.weight
+    return mix(donor, dataclasses.replace(source, weight=None), (label, weight), view.mask(sure, False))
 
 
 class Dacs(Strategy):
-    """Add a stream and train on it: half of the classes of a source image, pasted with their labels into the target
-    image at the same position in the batch, whose other pixels have the teacher's pseudo-labels.
+    """Add a stream and train on it: parts of a source image, pasted with their labels into the target image at the same
+    position in the batch, whose other pixels have the teacher's pseudo-labels. By default the parts are half of the
+    source image's classes, as in DACS.
 
     Options:
         into: the name of that stream.
+        mask: which pixels are pasted: ``"classmix"``, half of the classes; ``"cutmix"``, a rectangle (Yun et al. 2019,
+            French et al. 2020); ``"cowmask"``, blotches of smoothed noise (French, Oliver & Salimans 2020).
+        area: range of the share of the image that ``cutmix`` and ``cowmask`` paste; None: as published, 0.5 and
+            0.2 to 0.8. sigma: range of the noise's smoothing in ``cowmask``, in pixels.
+        confident_classes: first paste, into the source images, those classes of other target images whose pixels have
+            at least this mean probability (the idea of ECAP, Brorsson et al. 2024, which keeps them in a memory bank);
+            None: none.
         threshold: probability from which a pixel counts as confident.
         confidence: the weight of target pixels is the share of confident ones in the batch (published) or the image.
         classes: draw the pasted classes from those of the image (published) or of the batch (DAFormer).
@@ -105,11 +70,15 @@ class Dacs(Strategy):
         jitter: strength of the jitter in brightness, contrast, saturation and hue (0..0.5); jitter_p: its probability.
         blur: least and greatest sigma in pixels; blur_p: its probability. Both come after mixing, drawn per sample.
         ema: limit of the teacher's decay, or a ramp; teacher_batch_norm: its BatchNorm uses batch statistics
-            (``"train"``, published) or running statistics. None takes another strategy's setting, else 0.99 and
-            ``"train"``.
+            (``"train"``, published) or running statistics; teacher_start: the optimiser step of its first average,
+            before which it equals the student. None takes another strategy's setting, else 0.99, ``"train"`` and 0.
     """
 
     into: str = "mixed"
+    mask: Literal["classmix", "cutmix", "cowmask"] = "classmix"
+    area: Parts | None = None
+    sigma: Interval = (4.0, 16.0)
+    confident_classes: Probability | None = None
     threshold: Probability = 0.968
     confidence: Scope = "batch"
     classes: Scope = "image"
@@ -120,6 +89,7 @@ class Dacs(Strategy):
     blur_p: Probability = 0.5
     ema: Probability | Ramp | None = None
     teacher_batch_norm: Literal["train", "eval"] | None = None
+    teacher_start: Whole | None = None
 
     requires = frozenset({"source.image", "source.label", "target.image"})
     same_size = frozenset({"source", "target"})
@@ -135,32 +105,40 @@ class Dacs(Strategy):
     @hookimpl
     def setup(self, ctx: SetupContext) -> None:
         refuse_one_class(ctx)
-        ctx.teacher(decay=self.ema, batch_norm=self.teacher_batch_norm)
-        # DACS jittered brightness by adding, as kornia's ColorJitter of its time did; ColorJiggle still does.
-        strengths = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), self.jitter)
-        # The published kernel is a tenth of the image; beyond four sigma it is zero.
-        kernel = 2 * math.ceil(4 * self.blur[1]) + 1
-        self._strong = (
-            make_augmentation(self.name, "ColorJiggle", p=self.jitter_p, **strengths),
-            make_augmentation(
-                self.name, "RandomGaussianBlur", p=self.blur_p, kernel_size=(kernel, kernel), sigma=self.blur
-            ),
-        )
+        self._refuse_options_of_other_masks()
+        ctx.teacher(decay=self.ema, batch_norm=self.teacher_batch_norm, start=self.teacher_start)
+        self._strong = Strong(self.name, self.jitter, self.jitter_p, self.blur, self.blur_p)
 
     @hookimpl
     def pre_batch(self, step: Step) -> None:
         source, target = step.batch["source"], step.batch["target"]
-        assert source.label is not None  # the stack has checked `requires`
-        across = step.across
-        pseudo = pseudo_label(step.teacher_logits("target"), self.threshold, self.confidence, across=across)
-        mask = classmix_mask(source.label, classes=self.classes, ignore_is_class=self.ignore_is_class, across=across)
-        mixed = mix(source, target, pseudo, mask)
-        image = mixed.image
-        for augmentation in self._strong:
-            image = augmentation(image)
-        step.batch.add(self.into, dataclasses.replace(mixed, image=image))
+        logits = step.teacher_logits("target")
+        pseudo = pseudo_label(logits, self.threshold, self.confidence, across=step.across)
+        if self.confident_classes is not None:
+            source = paste_confident(source, target, logits, self.confident_classes)
+        mixed = mix(source, target, pseudo, self._draw_mask(source, step.across))
+        step.batch.add(self.into, dataclasses.replace(mixed, image=self._strong(mixed.image)))
         step.log("confident", pseudo[1].mean())
 
     @hookimpl
     def loss(self, step: Step) -> Mapping[str, Tensor]:
         return {self.into: step.segmentation_loss(self.into)}
+
+    def _draw_mask(self, source: Stream, across: Local) -> Tensor:
+        assert source.label is not None  # the stack has checked `requires`
+        if self.mask == "classmix":
+            return classmix_mask(
+                source.label, classes=self.classes, ignore_is_class=self.ignore_is_class, across=across
+            )
+        count, area, device = len(source.label), self.area or AREAS[self.mask], source.label.device
+        if self.mask == "cutmix":
+            return cutmix_mask(count, source.size, area, device)
+        return cow_mask(count, source.size, area, self.sigma, device)
+
+    def _refuse_options_of_other_masks(self) -> None:
+        for option, masks in OPTIONS_OF_MASKS.items():
+            if self.mask not in masks and getattr(self, option) != getattr(type(self), option):
+                raise StackError(
+                    f"strategy {self.name!r}: {option} is an option of the mask {' or '.join(masks)}, and the mask is "
+                    f"{self.mask}; drop one of the two."
+                )

@@ -23,4 +23,6 @@ def _odd(value: int) -> int:
 
 
 Interval = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+Part = Annotated[float, Field(gt=0, le=1)]
+Parts = Annotated[tuple[Part, Part], AfterValidator(_rising)]
 OddCount = Annotated[Count, AfterValidator(_odd)]

@@ -525,6 +525,15 @@ def test_fit_shows_a_bar_where_it_is_asked_to(progress, capsys):
     assert ("100%" in capsys.readouterr().out) == progress
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_ranks_rank_0_alone_shows_a_bar_and_saves(rank, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dalib.ranks.rank", lambda: rank)
+    mine = engine([Supervised()])
+    mine.fit(TinyData(), steps=1, batch_size=4, progress=True)
+    mine.save(tmp_path / "c.pt")
+    assert ("100%" in capsys.readouterr().out) == (tmp_path / "c.pt").exists() == (rank == 0)
+
+
 def test_data_are_read_in_this_process_unless_workers_are_asked_for():
     class Seen(TinyData):
         here = 0

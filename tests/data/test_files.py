@@ -55,6 +55,17 @@ def test_bitmaps_and_tiff_are_images_and_what_is_passed_over_is_counted_and_told
     assert "4 images; passed over: 1 .gif, 2 .heic (images are .bmp, " in caplog.text
 
 
+def test_what_is_passed_over_is_told_once_until_it_changes(save, rgb, tmp_path, caplog):
+    for name in ("a.png", "b.gif"):
+        save(name, rgb)
+    for _ in range(2):  # a target that is evaluated, too, is read by several data sets
+        find_images(tmp_path)
+    assert len(caplog.messages) == 1
+    save("c.gif", rgb)
+    find_images(tmp_path)
+    assert "passed over: 2 .gif" in caplog.messages[1]
+
+
 def test_an_ending_tells_images_from_labels_beside_them(save, rgb, ids, tmp_path):
     save("x.jpg", rgb), save("x.png", ids), save("y_rgb.png", rgb), save("y_label.PNG", ids)
     assert list(find_images(tmp_path, ending=".jpg")) == ["x"]

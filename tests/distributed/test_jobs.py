@@ -204,7 +204,7 @@ def test_a_run_goes_on_under_another_number_of_ranks_and_says_what_that_changes(
         job.end()
     stopped = checkpoint(folder)["step"]
     said = finish(ranks, recipe, folder, "--resume")
-    assert f"is of a job of 2 ranks, and this one has {ranks}." in said
+    assert f"the number of ranks was 2 and is {ranks}." in said
     assert checkpoint(folder)["step"] == STEPS and checkpoint(folder)["ranks"] == ranks
     whole, changed = outcome(unbroken), outcome(folder)
     assert changed["files"] == whole["files"]
@@ -235,6 +235,13 @@ def test_a_users_mistake_is_told_once(change, message, tiny, tmp_path):
     done = dalib(2, "train", tiny, "--out", tmp_path / "run", change)
     (told,) = messages(done.stderr)
     assert message in told and done.returncode != 0 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.distributed
+def test_a_command_that_ranks_do_not_share_is_refused_once_instead_of_done_by_each(tiny):
+    done = dalib(2, "plan", tiny)
+    (told,) = messages(done.stderr)
+    assert "`dalib plan` is a command of one process" in told and not done.stdout and done.returncode != 0
 
 
 @pytest.mark.distributed

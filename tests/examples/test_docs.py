@@ -18,11 +18,12 @@ from dalib.discovery import default_registry, load_module
 from dalib.evaluation.panels import write_png
 from dalib.models import PIDNetLoss
 from dalib.yaml import parse_yaml
+from tests.benchmarks import scaling
 from tests.equal import assert_equal
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "examples" / "third_party"
-PAGES = ("quickstart", "data", "plugins", "methods", "models")
+PAGES = ("quickstart", "data", "plugins", "methods", "models", "scaling")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -32,7 +33,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 def commands(page: str) -> list[list[str]]:
     lines = "".join(blocks(page, "console")).splitlines()
-    return [shlex.split(line)[2:] for line in lines if line.startswith("$ dalib ")]
+    called = (re.match(r"\$ (?:torchrun .*-m )?dalib (.*)", line) for line in lines)
+    return [shlex.split(match[1]) for match in called if match]
 
 
 def shorten(code: str) -> str:
@@ -135,6 +137,19 @@ def test_recipes_of_the_docs_are_sound(with_example_plugin):
             value = parse_yaml(text)
             if not {"ids", "colors"} & value.keys():  # a label map, which other tests read
                 make_recipe({"model": {"use": "bisenet"}, "data": data, "train": {"steps": 1}, **value})
+
+
+def test_a_sharded_network_cannot_be_copied_and_two_can_be_averaged_as_the_page_of_scaling_shows(capsys):
+    (code,) = (code for code in blocks("scaling", "python") if "fully_shard" in code)
+    exec(compile(code, "docs/scaling.md", "exec"), {"__name__": "docs"})
+    assert capsys.readouterr().out.strip() in code
+
+
+@pytest.mark.slow
+def test_tables_of_the_page_of_scaling_are_what_its_script_prints(capsys):
+    scaling.table()
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert [line for line in capsys.readouterr().out.splitlines() if line not in page] == []
 
 
 def test_label_maps_of_the_docs_say_what_the_page_says(tmp_path):

@@ -7,7 +7,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from dalib.models.batchnorm import guard_batch_norm
+from dalib.errors import StackError
+from dalib.models.batchnorm import guard_batch_norm, synchronised
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
@@ -41,3 +42,11 @@ def test_a_copy_is_guarded_too_and_compiles_in_one_graph() -> None:
     assert copied.num_batches_tracked == 0
     assert copied(torch.rand(2, 3, 1, 1)).shape == (2, 3, 1, 1)
     assert copied.num_batches_tracked == 1
+
+
+def test_synchronised_statistics_on_cpus_are_refused_by_the_options_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, cpu = nn.Sequential(nn.BatchNorm2d(3)), torch.device("cpu")
+    assert synchronised(network, cpu) is network
+    monkeypatch.setattr("dalib.ranks.world", lambda: 2)
+    with pytest.raises(StackError, match=r"^sync_batch_norm is torch's SyncBatchNorm, which needs GPUs"):
+        synchronised(network, cpu)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from dalib import Batch, Engine, Stream
 from dalib.errors import StackError
 from dalib.losses import SegmentationLoss
-from dalib_plugins import dacs
+from dalib_plugins import dacs, strong
 from dalib_plugins.dacs import Dacs, classmix_mask, mix, pseudo_label
 from dalib_plugins.supervised import Supervised
 from dalib_plugins.warp import make_augmentation
@@ -122,25 +122,26 @@ def test_mixing_takes_each_pixel_from_one_side_and_keeps_its_weight():
 def test_options_reach_what_they_are_of(monkeypatch):
     seen = {}
 
-    def watched(name):
-        function = getattr(dacs, name)
+    def watched(module, name):
+        function = getattr(module, name)
 
         def watching(*arguments, **options):
             bound = inspect.signature(function).bind(*arguments, **options)
             seen.setdefault(name, []).append(bound.arguments)
             return function(*arguments, **options)
 
-        monkeypatch.setattr(dacs, name, watching)
+        monkeypatch.setattr(module, name, watching)
 
-    for name in ("pseudo_label", "classmix_mask", "make_augmentation"):
-        watched(name)
-    chosen = {"jitter": 0.1, "jitter_p": 0.3, "blur": (0.1, 2.0), "blur_p": 0.6, "ema": 0.5}
+    watched(dacs, "pseudo_label")
+    watched(dacs, "classmix_mask")
+    watched(strong, "make_augmentation")
+    chosen = {"jitter": 0.1, "jitter_p": 0.3, "blur": (0.1, 2.0), "blur_p": 0.6, "ema": 0.5, "teacher_start": 7}
     strategy = Dacs(confidence="image", classes="batch", ignore_is_class=True, teacher_batch_norm="eval", **chosen)
     engine = Engine(tiny_model(), [strategy], device="cpu")
     engine.step(tiny_batch())
     assert (seen["pseudo_label"][0]["threshold"], seen["pseudo_label"][0]["confidence"]) == (0.968, "image")
     assert (seen["classmix_mask"][0]["classes"], seen["classmix_mask"][0]["ignore_is_class"]) == ("batch", True)
-    assert (engine.teacher.decay, engine.teacher.batch_norm) == (0.5, "eval")
+    assert (engine.teacher.decay, engine.teacher.batch_norm, engine.teacher.start) == (0.5, "eval", 7)
     jitter, blur = (augmentation["options"] for augmentation in seen["make_augmentation"])
     assert jitter == {"p": 0.3, **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.1)}
     assert blur == {"p": 0.6, "kernel_size": (17, 17), "sigma": (0.1, 2.0)}  # four sigma each way
@@ -198,6 +199,103 @@ def test_jitter_comes_before_blur():
     both = prepared([Dacs(**options, blur_p=1.0)], Batch(dict(batch.items())))["mixed"].image
     blur = make_augmentation("test", "RandomGaussianBlur", p=1.0, kernel_size=(9, 9), sigma=(1.0, 1.0))
     torch.testing.assert_close(both, blur(jittered), atol=1e-5, rtol=0)
+
+
+def share_of(batch: Batch, mixed: Stream) -> torch.Tensor:
+    """Return the share of each mixture that comes from the source."""
+    return (mixed.image == batch["source"].image).all(1).float().mean((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "least", "greatest"),
+    [
+        ({"mask": "cutmix"}, 0.5, 0.5),
+        ({"mask": "cutmix", "area": (0.1, 0.2)}, 0.1, 0.2),
+        ({"mask": "cowmask", "sigma": (2.0, 4.0)}, 0.2, 0.8),
+        ({"mask": "cowmask", "sigma": (2.0, 4.0), "area": (0.1, 0.2)}, 0.1, 0.2),
+    ],
+)
+def test_other_masks_paste_the_share_that_is_asked_for_by_default_the_published_one(options, least, greatest):
+    batch = tiny_batch(batch=16, size=(48, 64))
+    mixed = prepared([Dacs(**options, jitter_p=0.0, blur_p=0.0)], Batch(dict(batch.items())))["mixed"]
+    share = share_of(batch, mixed)
+    assert share.min() > least - 0.06 and share.max() < greatest + 0.06  # whole pixels, and noise that is not infinite
+    assert (share.max() - share.min() > 0.05) == (least < greatest)
+    from_source = (mixed.image == batch["source"].image).all(1)
+    assert torch.equal(mixed.label[from_source], batch["source"].label[from_source])
+
+
+@pytest.mark.parametrize("mask", ["classmix", "cutmix", "cowmask"])
+def test_each_mask_refuses_options_of_the_others(mask):
+    of_others = {"classes": "batch", "ignore_is_class": True, "area": (0.1, 0.2), "sigma": (1.0, 2.0)}
+    own = {"classmix": {"classes", "ignore_is_class"}, "cutmix": {"area"}, "cowmask": {"area", "sigma"}}[mask]
+    for option, value in of_others.items():
+        if option in own:
+            prepared([Dacs(mask=mask, **{option: value})], tiny_batch())
+        else:
+            with pytest.raises(
+                StackError, match=f"'dacs': {option} is an option of the mask .*, and the mask is {mask}"
+            ):
+                prepared([Dacs(mask=mask, **{option: value})], tiny_batch())
+
+
+def with_confident(source: Stream, target: Stream, sure: list[list[int]], monkeypatch) -> Stream:
+    """Return the source after pasting, where the teacher is sure of the listed classes and views are whole images."""
+    monkeypatch.setattr(dacs, "ECAP_SCALE", (1.0, 1.0))
+    monkeypatch.setattr(dacs, "ECAP_FLIP", 0.0)
+    label = torch.arange(3).view(1, 1, 3).expand(len(sure), 4, 3)  # a class in each column
+    logits = torch.zeros(len(sure), 3, 4, 3)
+    for one, classes in zip(logits, sure, strict=True):
+        for k in range(3):
+            one[k, :, k] = 20.0 if k in classes else 0.1
+    assert torch.equal(logits.argmax(1), label)
+    return dacs.paste_confident(source, target, logits, 0.95)
+
+
+def test_confident_classes_of_the_image_before_are_pasted_with_full_weight(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    label = torch.tensor([7, 8, 255, 9]).view(1, 4, 1).expand(3, 4, 3)
+    source = Stream(torch.rand(3, 3, 4, 3, generator=generator), label, torch.full((3, 4, 3), 0.5))
+    target = Stream(torch.rand(3, 3, 4, 3, generator=generator), weight=torch.ones(3, 4, 3))
+    target.weight[0, 0] = 0.0  # padding: the first image's first row
+    pasted = with_confident(source, target, [[0, 2], [], []], monkeypatch)
+    assert torch.equal(pasted.image[::2], source.image[::2]) and torch.equal(pasted.label[::2], label[::2])
+    there = torch.zeros(4, 3, dtype=torch.bool)
+    there[1:, 0] = there[1:, 2] = True
+    torch.testing.assert_close(pasted.image[1][:, there], target.image[0][:, there])
+    assert torch.equal(pasted.image[1][:, ~there], source.image[1][:, ~there])
+    assert (
+        pasted.label[1, 1:].tolist() == [[0, 8, 2], [0, 255, 2], [0, 9, 2]] and pasted.label[1, 0].tolist() == [7] * 3
+    )
+    assert torch.equal(pasted.weight[1], torch.where(there, 1.0, 0.5))
+
+
+def test_confident_classes_are_scaled_placed_and_mirrored_at_random():
+    logits = torch.full((1, 2, 40, 60), -10.0)
+    logits[:, 1] = 10.0
+    logits[:, :, :, :30] = logits[:, :, :, :30].flip(1)  # class 0 on the left, class 1 on the right
+    sizes, mirrored = [], []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        source = Stream(torch.zeros(1, 3, 40, 60), torch.full((1, 40, 60), 5))
+        label = dacs.paste_confident(source, Stream(torch.ones(1, 3, 40, 60)), logits, 0.9).label[0]
+        columns = [(label == k).any(0).nonzero().float().mean() for k in (0, 1)]
+        sizes.append(((label != 5).float().mean() ** 0.5).item())
+        mirrored.append((columns[0] > columns[1]).item())
+    assert 0.08 < min(sizes) < 0.2 and 0.85 < max(sizes) <= 1.0
+    assert 30 < sum(mirrored) < 70
+
+
+def test_without_confident_classes_the_source_stays_as_it_is_and_with_them_it_is_mixed_after_pasting(monkeypatch):
+    batch = tiny_batch(size=(48, 64))
+    source = Stream(torch.rand(2, 3, 4, 3), torch.randint(5, (2, 4, 3)))
+    same = with_confident(source, Stream(torch.rand(2, 3, 4, 3)), [[], []], monkeypatch)
+    assert torch.equal(same.image, source.image) and torch.equal(same.label, source.label) and (same.weight == 1).all()
+    everything = {"mask": "cutmix", "area": (1.0, 1.0), "jitter_p": 0.0, "blur_p": 0.0}
+    mixed = prepared([Dacs(**everything, confident_classes=0.0)], Batch(dict(batch.items())))["mixed"]
+    pasted = (mixed.image != batch["source"].image).any(1)
+    assert pasted.any() and (mixed.label[pasted] < 5).all() and (mixed.weight == 1).all()
+    assert torch.equal(mixed.label[~pasted], batch["source"].label[~pasted])
 
 
 def loop_step(student, teacher, sgd, index: int, batch: Batch, mask: torch.Tensor) -> float:

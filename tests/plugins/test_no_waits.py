@@ -39,6 +39,19 @@ def test_no_hook_of_a_bundled_strategy_waits_for_the_device(watched):
     assert {name for name, _ in watched} == set(OPTIONS) | {s.name for s in stack}
 
 
+@pytest.mark.parametrize("mask", ["cutmix", "cowmask"])
+def test_no_other_mask_of_dacs_waits_nor_do_confident_classes(watched, mask):
+    options = {
+        "mask": mask,
+        "confident_classes": 0.2,
+        "ema": {"from": 0.9, "to": 0.99, "steps": 10},
+        "teacher_start": 1,
+    }
+    engine = Engine(tiny_model(), [make("dacs", options)], device="cpu")
+    for index in range(2):
+        engine.step(tiny_batch(index, (41, 50)))
+
+
 WAITS = {
     "item": lambda x: x.mean().item(),
     "bool": lambda x: bool((x > 0).any()),

@@ -23,7 +23,7 @@ def test_a_checkpoint_of_another_number_of_ranks_goes_on_and_what_that_changes_i
     assert "ranks" not in capsys.readouterr().out
     torch.save(state | {"ranks": 2}, last)
     assert run_dalib("train", recipe, "--out", folder, "--resume", "train.steps=3") == 0
-    assert "the checkpoint is of a job of 2 ranks, and this one has 1." in capsys.readouterr().out
+    assert "the number of ranks was 2 and is 1." in capsys.readouterr().out
     assert torch.load(last, weights_only=True)["ranks"] == 1
 
 
