@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -33,10 +32,6 @@ OUTSIDE = {
 }
 
 
-OF_RANKS = ("train", "evaluate")
-LEAVE_TO_FIRST = 5.0  # seconds in which rank 0 says what is wrong, and torchrun ends the others
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for a user's error (one message, no traceback), 128 + a signal.
 
@@ -51,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, rest = parser.parse_known_args(arguments)
         _take_overrides(parser, options, rest)
         configure_logging()
-        _check_one_process(options)
         if not _among_ranks():  # which say the same once, when they know of one another
             _check_paths(options)
         from dalib.cli.starting import end_quickly, starting
@@ -96,18 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _among_ranks() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def _check_one_process(options: argparse.Namespace) -> None:
-    """Refuse several ranks for a command that does not part its work among them: each would write the same files."""
-    ranks = os.environ.get("WORLD_SIZE", "1")
-    if _among_ranks() and ranks != "1" and options.command not in OF_RANKS:
-        error = DalibError(
-            f"{options.command} works in one process, and torchrun has started {ranks}; leave torchrun out."
-        )
-        error.told = os.environ["RANK"] != "0"
-        time.sleep(LEAVE_TO_FIRST if error.told else 0)  # torchrun ends rank 0 as soon as another one has ended
-        raise error
 
 
 def _ended(status: int) -> int:

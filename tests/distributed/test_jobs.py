@@ -285,11 +285,3 @@ def test_what_each_rank_could_not_read_is_in_the_runs_files(tiny, tmp_path):
     ]
     assert said.count("skipping a bad item: ") == 2 and metrics(folder)[-1]["bad_items"] == 2
     assert len(checkpoint(folder)["bad_items"]) == 2
-
-
-@pytest.mark.distributed
-def test_a_command_that_works_in_one_process_refuses_several(tmp_path):
-    done = dalib(2, "predict", tmp_path, tmp_path, "--out", tmp_path / "out")
-    (told,) = messages(done.stderr)
-    assert told.startswith("predict works in one process, and torchrun has started 2; leave torchrun out.")
-    assert done.returncode != 0 and not (tmp_path / "out").exists()
