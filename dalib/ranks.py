@@ -5,6 +5,8 @@ Every rank has to make the same calls in the same order. A call that fails, beca
 come in time, raises RankError.
 """
 
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -31,6 +33,18 @@ def rank() -> int:
 def world() -> int:
     """Return the number of ranks."""
     return dist.get_world_size() if _running() else 1
+
+
+def warn_of_copies() -> None:
+    """Warn, once per job, where torchrun has started several processes that nobody has connected."""
+    if dist.is_initialized() or not dist.is_torchelastic_launched() or int(os.environ["RANK"]):
+        return
+    if (started := int(os.environ["WORLD_SIZE"])) > 1:
+        warnings.warn(
+            f"torchrun has started {started} processes, and each of them trains alone: call "
+            "torch.distributed.init_process_group(...) before the engine is made.",
+            stacklevel=3,
+        )
 
 
 @contextmanager

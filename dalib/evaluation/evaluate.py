@@ -32,6 +32,7 @@ def evaluate(
     other: Predict | None = None,
     limit: int | None = None,
     workers: int = 0,
+    in_order: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Return the confusion matrix and IoU of ``model`` on ``dataset``, label-free measures of images without labels.
@@ -55,6 +56,8 @@ def evaluate(
         other: likewise for another network, such as the teacher: on images without labels, its agreement is measured.
         limit: the number of leading items to score; None: all.
         workers: processes that read the images, on each rank; 0 reads in this one.
+        in_order: of several ranks the first scores all images, in their order, for a ``predict`` that adapts to what it
+            has seen.
         progress: called on rank 0 with (images done on all ranks, images in all) after every ``batch_size`` of its own.
 
     Raises:
@@ -76,7 +79,7 @@ def evaluate(
     with (
         _raised_on_all_ranks(),
         inference(model.to(device)),
-        share_of_chunks(dataset, length, batch_size, workers, device) as chunks,
+        share_of_chunks(dataset, length, batch_size, workers, device, in_order=in_order) as chunks,
     ):
         for number, chunk in enumerate(chunks, start=1):
             for batch, label in chunk:
@@ -92,7 +95,7 @@ def evaluate(
                     scored = protocol.resize_logits(logits, (truth.shape[-2], truth.shape[-1]))
                     matrix.update(best_class(scored), truth)
             if progress and rank() == 0:
-                progress(min(number * batch_size * world(), length), length)
+                progress(min(number * batch_size * (1 if in_order else world()), length), length)
     matrix.add_ranks()
     label_free.add_ranks()
     return Result(

@@ -160,6 +160,12 @@ class Run:
             self._restore(state)
             ranks.stepped(self.engine.index)
         ranks.begun()
+        if (world := ranks.world()) > 1:
+            images = self.recipe.data.batch_size // world
+            tell(
+                self.console,
+                f"{world} ranks on {self.engine.device.type}, {images} images of each stream and step each",
+            )
 
     def _begin_writing(self, resume: bool, samples: Samples) -> dict[str, Any] | None:
         """Start the folder, or return the state to resume from."""
@@ -402,9 +408,10 @@ class Run:
 def _check_divides(recipe: Recipe) -> None:
     size, micro, world = recipe.data.batch_size, recipe.train.accumulate, ranks.world()
     if size % (micro * world):
+        times = f" times {micro} micro-batches (train.accumulate)" if micro > 1 else ""
         raise RecipeError(
-            f"data.batch_size: {size} images, which count all ranks, do not divide into {world} ranks times {micro} "
-            f"micro-batches (train.accumulate); expected a multiple of {micro * world}."
+            f"data.batch_size: {size} images, which count all ranks, do not divide into {world} ranks{times}; expected "
+            f"a multiple of {micro * world}."
         )
 
 
