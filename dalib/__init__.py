@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dalib.options import OptionGroup
     from dalib.registry import Registry
     from dalib.resizing import resize
+    from dalib.runs.loading import load_model
     from dalib.runs.recipe import Recipe, load_recipe, make_recipe
     from dalib.runs.run import run
 
@@ -65,6 +66,7 @@ _HOMES = {
     "list_datasets": "core.create",
     "list_models": "core.create",
     "list_strategies": "core.create",
+    "load_model": "runs.loading",
     "load_recipe": "runs.recipe",
     "load_weights": "models",
     "make_recipe": "runs.recipe",
@@ -104,6 +106,7 @@ __all__ = [
     "list_datasets",
     "list_models",
     "list_strategies",
+    "load_model",
     "load_recipe",
     "load_weights",
     "make_recipe",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dalib import Batch, Strategy, Stream, hookimpl
+from dalib import Batch, Strategy, Stream, hookimpl, wrap_model
 
 
 class TinyModel(nn.Module):
@@ -39,6 +39,19 @@ def tiny_model(seed: int = 0, **options: object) -> TinyModel:
     """Return the model with the weights of a seed."""
     torch.manual_seed(seed)
     return TinyModel(**options)  # type: ignore[arg-type]
+
+
+class TinyNetwork(TinyModel):
+    """The same without the outer model's interface: (B, 3, H, W) -> all outputs."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return super().forward(x, outputs=True)
+
+
+def tappable_model(seed: int = 0) -> nn.Module:
+    """Return the model in dalib's wrapper, so that its layers can be tapped."""
+    torch.manual_seed(seed)
+    return wrap_model(TinyNetwork(), 5)
 
 
 def tiny_batch(seed: int = 0, size: tuple[int, int] = (12, 16), batch: int = 2, num_classes: int = 5) -> Batch:

@@ -181,7 +181,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     predict = _add_command(commands, "predict", "segment images and folders of images")
     _add_run(predict)
-    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="images, or folders of images")
+    predict.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="images, or folders of images; and changes of the stack, such as 'strategies=[{use: crf}]'",
+    )
     predict.add_argument(
         "--out", metavar="DIR", required=True, help="where blends, and in labels/ train ids, are written"
     )

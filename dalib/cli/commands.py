@@ -65,6 +65,7 @@ from dalib.runs.select import select as select_checkpoints
 
 logger = logging.getLogger("dalib")
 
+STACK = ("strategies", "plugins")  # sections that may change around the network of a finished run
 SKIPPED = 3  # the exit status: done, but some inputs were skipped and are named
 CALIBRATED_ON = 32  # images, of which every second one is for the comparison
 
@@ -89,7 +90,7 @@ def _evaluate(options: Namespace, job: Job) -> None:
     score: Callable[..., Result]
     console = job.console()
     recipe = None if options.recipe is None else load_recipe(options.recipe)
-    stack = [override for override in options.overrides if override.startswith(("strategies", "plugins"))]
+    stack = [override for override in options.overrides if override.startswith(STACK)]
     others = [override for override in options.overrides if override not in stack]
     if Path(options.run).suffix == ".onnx":
         if recipe is None:
@@ -163,13 +164,17 @@ def _select(options: Namespace, job: Job) -> None:
 def predict(options: Namespace) -> int:
     """Segment images; status 3 when some could not be read."""
     console = Console()
+    stack = [given for given in options.inputs if given.startswith(STACK) and "=" in given]
+    inputs = [Path(given) for given in options.inputs if given not in stack]
+    if not inputs:
+        raise DalibError(f"{stack[0]} changes the stack; name the images or folders to predict, too.")
     with console.status("loading the run"):
-        loaded = load_run(options.run)
+        loaded = load_run(options.run, overrides=stack)
     engine, own, started = loaded.engine, options.size is None, time.perf_counter()
     with image_bar(console, "predicting") as progress:
         done = predict_images(
             engine.network(options.teacher),
-            [Path(name) for name in options.inputs],
+            inputs,
             Path(options.out),
             loaded.palette,
             loaded.classes,

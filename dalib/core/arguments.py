@@ -49,12 +49,11 @@ def check_schedule(schedule: Schedule | None) -> None:
 
 
 def check_class_weights(loss: SegmentationLossFunction, num_classes: int) -> None:
-    """Raise StackError where a loss has other class weights than one per class."""
-    weights = getattr(loss, "class_weights", None)
-    if weights is not None and len(weights) != num_classes:
-        raise StackError(
-            f"class_weights of the loss: expected {num_classes} values, one per class, got {len(weights)}."
-        )
+    """Raise StackError where a loss has class weights, or an adjustment of logits, but not one per class."""
+    for option in ("class_weights", "logit_adjustment"):
+        values = getattr(loss, option, None)
+        if values is not None and len(values) != num_classes:
+            raise StackError(f"{option} of the loss: expected {num_classes} values, one per class, got {len(values)}.")
 
 
 def check_classes(

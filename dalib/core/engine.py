@@ -54,7 +54,7 @@ from dalib.labels import default_classes
 from dalib.losses import SegmentationLoss, SegmentationLossFunction
 from dalib.models.batchnorm import synchronised
 from dalib.models.outputs import training_outputs
-from dalib.models.wrapper import network_of, own_loss
+from dalib.models.wrapper import network_of, own_loss, unwrap
 from dalib.randomness import seed_of
 
 logger = logging.getLogger("dalib")
@@ -123,6 +123,8 @@ class Engine:
         self._planned: dict[str, tuple[int, int]] = {}
         self._watched: set[tuple[str, Strategy]] = set()
         self._closed = self._idle = False
+        if purpose == "train":
+            ranks.warn_of_copies()
         ranks.copy_from_first(self.model.state_dict().values())
         self.teacher = set_up(
             self.stack,
@@ -209,6 +211,7 @@ class Engine:
             The guard's flag, 0-d float32: 1 where nothing was updated.
         """
         with self.clock.section("backward"):
+            self.networks.check_alike([*terms.listed(), *inputs.listed()])
             self.networks.reduce_gradients()
         gradients = self.networks.gradients()
         self._idle = bool(terms.losses) and not gradients
@@ -345,7 +348,7 @@ class Engine:
     def evaluate(self, dataset: SegmentationDataset, *, teacher: bool = False, **options: Any) -> Result:
         """Evaluate the student, or the teacher, through the strategies' predictors; see ``dalib.evaluate``."""
         model = self.network(teacher)
-        options = {"names": self.classes, "other": self._other(teacher)} | options
+        options = {"names": self.classes, "other": self._other(teacher), "in_order": self.stack.adapts} | options
         with self.clock.section("evaluation"), inference(self.model):  # a predictor may have kept it
             return evaluate(model, dataset, device=self.device, predict=self.predictor(model), **options)
 
@@ -371,7 +374,10 @@ class Engine:
         return self.teacher.module
 
     def predict(self, images: Tensor, *, teacher: bool = False) -> Tensor:
-        """Return train ids (B, H, W) uint8 on the CPU for images (B, 3, H, W) uint8, through the predictors."""
+        """Return train ids (B, H, W) uint8 on the CPU for images (B, 3, H, W) uint8, through the predictors.
+
+        A strategy that adapts to the images begins anew with each call; ``predictor`` returns one that goes on.
+        """
         check_images(images)
         model = self.network(teacher)
         with inference(model):
@@ -379,7 +385,11 @@ class Engine:
         return logits.argmax(1).to(torch.uint8).cpu()
 
     def predictor(self, model: nn.Module) -> Predict:
-        """Return ``predict(images) -> logits`` wrapped by the strategies' ``predictor`` hooks."""
+        """Return ``predict(images) -> logits`` wrapped by the strategies' ``predictor`` hooks.
+
+        Where one of them adapts the model to the images, it is a copy, made anew by each call of this method.
+        """
+        model = copy.deepcopy(unwrap(model)).eval() if self.stack.adapts else model
 
         def predict(images: Tensor) -> Tensor:
             with self.precision.autocast():

@@ -37,6 +37,7 @@ class Stack:
         self.strategies = tuple(strategies)
         _check_names(self.strategies)
         self._hooks = _register(self.strategies)
+        self._check_adapting()
         self.groups = self._make_groups()
 
     def implementing(self, hook: str) -> tuple[Strategy, ...]:
@@ -136,6 +137,11 @@ class Stack:
                 owners[stream] = strategy.name
         return draws
 
+    @property
+    def adapts(self) -> bool:
+        """Whether a strategy's ``predictor`` changes the model from image to image."""
+        return any(strategy.adapts for strategy in self.implementing("predictor"))
+
     def predictor(self, model: Any, predict: Predict, device: torch.device, seed: int) -> Predict:
         """Return ``predict`` wrapped by every strategy's ``predictor``, the first in the list innermost.
 
@@ -167,6 +173,15 @@ class Stack:
         """Call ``teardown`` in reverse order."""
         for strategy in reversed(self.implementing("teardown")):
             self.call("teardown", strategy)
+
+    def _check_adapting(self) -> None:
+        """Refuse two strategies that adapt the model at prediction, since it is one copy that both would change."""
+        adapting = [strategy.name for strategy in self.implementing("predictor") if strategy.adapts]
+        if len(adapting) > 1:
+            raise StackError(
+                f"strategies {adapting[0]!r} and {adapting[1]!r} both adapt the model to the images that it predicts; "
+                "a stack has one that does: drop the other."
+            )
 
     def _make_groups(self) -> Groups:
         """Group the strategies with a loss by backward pass: those that share a student forward share a graph.

@@ -39,6 +39,8 @@ class Strategy:
             ``"target.logits"``; None = any, which joins all losses into one graph. critic_outputs: likewise for
             ``critic_loss``.
         same_size: streams, by name alone, that must have the same (H, W) when its ``pre_batch`` runs.
+        adapts: True where its ``predictor`` changes the model from image to image. It then gets a copy, and the images
+            of an evaluation come in order, in one process.
     """
 
     name: str = ""
@@ -57,10 +59,11 @@ class Strategy:
                 "recipe gives as a list; or use dataclasses.field."
             ) from None
         options = [option.name for option in fields(cls)]  # type: ignore[arg-type]
-        if annotated := [name for name in options if name in DECLARATIONS]:
+        if annotated := [name for name in options if name in (*DECLARATIONS, "adapts")]:
+            value = "True" if annotated[0] == "adapts" else "frozenset(...)"
             raise StackError(
                 f"{cls.__name__}.{annotated[0]} is annotated, which makes it an option of the recipe; write it without "
-                f"annotation: {annotated[0]} = frozenset(...)."
+                f"annotation: {annotated[0]} = {value}."
             )
 
     def __post_init__(self) -> None:
@@ -90,6 +93,10 @@ class Strategy:
     @property
     def same_size(self) -> frozenset[str]:
         return frozenset()
+
+    @property
+    def adapts(self) -> bool:
+        return False
 
     def sizes(self, before: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]]:
         """Return the (H, W) of the streams that ``pre_batch`` resizes or adds; ``before``: the known sizes before it.

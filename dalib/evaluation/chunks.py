@@ -31,19 +31,19 @@ class _Chunk(NamedTuple):
 
 @contextmanager
 def share_of_chunks(
-    dataset: SegmentationDataset, length: int, size: int, workers: int, device: torch.device
+    dataset: SegmentationDataset, length: int, size: int, workers: int, device: torch.device, *, in_order: bool = False
 ) -> Iterator[Iterator[list[Alike]]]:
     """Yield this rank's chunks of ``size`` of the leading ``length`` images; workers end with the block.
 
-    Rank r has chunks r, r + ranks, ... A chunk is parted where the images' size changes, or where labels begin or end,
-    so that no batch depends on the number of ranks.
+    Rank r has chunks r, r + ranks, ...; ``in_order`` the first rank has all, and the others none. A chunk is parted
+    where the images' size changes, or where labels begin or end, so that no batch depends on the number of ranks.
 
     Raises:
         DataError: an item cannot be read or is malformed, or a worker process was killed.
     """
     bad_items = dataset.bad_items if isinstance(dataset, Readable) else BadItems()
     chunks = _Chunks(dataset, length, size)
-    mine = range(rank(), len(chunks), world())
+    mine = range(len(chunks) if rank() == 0 else 0) if in_order else range(rank(), len(chunks), world())
     with watched_workers() as iterators:
         iterators["eval"] = iter(
             DataLoader(

@@ -35,6 +35,7 @@ def evaluate(
     limit: int | None = None,
     needs: Collection[str] = (),
     workers: int = 0,
+    in_order: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Return the confusion matrix and IoU of ``model`` on ``dataset``, label-free measures of images without labels.
@@ -60,6 +61,8 @@ def evaluate(
         needs: what of the result's ``evidence`` is gathered, of images with labels, too: any of "measures", "sample"
             and "agreement", as validators declare it.
         workers: processes that read the images, on each rank; 0 reads in this one.
+        in_order: of several ranks the first scores all images, in their order, for a ``predict`` that adapts to what it
+            has seen.
         progress: called on rank 0 with (images done on all ranks, images in all) after every ``batch_size`` of its own.
 
     Raises:
@@ -84,7 +87,7 @@ def evaluate(
     with (
         _raised_on_all_ranks(),
         inference(model.to(device)),
-        share_of_chunks(dataset, length, batch_size, workers, device) as chunks,
+        share_of_chunks(dataset, length, batch_size, workers, device, in_order=in_order) as chunks,
     ):
         for number, chunk in enumerate(chunks, start=1):
             first = (rank() + (number - 1) * world()) * batch_size
@@ -106,7 +109,7 @@ def evaluate(
                     sample.update(first, scored)
                 first += len(batch)
             if progress and rank() == 0:
-                progress(min(number * batch_size * world(), length), length)
+                progress(min(number * batch_size * (1 if in_order else world()), length), length)
     matrix.add_ranks()
     label_free.add_ranks()
     labelled.add_ranks()

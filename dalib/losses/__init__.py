@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dalib.hooks import hookimpl
+from dalib.losses.balance import WeightRule, balanced_weights, log_prior
 from dalib.losses.contract import LOCAL, Local, Ranks, SegmentationLossFunction, whole_batch
 from dalib.losses.cross_entropy import SegmentationLoss, cross_entropy, hard_pixels
 from dalib.losses.dice import DiceLoss, dice
@@ -19,10 +20,13 @@ __all__ = [
     "Ranks",
     "SegmentationLoss",
     "SegmentationLossFunction",
+    "WeightRule",
+    "balanced_weights",
     "cross_entropy",
     "dalib_register",
     "dice",
     "hard_pixels",
+    "log_prior",
     "lovasz_softmax",
     "whole_batch",
 ]

@@ -50,12 +50,14 @@ class SegmentationLoss:
 
     Options:
         class_weights: factor of each class; the denominator stays the number of valid pixels.
+        logit_adjustment: what is added to the logits of each class, see ``dalib.losses.log_prior``.
         ohem: in the main output keep only pixels whose true class has a probability below this, in (0, 1].
         min_kept: with ``ohem``, keep at least so many pixels per batch.
         auxiliary: weight of each auxiliary head (BiSeNet's authors use 1).
     """
 
     class_weights: Sequence[NotNegative] | None = None
+    logit_adjustment: Sequence[float] | None = None
     ohem: Annotated[float, Field(gt=0, le=1)] | None = None
     min_kept: Whole = 100_000
     auxiliary: NotNegative = 1.0
@@ -78,6 +80,8 @@ class SegmentationLoss:
     def _term(self, logits: Tensor, label: Tensor, weight: Tensor | None, ohem: float | None, across: Local) -> Tensor:
         valid = label != IGNORE
         weights = None if self.class_weights is None else _on_device(tuple(self.class_weights), logits.device)
+        if self.logit_adjustment is not None:
+            logits = logits.float() + _on_device(tuple(self.logit_adjustment), logits.device).view(-1, 1, 1)
         values = cross_entropy(logits, label, weights)
         if ohem is not None:  # class weights must not change which pixels are hard
             hardness = values if weights is None else cross_entropy(logits, label)

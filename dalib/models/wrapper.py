@@ -23,8 +23,12 @@ class SegmentationModel(nn.Module):
             ``features`` and ``low_res``.
         num_classes: K, the channels of the logits.
         mean, std: of the RGB channels, for images in [0, 1]; DalibError for those of images in 0..255.
+
+    Attributes:
+        classes: their names, where they are known, as of what ``dalib.load_model`` returns.
     """
 
+    classes: tuple[str, ...] | None = None
     mean: Tensor
     std: Tensor
 

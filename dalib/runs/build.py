@@ -252,7 +252,8 @@ def check_classes(datasets: "Mapping[str, SegmentationDataset]") -> tuple[str, .
 
 def _loss(options: Options | None, num_classes: int) -> SegmentationLossFunction | None:
     loss = None if options is None else loss_from(options, "loss")
-    weights = loss.class_weights if isinstance(loss, SegmentationLoss) else None
-    if weights is not None and len(weights) != num_classes:
-        raise RecipeError(f"loss.class_weights: expected {num_classes} values, one per class, got {len(weights)}.")
+    for option in ("class_weights", "logit_adjustment") if isinstance(loss, SegmentationLoss) else ():
+        values = getattr(loss, option)
+        if values is not None and len(values) != num_classes:
+            raise RecipeError(f"loss.{option}: expected {num_classes} values, one per class, got {len(values)}.")
     return loss

@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from dalib.core import checkpoint
@@ -14,7 +15,7 @@ from dalib.core.hookspecs import HOOKS
 from dalib.device import choose_device
 from dalib.errors import CheckpointError, DalibError, StackError, add_to
 from dalib.files import checkpoints_of, find_checkpoint
-from dalib.models.wrapper import network_of
+from dalib.models.wrapper import SegmentationModel, network_of
 from dalib.runs.build import build_engine, build_model, forget_files, overridden
 from dalib.runs.folder import RunFolder
 from dalib.runs.recipe import Recipe, make_recipe
@@ -42,7 +43,51 @@ def load_run(path: str | Path, device: str | None = None, overrides: Sequence[st
         CheckpointError: there is no checkpoint, it is damaged, or it was not written by a run.
         DalibError: another change, or a strategy that had to be trained with.
     """
-    path = Path(path)
+    file, state = _read(Path(path))
+    recipe = make_recipe(_mapping(state["recipe"], f"the recipe in {file}"))
+    recipe = overridden(recipe, overrides) if overrides else recipe
+    forget_files(recipe, scored=True)  # the checkpoint has the weights
+    chosen = choose_device(device)
+    with checkpoint.taken_from(file):
+        classes = tuple(map(str, state["classes"]))
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in state["palette"])
+        model = build_model(recipe, classes, chosen)
+        _preload(model, state["model"])
+        engine = build_engine(recipe, model, classes, chosen, "evaluate")
+        if overrides:
+            _check_added(engine, state["stack"])
+            state = checkpoint.for_stack(state, engine.state_dict())
+        engine.load_state_dict(state)
+    engine.model.eval()
+    return LoadedRun(recipe, engine, classes, palette)
+
+
+def load_model(path: str | Path) -> SegmentationModel:
+    """Return the network of a run, as its own recipe names it, in eval mode on the CPU.
+
+    It is the one that the recipe evaluates, the student or the teacher, without the strategies around predictions. Its
+    ``classes`` are the names of those that it was trained on.
+
+    Args:
+        path: the run's folder, or one of its checkpoints.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, or it was not written by a run.
+        DalibError: the recipe names a network, or a plugin, that is not there.
+    """
+    file, state = _read(Path(path))
+    recipe = make_recipe(_mapping(state["recipe"], f"the recipe in {file}"))
+    forget_files(recipe, scored=False)
+    with checkpoint.taken_from(file):
+        classes = tuple(map(str, state["classes"]))
+        model = cast(SegmentationModel, build_model(recipe, classes, torch.device("cpu")))
+        model.network.load_state_dict(state["teacher" if recipe.evaluate.model == "teacher" else "model"])
+    model.classes = classes
+    return model.eval()
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the checkpoint of a run's folder, or the one given, and what it holds, its recipe and classes included."""
     file = find_checkpoint(path)
     if file.suffix in (".onnx", ".pt2"):
         raise CheckpointError(
@@ -61,22 +106,7 @@ def load_run(path: str | Path, device: str | None = None, overrides: Sequence[st
             f"{file} holds no recipe, so its model is not known; expected a checkpoint that `dalib train` wrote. "
             "Weights alone are loaded by `model: {weights: FILE}` of a recipe."
         )
-    recipe = make_recipe(_mapping(state["recipe"], f"the recipe in {file}"))
-    recipe = overridden(recipe, overrides) if overrides else recipe
-    forget_files(recipe, scored=True)  # the checkpoint has the weights
-    chosen = choose_device(device)
-    with checkpoint.taken_from(file):
-        classes = tuple(map(str, state["classes"]))
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in state["palette"])
-        model = build_model(recipe, classes, chosen)
-        _preload(model, state["model"])
-        engine = build_engine(recipe, model, classes, chosen, "evaluate")
-        if overrides:
-            _check_added(engine, state["stack"])
-            state = checkpoint.for_stack(state, engine.state_dict())
-        engine.load_state_dict(state)
-    engine.model.eval()
-    return LoadedRun(recipe, engine, classes, palette)
+    return file, state
 
 
 def _preload(model: nn.Module, state: dict[str, Tensor]) -> None:

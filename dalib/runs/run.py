@@ -167,6 +167,12 @@ class Run:
             self._restore(state)
             ranks.stepped(self.engine.index)
         ranks.begun()
+        if (world := ranks.world()) > 1:
+            images = self.recipe.data.batch_size // world
+            tell(
+                self.console,
+                f"{world} ranks on {self.engine.device.type}, {images} images of each stream and step each",
+            )
 
     def _begin_writing(self, resume: bool, samples: Samples) -> dict[str, Any] | None:
         """Start the folder, or return the state to resume from."""
@@ -229,6 +235,8 @@ class Run:
             self.saving.rescued(interruption),
             closing(steps),
         ):
+            if self._evaluates and self.engine.index not in self.candidates.steps:
+                display.log(self.engine.index, self._score_on_the_way(display))  # the run broke off in it
             for terms in steps:
                 self.seconds = earlier + time.perf_counter() - started
                 self._record(terms, display)
@@ -254,12 +262,19 @@ class Run:
             self._gather_bad_items()
         if logs:
             metrics |= self._metrics(terms)
-        if train.eval_every and step % train.eval_every == 0 and step < train.steps:
+        if metrics and self.first:  # before the evaluation, of which a resumed run can make up for
+            self.folder.log({"step": step, **metrics})
+        if self._evaluates:
             metrics |= self._score_on_the_way(display)
         if metrics and self.first:
-            self.folder.log({"step": step, **metrics})
             display.log(step, metrics)
         display.step(step)
+
+    @property
+    def _evaluates(self) -> bool:
+        """Whether the run is evaluated at this step, on the way."""
+        step, train = self.engine.index, self.recipe.train
+        return bool(train.eval_every and step and step % train.eval_every == 0 and step < train.steps)
 
     def _gather_bad_items(self) -> None:
         """Count what the other ranks could not read."""
@@ -291,7 +306,10 @@ class Run:
 
     def _score_on_the_way(self, display: Display) -> dict[str, float]:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
-        return self._judge(self._score(display.evaluating))
+        figures = self._judge(self._score(display.evaluating))
+        if self.first:
+            self.folder.log_score(self.engine.index, figures)
+        return figures
 
     def _judge(self, result: Result) -> dict[str, float]:
         """Return what the metrics say of an evaluation, and keep its weights if they are the best so far."""
@@ -399,7 +417,8 @@ class Run:
 def _check_divides(recipe: Recipe) -> None:
     size, micro, world = recipe.data.batch_size, recipe.train.accumulate, ranks.world()
     if size % (micro * world):
+        times = f" times {micro} micro-batches (train.accumulate)" if micro > 1 else ""
         raise RecipeError(
-            f"data.batch_size: {size} images, which count all ranks, do not divide into {world} ranks times {micro} "
-            f"micro-batches (train.accumulate); expected a multiple of {micro * world}."
+            f"data.batch_size: {size} images, which count all ranks, do not divide into {world} ranks{times}; expected "
+            f"a multiple of {micro * world}."
         )

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-import torch
 from torch import nn
 
-from dalib import IGNORE, OptionGroup, SetupContext, Step, Strategy, Stream, hookimpl
+from dalib import OptionGroup, SetupContext, Step, Strategy, Stream, hookimpl
 from dalib.options import Count, NotNegative, Probability
 from dalib_plugins.ranges import Interval, OddCount, Share, Streams
 from dalib_plugins.view import draw_view
@@ -87,13 +86,7 @@ class Augment(Strategy):
             return stream
         crop = self.crop or stream.size
         view = draw_view(len(stream.image), stream.size, crop, self.scale, self.flip, stream.image.device)
-        return dataclasses.replace(
-            stream,
-            image=view.image(stream.image, interpolate=self.scale != (1.0, 1.0)),
-            label=None if stream.label is None else view.mask(stream.label, IGNORE),
-            weight=view.mask(torch.ones_like(stream.image[:, 0]) if stream.weight is None else stream.weight, 0.0),
-            extra={name: view.mask(values, 0) for name, values in stream.extra.items()},
-        )
+        return view.stream(stream, interpolate=self.scale != (1.0, 1.0))
 
     def _warp(self, stream: Stream) -> Stream:
         for augmentation in self._warps:

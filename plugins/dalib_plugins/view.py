@@ -1,11 +1,13 @@
 """Random scale, crop and flip as one sampling, by the nearest pixel for labels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dalib import IGNORE, Stream
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,17 @@ class View:
         sample = torch.arange(len(values), device=values.device)[:, None, None]
         near = values[sample, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
         return near.masked_fill(~inside, outside)
+
+    def stream(self, stream: Stream, *, interpolate: bool) -> Stream:
+        """Return the view of a stream; pixels from outside the image have label 255, weight 0, and 0 in maps."""
+        weight = torch.ones_like(stream.image[:, 0]) if stream.weight is None else stream.weight
+        return replace(
+            stream,
+            image=self.image(stream.image, interpolate=interpolate),
+            label=None if stream.label is None else self.mask(stream.label, IGNORE),
+            weight=self.mask(weight, 0.0),
+            extra={name: self.mask(values, 0) for name, values in stream.extra.items()},
+        )
 
 
 def draw_view(

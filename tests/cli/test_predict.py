@@ -79,3 +79,18 @@ def test_a_size_is_two_numbers_or_native(size, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["predict", "run", "images", "--out", "o", "--size", *size])
     assert ended.value.code == 2 and "argument --size: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bn_adapt", "tent", "crf"])
+def test_strategies_around_predictions_are_added_as_for_an_evaluation(name, trained, tmp_path):
+    wanted = f"strategies=[{{use: supervised}}, {{use: {name}}}]"
+    assert run_dalib("predict", trained / "run", trained / "b.jpg", "--out", tmp_path / "plain") == 0
+    assert run_dalib("predict", trained / "run", trained / "b.jpg", wanted, "--out", tmp_path / "around") == 0
+    plain, around = ((tmp_path / folder / "labels" / "b.png").read_bytes() for folder in ("plain", "around"))
+    assert plain != around
+
+
+def test_a_change_of_the_stack_alone_is_nothing_to_predict(trained, tmp_path, capsys):
+    assert refusal(capsys, "predict", trained / "run", "strategies=[]", "--out", tmp_path / "out") == (
+        "strategies=[] changes the stack; name the images or folders to predict, too."
+    )

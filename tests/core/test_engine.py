@@ -668,3 +668,44 @@ def test_a_model_of_which_nothing_would_be_trained_is_refused():
     engine = Engine(tiny_model().requires_grad_(False), [Supervised()], device="cpu")
     with pytest.raises(StackError, match=r"no parameter of the model requires a gradient, .* fuse\(\)"):
         engine.step(tiny_batch())
+
+
+class Adapts(Strategy):
+    """Adds to the head's bias with every batch, in what it is given alone; it sees which images come when."""
+
+    adapts = True
+
+    @hookimpl
+    def setup(self, ctx):
+        self.seen, self.student, self.alike = [], ctx.model, []
+
+    @hookimpl
+    def predictor(self, model, predict):
+        self.alike.append(model is not self.student and not model.training)
+
+        def adapt(images):
+            self.seen.append(images)
+            with torch.no_grad():
+                model.head.bias[0] += 1
+            return predict(images)
+
+        return adapt
+
+
+def test_a_predictor_that_adapts_gets_a_copy_of_its_own_for_each_evaluation():
+    strategy = Adapts()
+    built = engine([Supervised(), strategy])
+    plain = built.model.state_dict()["head.bias"].clone()
+    images = torch.randint(0, 256, (1, 3, 12, 16), dtype=torch.uint8)
+    predict = built.predictor(built.model)
+    first, second = (predict(images.float() / 255)[:, 0] for _ in range(2))
+    torch.testing.assert_close(second - first, torch.ones_like(first))  # what predicts is the copy
+    again = built.predictor(built.model)(images.float() / 255)[:, 0]
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+    assert strategy.alike == [True, True] and torch.equal(built.model.state_dict()["head.bias"], plain)
+
+
+def test_images_reach_a_predictor_that_adapts_in_their_order():
+    strategy, data = Adapts(), TinyData(5)
+    engine([Supervised(), strategy]).evaluate(data, batch_size=2, workers=1)
+    assert torch.equal(torch.cat(strategy.seen), data.images.float() / 255)

@@ -391,3 +391,23 @@ def test_strategies_compare_by_identity_and_take_options_by_keyword_alone():
     assert (one.name, one.weight, Plain(name="mine").name) == ("plain", 1.0, "mine")
     with pytest.raises(TypeError):
         Plain(2)
+
+
+def test_one_strategy_of_a_stack_adapts_at_prediction():
+    class Adapts(Strategy):
+        adapts = True
+
+        @hookimpl
+        def predictor(self, model, predict):
+            return predict
+
+    with pytest.raises(StackError, match="strategies 'a' and 'b' both adapt the model to the images"):
+        Stack([Adapts(name="a"), Talker(name="c"), Adapts(name="b")])
+    assert Stack([Talker(), Adapts()]).adapts and not Stack([Talker()]).adapts
+
+
+def test_an_annotated_adapts_is_refused_as_an_option():
+    with pytest.raises(StackError, match=r"adapts is annotated, .*: adapts = True"):
+
+        class Adapts(Strategy):
+            adapts: bool = True

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dalib import ranks
+from dalib import Engine, ranks
 from dalib.errors import RankError
 from tests.distributed.launch import on_ranks
+from tests.tiny import Supervised, tiny_model
 
 
 def together():
@@ -90,3 +91,13 @@ def test_one_process_is_rank_0_of_1():
     assert (told["rank"], told["world"], told["first"], told["objects"]) == (0, 1, 7, ["rank 0"])
     assert torch.equal(told["total"], values) and torch.equal(told["gathered"], values[None])
     assert told["gradient"].tolist() == [1, 1] and torch.equal(told["greatest"], values)
+
+
+def test_processes_that_nobody_has_connected_are_told_that_each_trains_alone(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "job", "WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    Engine(tiny_model(), [Supervised()], device="cpu")  # rank 0 alone says it
+    monkeypatch.setenv("RANK", "0")
+    with pytest.warns(UserWarning, match="torchrun has started 2 processes, and each of them trains alone: call torch"):
+        Engine(tiny_model(), [Supervised()], device="cpu")
+    Engine(tiny_model(), [Supervised()], device="cpu", purpose="evaluate")

@@ -8,7 +8,7 @@ import torch
 from dalib import Engine, Strategy, create_strategy, hookimpl
 from dalib.core import stack as stack_module
 from tests.plugins.test_registration import OPTIONS, make
-from tests.tiny import tiny_batch, tiny_model
+from tests.tiny import tappable_model, tiny_batch, tiny_model
 from tests.waits import WaitError, refusing_waits
 
 
@@ -32,7 +32,7 @@ def watched(monkeypatch):
 
 def test_no_hook_of_a_bundled_strategy_waits_for_the_device(watched):
     stack = [make(name, options) for name, options in OPTIONS.items()]
-    engine = Engine(tiny_model(), stack, device="cpu")
+    engine = Engine(tappable_model(), stack, device="cpu")
     engine.step(tiny_batch(0, (41, 50)))
     hooks = {hook for _, hook in watched}
     assert {"pre_batch", "loss", "critic_loss"} <= hooks

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from dalib import Engine, create_dataset
-from tests.plugins.test_registration import OPTIONS, make
+from tests.plugins.test_registration import OPTIONS, make, teacher
 from tests.tiny import tiny_model
 
 
@@ -17,8 +17,9 @@ def domains():
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", list(combinations(OPTIONS, 2)), ids="-".join)
 def test_two_strategies_train_three_steps_together(pair, domains):
+    options = OPTIONS | {"distill": {"teachers": [teacher(19)]}}
     names = dict.fromkeys((*pair, "supervised"))  # without a labelled stream, some pairs have no loss
-    engine = Engine(tiny_model(num_classes=19), [make(name, OPTIONS[name]) for name in names], device="cpu")
+    engine = Engine(tiny_model(num_classes=19), [make(name, options[name]) for name in names], device="cpu")
     before = {name: value.clone() for name, value in engine.model.named_parameters()}
     for terms in engine.iterate(*domains, steps=3, batch_size=2):
         assert terms and all(value.isfinite() for value in terms.values())

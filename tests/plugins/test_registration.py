@@ -2,15 +2,28 @@
 
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
 
 import dalib_plugins
 from dalib import Engine, Registry, Strategy
+from dalib.discovery import default_registry, load_module
 from dalib.errors import RecipeError
 from dalib.options import check_options
-from tests.tiny import TinyModel, tiny_batch, tiny_model
+from tests.tiny import tappable_model, tiny_batch, tiny_model
+
+load_module(default_registry(), "tests.tiny_plugin")
+FOLDER = tempfile.TemporaryDirectory(prefix="dalib-teacher-")  # gone with the process
+
+
+def teacher(num_classes: int) -> dict[str, str]:
+    """Return a teacher for ``distill`` of so many classes, as a recipe names it."""
+    file = f"{FOLDER.name}/{num_classes}.pt"
+    torch.save(tiny_model(seed=7, num_classes=num_classes).state_dict(), file)
+    return {"use": "tiny", "weights": file}
+
 
 OPTIONS = {
     "augment": {
@@ -25,9 +38,13 @@ OPTIONS = {
     "supervised": {"ohem": 0.7, "min_kept": 16},
     "adversarial": {"weight": 0.001, "levels": {"logits": 1, "aux.1": 0.2}},
     "dacs": {"threshold": 0.9, "ema": 0.99, "teacher_batch_norm": "train"},
+    "feature_distance": {"layer": "body", "things": ["1", "3"], "ratio": 0.5},
     "masked_consistency": {"block": 16, "complementary": True},
     "minent": {"weight": 0.001, "eta": 2},
+    "rare_class_sampling": {"temperature": 0.1, "min_pixels": 100},
     "crf": {"iterations": 2, "cell": 8},
+    "distill": {"teachers": [teacher(5)], "temperature": 2},
+    "bn_adapt": {"alpha": 0.3},  # tent is not here: one strategy of a stack adapts at prediction
 }
 
 
@@ -42,24 +59,25 @@ def test_all_bundled_strategies_stack_from_recipe_options():
     assert {name: make(name, options).name for name, options in OPTIONS.items()} == {name: name for name in OPTIONS}
     for precision in ("fp32", "bf16"):
         stack = [make(name, options) for name, options in OPTIONS.items()]
-        engine = Engine(tiny_model(), stack, device="cpu", precision=precision)
+        engine = Engine(tappable_model(), stack, device="cpu", precision=precision)
         for index, batch in enumerate((2, 1)):
             terms = engine.step(tiny_batch(index, (41, 50), batch))
             assert all(value.isfinite() for value in terms.values())
 
 
 def test_strategies_that_read_other_streams_share_no_graph():
-    names = ("supervised", "fda", "adversarial", "dacs", "minent", "crf")
-    engine = Engine(tiny_model(), [make(name, OPTIONS[name]) for name in names], device="cpu")
+    names = ("supervised", "fda", "adversarial", "dacs", "minent", "crf", "feature_distance", "rare_class_sampling")
+    engine = Engine(tappable_model(), [make(name, OPTIONS[name]) for name in names], device="cpu")
     groups = [{strategy.name for strategy in group} for group in engine.stack.groups]
-    assert groups == [{"supervised"}, {"adversarial", "minent"}, {"dacs"}]
+    assert groups == [{"supervised", "feature_distance"}, {"adversarial", "minent"}, {"dacs"}]
 
 
 def test_a_plan_sets_all_of_them_up_on_the_meta_device():
     options = {**OPTIONS, "augment": {**OPTIONS["augment"], "kornia": [{"use": "RandomRotation", "degrees": 10.0}]}}
     with torch.device("meta"):
-        engine = Engine(TinyModel(), [make(name, values) for name, values in options.items()], device="meta")
-    assert engine.teacher is not None and len(engine.modules) == 2
+        stack = [make(name, values) for name, values in options.items()]
+        engine = Engine(tappable_model(), stack, device="meta", purpose="plan")
+    assert engine.teacher is not None and len(engine.modules) == 4
 
 
 @pytest.mark.parametrize(
@@ -88,7 +106,23 @@ DEFAULTS = {  # as docs/methods.md has them
         "kornia": [],
     },
     "fda": {"beta": 0.01, "window": "symmetric"},
-    "supervised": {"streams": ["source"], "class_weights": None, "ohem": None, "min_kept": None, "auxiliary": None},
+    "feature_distance": {"weight": 0.005, "layer": None, "reference": None, "things": None, "ratio": 0.75},
+    "rare_class_sampling": {
+        "stream": "source",
+        "temperature": 0.01,
+        "min_pixels": 3000,
+        "crop": None,
+        "crop_share": 0.5,
+        "tries": 10,
+    },
+    "supervised": {
+        "streams": ["source"],
+        "class_weights": None,
+        "logit_adjustment": None,
+        "ohem": None,
+        "min_kept": None,
+        "auxiliary": None,
+    },
     "adversarial": {
         "input": "softmax",
         "objective": "bce",
@@ -142,14 +176,26 @@ DEFAULTS = {  # as docs/methods.md has them
         "reach": 12,
         "heard": 256,
     },
+    "distill": {
+        "streams": ["source", "target"],
+        "temperature": 1.0,
+        "layers": {},
+        "feature_weight": 1.0,
+        "grid": (16, 32),
+        "feature_steps": 0,
+        "freeze": [],
+    },
+    "bn_adapt": {"alpha": 0.1, "carry": False},
+    "tent": {"lr": 2.5e-4, "momentum": 0.9, "weight_decay": 5e-4},
 }
+REQUIRED = {"distill": {"teachers": ["run"]}}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults_are_those_of_the_docs(name):
-    made = vars(make(name, {}))
+    made = vars(make(name, REQUIRED.get(name, {})))
     assert {option: made[option] for option in DEFAULTS[name]} == DEFAULTS[name]
-    assert made["weight"] == 1.0
+    assert made["weight"] == DEFAULTS[name].get("weight", 1.0)
 
 
 def test_the_defaults_of_a_blur():
@@ -177,6 +223,14 @@ EDGES = [
     ("augment", "crop", [[1, 1], None], [[0, 1]]),
     ("fda", "beta", [0, 0.5, [0, 0.5]], [-0.01, 0.51, []]),
     ("fda", "window", ["symmetric", "corner"], ["round"]),
+    ("feature_distance", "ratio", [0, 1], [-0.01, 1.01]),
+    ("rare_class_sampling", "temperature", [1e-3], [0]),
+    ("rare_class_sampling", "min_pixels", [0], [-1]),
+    ("rare_class_sampling", "crop", [[1, 1], None], [[0, 1]]),
+    ("rare_class_sampling", "crop_share", [0, 2.0], [-0.1]),
+    ("rare_class_sampling", "tries", [1], [0]),
+    ("supervised", "class_weights", ["enet", "median_frequency", [1, 2]], ["inverse", [-1]]),
+    ("supervised", "logit_adjustment", [0, 1], [-1]),
     ("supervised", "ohem", [0.01, 1, None], [0, 1.01]),
     ("supervised", "min_kept", [0], [-1]),
     ("adversarial", "betas", [[0, 0.99]], [[0, 1], [-0.1, 0.9]]),
@@ -187,16 +241,25 @@ EDGES = [
     ("adversarial", "variant", ["adaptsegnet", "seed"], ["pixel"]),
     ("minent", "eta", [0.01, None], [0]),
     ("crf", "reach", [0], [-1]),
+    ("bn_adapt", "alpha", [0, 1], [-0.01, 1.01]),
+    ("distill", "teachers", [["run"], ["run", {"use": "bisenet", "weights": "file.pt"}]], [[], "run", [1]]),
+    ("distill", "temperature", [0.01], [0]),
+    ("distill", "grid", [[1, 1]], [[0, 1], [4]]),
+    ("distill", "feature_steps", [0], [-1]),
+    ("tent", "lr", [1e-9], [0]),
+    ("tent", "momentum", [0], [1]),
+    ("tent", "weight_decay", [0], [-0.1]),
 ]
 
 
 @pytest.mark.parametrize(("name", "option", "allowed", "outside"), EDGES, ids=[f"{n}.{o}" for n, o, *_ in EDGES])
 def test_options_end_where_they_should(name, option, allowed, outside):
+    needed = REQUIRED.get(name, {})
     for value in allowed:
-        make(name, {option: value})
+        make(name, {**needed, option: value})
     for value in outside:
         with pytest.raises(RecipeError, match=rf"strategies\[0\]\.{option}"):
-            make(name, {option: value})
+            make(name, {**needed, option: value})
 
 
 def test_importing_the_package_does_not_import_kornia():
@@ -207,7 +270,7 @@ def test_importing_the_package_does_not_import_kornia():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_no_hook_waits_for_the_device():
     stack = [make(name, options) for name, options in OPTIONS.items()]
-    engine = Engine(tiny_model(), stack, device="cuda")
+    engine = Engine(tappable_model(), stack, device="cuda")
     first, again = (tiny_batch(index, (41, 50)).to(engine.device) for index in range(2))
     engine.step(first)
     torch.cuda.set_sync_debug_mode("error")

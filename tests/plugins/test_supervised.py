@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from dalib import Batch, Engine, Strategy, Stream, hookimpl
 from dalib.errors import StackError
-from dalib.losses import SegmentationLoss
+from dalib.losses import SegmentationLoss, balanced_weights, log_prior
 from dalib_plugins.supervised import Supervised
-from tests.tiny import tiny_batch, tiny_model
+from tests.tiny import TinyData, tiny_batch, tiny_model
 
 
 def step(strategy: Supervised, batch: Batch, **options) -> dict[str, torch.Tensor]:
@@ -85,3 +85,48 @@ def test_too_few_class_weights_are_counted():
 def test_options_that_a_models_own_loss_lacks_are_named():
     with pytest.raises(StackError, match="'supervised' sets ohem, options of the cross-entropy, but the run's"):
         step(Supervised(ohem=0.7), tiny_batch(), loss=lambda step, stream: step.logits(stream).mean())
+
+
+def fitted(strategy: Supervised, source: TinyData, **streams: TinyData) -> Engine:
+    engine = Engine(tiny_model(), [strategy], device="cpu")
+    engine.fit(source, streams=streams, steps=1, batch_size=2)
+    return engine
+
+
+def test_weights_by_a_rule_and_the_prior_come_from_the_pixels_of_the_data():
+    data = TinyData()
+    data.labels[data.labels == 3] = 0
+    counts = torch.stack([label.flatten().bincount(minlength=5) for label in data.labels])
+    by_numbers = Supervised(class_weights=balanced_weights(counts, "median_frequency"))
+    run = SegmentationLoss(logit_adjustment=log_prior(counts, 0.5))
+    expected = Engine(tiny_model(), [by_numbers], device="cpu", loss=run)
+    expected.fit(data, steps=1, batch_size=2)
+    found = fitted(Supervised(class_weights="median_frequency", logit_adjustment=0.5), data)
+    plain = fitted(Supervised(), data)
+    for name, value in expected.model.state_dict().items():
+        assert torch.equal(value, found.model.state_dict()[name])
+    assert not torch.equal(found.model.head.weight, plain.model.head.weight)
+
+
+def test_streams_are_counted_together():
+    few = TinyData(2, seed=1)
+    few.labels[:] = 4
+    labels = [*TinyData().labels, *few.labels]
+    counts = torch.stack([label.flatten().bincount(minlength=5) for label in labels])
+    numbers = Supervised(streams=["source", "few"], class_weights=balanced_weights(counts, "enet"))
+    rule = Supervised(streams=["source", "few"], class_weights="enet")
+    expected, found = (fitted(strategy, TinyData(), few=few).model.state_dict() for strategy in (numbers, rule))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_counts_that_no_data_set_gives_are_asked_for():
+    with pytest.raises(
+        StackError, match="class_weights and logit_adjustment come from the pixels of each class in the"
+    ):
+        step(Supervised(class_weights="enet", logit_adjustment=1.0), tiny_batch())
+
+
+@pytest.mark.parametrize("option", ["class_weights", "logit_adjustment"])
+def test_a_loss_has_one_value_per_class(option):
+    with pytest.raises(StackError, match=f"{option} of the loss: expected 5 values, one per class, got 1"):
+        step(Supervised(), tiny_batch(), loss=SegmentationLoss(**{option: [1.0]}))

@@ -5,7 +5,7 @@ import torch
 
 from dalib import Engine, create_strategy
 from tests.plugins.test_registration import OPTIONS, make
-from tests.tiny import TinyData, tiny_model
+from tests.tiny import TinyData, tappable_model
 
 SIZE = (41, 50)
 
@@ -32,7 +32,7 @@ def trained(name, form):
     stack = [make(name, OPTIONS[name])]
     if name != "supervised":
         stack.append(create_strategy("supervised"))
-    engine = Engine(tiny_model(), stack, device="cpu")
+    engine = Engine(tappable_model(), stack, device="cpu")
     engine.fit(TinyData(4, SIZE), Unlabelled(form), steps=2, batch_size=2)
     return engine
 

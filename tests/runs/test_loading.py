@@ -185,3 +185,11 @@ def test_a_runs_folder_is_resumed_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_dalib("train", path, "train.steps=3", "--resume") == 0
     assert json.loads((path / "results.json").read_text())["steps"] == 3 and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("use", ["bn_adapt", "tent"])
+def test_a_strategy_that_adapts_is_scored_alike_after_training_and_when_it_is_added(use, tmp_path):
+    path = trained(tmp_path / "run", "strategies: [{use: supervised}]")
+    plain, added = scores(path), scores(path, f"strategies=[{{use: supervised}}, {{use: {use}}}]")
+    within = trained(tmp_path / "within", f"strategies: [{{use: supervised}}, {{use: {use}}}]")
+    assert added[0] == json.loads((within / "results.json").read_text())["miou"] == scores(within)[0] != plain[0]

@@ -116,6 +116,19 @@ def test_a_run_that_was_broken_off_resumes_to_the_same_end(at, whole, tmp_path):
     assert_same_run(folder, tmp_path / "broken")
 
 
+def test_an_evaluation_on_the_way_that_was_broken_off_is_made_up_for(whole, tmp_path, monkeypatch):
+    def breaks(self, *arguments, **options):
+        raise StoppedError
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(Engine, "evaluate", breaks)
+        run(recipe(eval_every=2), tmp_path / "broken")
+    run(recipe(eval_every=2), tmp_path / "broken", resume=True)
+    assert_same_run(whole[0], tmp_path / "broken")
+    best = [torch.load(at / "checkpoints" / "best.pt", weights_only=True) for at in (whole[0], tmp_path / "broken")]
+    assert best[0]["step"] == best[1]["step"]
+
+
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_end(whole, tmp_path, caplog):
     folder = tmp_path / "run"
     with broken_off(3):
