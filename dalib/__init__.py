@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dalib.errors import DalibError, StackError, suggest
     from dalib.evaluation.evaluate import evaluate
     from dalib.evaluation.result import Result
+    from dalib.evaluation.validators import Evidence, Validator
     from dalib.hooks import Predict, hookimpl
     from dalib.labels import IGNORE
     from dalib.losses import SegmentationLoss
@@ -42,6 +43,7 @@ _HOMES = {
     "Critic": "core.modules",
     "DalibError": "errors",
     "Engine": "core.engine",
+    "Evidence": "evaluation.validators",
     "OptionGroup": "options",
     "OwnedModule": "core.modules",
     "Predict": "hooks",
@@ -55,6 +57,7 @@ _HOMES = {
     "Step": "core.step",
     "Strategy": "core.strategy",
     "Stream": "data.batch",
+    "Validator": "evaluation.validators",
     "create_dataset": "core.create",
     "create_model": "core.create",
     "create_strategy": "core.create",
@@ -80,6 +83,7 @@ __all__ = [
     "Critic",
     "DalibError",
     "Engine",
+    "Evidence",
     "OptionGroup",
     "OwnedModule",
     "Predict",
@@ -93,6 +97,7 @@ __all__ = [
     "Step",
     "Strategy",
     "Stream",
+    "Validator",
     "create_dataset",
     "create_model",
     "create_strategy",

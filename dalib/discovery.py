@@ -11,7 +11,7 @@ from dalib.registry import DuplicateNameError, Registry
 
 AUTOLOAD_OFF = "DALIB_DISABLE_PLUGIN_AUTOLOAD"
 SAFE = "DALIB_SAFE"
-OWN = ("dalib.models", "dalib.data", "dalib.losses", "dalib.core.optim")
+OWN = ("dalib.models", "dalib.data", "dalib.losses", "dalib.core.optim", "dalib.evaluation")
 BUNDLED = frozenset({*OWN, "dalib_plugins"})
 
 

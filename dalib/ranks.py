@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Any, TypeVar, cast
 
 import torch
@@ -147,6 +148,24 @@ def signalled() -> None:
         watch.signalled()
 
 
+class Alike:
+    """Whether all ranks hold the same bytes, known at once; it needs no device."""
+
+    def __init__(self) -> None:
+        self._group = _of_cpus()
+
+    def __call__(self, own: bytes) -> bool:
+        """Return whether these bytes are the same on all ranks."""
+        if world() == 1:
+            return True
+        digest = int.from_bytes(blake2b(own, digest_size=7).digest())
+        extremes = torch.tensor([digest, -digest])
+        with _collective():
+            dist.all_reduce(extremes, dist.ReduceOp.MAX, self._group)
+        greatest, least = extremes.tolist()
+        return bool(greatest == -least)
+
+
 class Soon:
     """The maximum over the ranks of a small number each step, known a step later, so that none waits for another.
 
@@ -155,9 +174,7 @@ class Soon:
 
     def __init__(self) -> None:
         self._pending: tuple[Any, Tensor] | None = None
-        if world() > 1:
-            with _collective():
-                self._group: Any = dist.new_group(backend="gloo", timeout=watch.timeout if watch else None)
+        self._group = _of_cpus()
 
     def greatest(self, value: int, *, last: bool = False) -> int:
         """Return the maximum of what the ranks gave one call ago, 0 at first; in the ``last`` call, of this one too."""
@@ -189,6 +206,14 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return _reduced(gradients[0], dist.ReduceOp.SUM)
+
+
+def _of_cpus() -> Any:
+    """Return a group of all ranks by gloo, None for one rank."""
+    if world() == 1:
+        return None
+    with _collective():
+        return dist.new_group(backend="gloo", timeout=watch.timeout if watch else None)
 
 
 def _reduced(values: Tensor, how: Any) -> Tensor:

@@ -9,7 +9,7 @@ import pluggy
 from dalib.errors import RegistryError, suggest
 from dalib.hooks import PROJECT, hookspec
 
-Kind = Literal["strategy", "model", "dataset", "loss", "optimizer", "schedule"]
+Kind = Literal["strategy", "model", "dataset", "loss", "optimizer", "schedule", "validator"]
 Factory = Callable[..., Any]
 
 
@@ -62,6 +62,10 @@ class Registry:
         if "steps" not in taken and all(p.kind is not p.VAR_KEYWORD for p in taken.values()):
             raise RegistryError(f"schedule {name!r}: its factory must take `steps`, the length of the run.")
         self._add("schedule", name, factory)
+
+    def validator(self, name: str, factory: Factory) -> None:
+        """Register ``factory(**options) -> validator``, a ``dalib.Validator``."""
+        self._add("validator", name, factory)
 
     def get(self, kind: Kind, name: str) -> Factory:
         """Return the factory of a name; RegistryError suggests a known name and lists plugins that failed to load."""

@@ -49,7 +49,7 @@ class Watch:
     ends the process.
 
     Args:
-        store: the job's, which outlives its restarts. start: the number of this start, from 0.
+        store: the job's, which outlives its restarts. start: the number of this start.
 
     Attributes:
         restarted: the job was started again after it had begun its work.
@@ -58,7 +58,7 @@ class Watch:
 
     def __init__(self, store: Store, start: int, rank: int, world: int) -> None:
         own = store.clone()  # a connection of its own: the other one may wait
-        self.restarted = start > 0 and own.check([_BEGUN])
+        self.restarted = own.check([_BEGUN])
         self.timeout: timedelta | None = None
         self._job, self._store = own, PrefixStore(f"watch {start}", own)
         self._rank, self._world = rank, world

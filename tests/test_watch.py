@@ -156,6 +156,6 @@ def test_where_the_store_is_gone_that_is_told(started, store):
 
 
 def test_a_restarted_job_knows_whether_it_had_begun(store):
-    assert not Watch(store, 0, 0, 1).restarted and not Watch(store, 1, 0, 1).restarted
-    Watch(store, 0, 0, 1).begun()
-    assert not Watch(store, 0, 0, 1).restarted and Watch(store, 1, 0, 1).restarted
+    assert not Watch(store, 1, 0, 1).restarted and not Watch(store, 2, 0, 1).restarted
+    Watch(store, 2, 0, 1).begun()
+    assert Watch(store, 3, 0, 1).restarted

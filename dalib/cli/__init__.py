@@ -23,7 +23,7 @@ USER_ERROR = 2
 INTERRUPTED = 130
 RED, YELLOW = 31, 33
 NATIVE = "native"  # the size of predict
-OF_RANKS = ("train", "evaluate")  # the commands whose work several ranks share
+OF_RANKS = ("train", "evaluate", "select")  # the commands whose work several ranks share
 
 # Errors of the file system that the user can fix: a wrong path, its permissions, a full disk.
 OUTSIDE = {
@@ -104,6 +104,8 @@ def _ended(status: int) -> int:
 def _check_paths(options: argparse.Namespace) -> None:
     """Refuse a recipe or a run that is not there before PyTorch is imported, which takes seconds."""
     recipe, run = getattr(options, "recipe", None), getattr(options, "run", None)
+    for path in getattr(options, "runs", ()):
+        find_checkpoint(Path(path))
     if run is not None and not run.endswith(".onnx"):
         find_checkpoint(Path(run))
     if recipe is not None and not Path(recipe).is_dir():
@@ -228,6 +230,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--seconds", type=seconds, default=5.0, metavar="S", help="how long each is measured (default: 5)"
     )
     bench.add_argument("--json", metavar="FILE", help="write the rows here, too")
+
+    select = _add_command(commands, "select", "rank runs and their checkpoints without a label of the target")
+    select.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs, or single checkpoints")
+    select.add_argument("--by", default="ensv", metavar="V", help="the validator that chooses (default: ensv)")
+    select.add_argument("--validators", nargs="+", metavar="V", help="those shown beside it, see `dalib plugins`")
+    select.add_argument(
+        "--recipe", metavar="R", help="whose data.eval, evaluate.protocol and evaluate.limit count for all"
+    )
+    select.add_argument("--json", metavar="FILE", help="write the ranking here, too")
 
     export = _add_command(commands, "export", "write a run's model as ONNX or torch.export, checked by running it")
     _add_run(export)

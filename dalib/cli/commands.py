@@ -20,7 +20,7 @@ from dalib.cli import NATIVE
 from dalib.cli.joining import Job, joined
 from dalib.cli.starting import without_garbage_collection
 from dalib.core.arguments import check_sizes
-from dalib.core.create import loss_from, strategy_from
+from dalib.core.create import loss_from, strategy_from, validator_from
 from dalib.core.modules import OwnedModule
 from dalib.core.plan import PlannedStrategy
 from dalib.core.ramp import Ramp
@@ -59,8 +59,9 @@ from dalib.runs.folder import RunFolder
 from dalib.runs.held_out import trained_on
 from dalib.runs.loading import load_run
 from dalib.runs.progress import image_bar, tell
-from dalib.runs.recipe import Recipe, load_recipe
+from dalib.runs.recipe import DEFAULT_VALIDATORS, Recipe, load_recipe
 from dalib.runs.run import run as run_recipe
+from dalib.runs.select import select as select_checkpoints
 
 logger = logging.getLogger("dalib")
 
@@ -131,6 +132,33 @@ def _evaluate(options: Namespace, job: Job) -> None:
     console.print(result.table())
     if options.json and not job.rank:
         write_json(Path(options.json), result.to_dict())
+
+
+def select(options: Namespace) -> None:
+    """Rank the checkpoints of runs without a label of the target."""
+    with joined() as job:
+        _select(options, job)
+
+
+def _select(options: Namespace, job: Job) -> None:
+    console = job.console()
+    recipes = [load_recipe(run) for run in options.runs if RunFolder(Path(run)).recipe.is_file()]  # and their plugins
+    recipe = None if options.recipe is None else load_recipe(options.recipe)
+    places = dict.fromkeys(options.validators or DEFAULT_VALIDATORS, "--validators") | {options.by: "--by"}
+    validators = {name: validator_from({"use": name}, place) for name, place in places.items()}
+    if not job.rank:
+        _check_json(options)
+    job.connect(max([600, *(each.train.timeout for each in recipes)]), None)
+    with image_bar(console, "judging") as progress:
+        ranking = select_checkpoints(options.runs, validators, recipe=recipe, progress=progress)
+    for path, reason in ranking.left_out.items():
+        logger.warning("left out: %s: %s.", path, reason)
+    told = ranking.to_dict(options.by)
+    console.print(ranking.table(options.by))
+    for remark in (f"chosen by {options.by}: {told['chosen']}", *told["remarks"]):
+        tell(console, remark)
+    if options.json and not job.rank:
+        write_json(Path(options.json), told)
 
 
 def predict(options: Namespace) -> int:

@@ -2,15 +2,17 @@
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from dalib import ranks
@@ -32,8 +34,9 @@ class Job:
     def __init__(self) -> None:
         self.rank = 0
         if dist.is_torchelastic_launched():
-            start, gpu = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["LOCAL_RANK"])
+            gpu = int(os.environ["LOCAL_RANK"])
             store, self.rank, world = next(rendezvous("env://"))
+            start = number_of_start(store, self.rank, world)
             ranks.watch = Watch(store, start, self.rank, world)
             self._members = {"store": PrefixStore(f"start {start}", store), "rank": self.rank, "world_size": world}
             if gpu < torch.cuda.device_count():
@@ -81,6 +84,27 @@ def joined() -> Iterator[Job]:
     if ranks.watch:
         ranks.watch.close()
         dist.destroy_process_group()
+
+
+def number_of_start(store: Store, rank: int, world: int) -> int:
+    """Return the number of this start of the job, from 1, the same on all ranks.
+
+    torchrun counts on each host the restarts for which that host is to blame, so its counts differ. As the store still
+    holds what the ranks of earlier starts have said, rank 0 answers each rank's own question.
+    """
+    if rank:
+        question = uuid4().hex
+        store.set(f"question of {rank}", question)
+        start = int(store.get(f"answer to {question}"))
+        store.set(f"start {start} heard by {rank}", "")
+        return start
+    start, waiting = store.add("starts", 1), list(range(1, world))
+    while waiting := [other for other in waiting if not store.check([f"start {start} heard by {other}"])]:
+        for other in waiting:
+            if store.check([f"question of {other}"]):
+                store.set(f"answer to {store.get(f'question of {other}').decode()}", str(start))
+        time.sleep(0.02)
+    return start
 
 
 def _check_gpus(device: str | None) -> None:

@@ -12,6 +12,7 @@ from dalib.core.optim import ParameterGroups, Schedule
 from dalib.core.strategy import Strategy
 from dalib.discovery import default_registry
 from dalib.errors import DalibError, RecipeError, RegistryError
+from dalib.evaluation.validators import NEEDS, Validator
 from dalib.losses import SegmentationLossFunction
 from dalib.options import check_options
 from dalib.registry import Factory, Kind
@@ -118,6 +119,14 @@ def schedule_from(options: Options, steps: int, path: str) -> Schedule:
     """Create the learning-rate schedule of ``{use: name, **options}`` over so many steps."""
     schedule: Schedule = _checked("schedule", {"steps": steps, **options}, path)
     return schedule
+
+
+def validator_from(options: Options, path: str) -> Validator:
+    """Create the validator of ``{use: name, **options}``."""
+    validator: Validator = _checked("validator", options, path)
+    if unknown := sorted(validator.needs - frozenset(NEEDS)):
+        raise RecipeError(f"{path}: the validator needs {unknown[0]!r}; expected any of {', '.join(NEEDS)}.")
+    return validator
 
 
 def _checked(kind: Kind, options: Options, path: str) -> Any:

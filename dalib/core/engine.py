@@ -211,6 +211,7 @@ class Engine:
             The guard's flag, 0-d float32: 1 where nothing was updated.
         """
         with self.clock.section("backward"):
+            self.networks.check_alike([*terms.listed(), *inputs.listed()])
             self.networks.reduce_gradients()
         gradients = self.networks.gradients()
         self._idle = bool(terms.losses) and not gradients

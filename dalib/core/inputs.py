@@ -42,6 +42,10 @@ class Inputs:
                 raise StackError(f"{_listed(writers)} wrote the stream {name!r} wrongly: {fault}")
             self._watch(batch, name, stream, writers)
 
+    def listed(self) -> list[str]:
+        """Return the watched fields, for messages, in their order."""
+        return [f"{entry} as {strategy or 'the data'} gave it" for entry, strategy in self._names]
+
     @property
     def found(self) -> Tensor:
         """The least and the greatest value of each watched field, float32 (N, 2) on the device."""

@@ -1,6 +1,6 @@
 """The networks of an engine, the student, its teacher and strategies' modules, and the optimisers that train them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ class Networks:
         self._rates = self._present_rates()
         for network in self.all():
             ranks.copy_from_first(network.state_dict().values())
+        self._alike = ranks.Alike()
         self._frozen = [parameter for parameter in student.parameters() if not parameter.requires_grad]
 
     def all(self) -> list[nn.Module]:
@@ -68,6 +69,39 @@ class Networks:
             for name, optimizer in self.optimizers.items()
         }
         return {name: gradients for name, gradients in received.items() if gradients}
+
+    def check_alike(self, brought: Sequence[str]) -> None:
+        """Check that all ranks bring the same to the reductions of a step; they would mix up what is not the same.
+
+        Args:
+            brought: beside the gradients, each with its name.
+
+        Raises:
+            StackError: some ranks have a gradient, or one of ``brought``, which others have not.
+        """
+        if ranks.world() == 1:
+            return
+        names = {p: f"a gradient of {name}" for name, p in self._named_parameters() if p.grad is not None}
+        own = [*brought, *names.values()]
+        if self._alike("\n".join(own).encode()):
+            return
+        of_ranks = ranks.gathered_objects(own)
+        for rank, its in enumerate(of_ranks):
+            for lacking, others in enumerate(of_ranks):
+                if missing := [each for each in its if each not in others]:
+                    raise StackError(
+                        f"rank {rank} has {missing[0]}, which rank {lacking} has not. All ranks have to give the same "
+                        "terms, in one order, to the same parameters: where a strategy finds nothing to train on, let "
+                        "it return a term that is 0 and still in the graph, as step.mean does, or values.sum() * 0."
+                    )
+        raise StackError("the ranks give the same terms in different orders; give them in one order.")
+
+    def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all parameters that may have a gradient, with names for messages."""
+        yield from ((f"the model's {name}", p) for name, p in network_of(self.student).named_parameters())
+        for module in self.modules.values():
+            if module.trains:
+                yield from ((f"{module.name}'s {name}", p) for name, p in module.module.named_parameters())
 
     def reduce_gradients(self) -> None:
         """Replace gradients and BatchNorm's running statistics by their means over the ranks; nothing to do for one.

@@ -34,6 +34,11 @@ class Terms:
         self._claim(strategy, name, "step.log")
         self._logged.setdefault(f"{strategy}/{name}", []).append(value.detach())
 
+    def listed(self) -> list[str]:
+        """Return the scalars so far, for messages, in their order."""
+        logged = [f"the logged scalar {name}" for name in self._logged]
+        return [f"the term {strategy}/{name}" for strategy, name in self.losses] + logged
+
     def means(self) -> dict[str, Tensor]:
         """Return the mean of each scalar over micro-batches and ranks, a 0-d tensor."""
         means = {f"{strategy}/{name}": value for (strategy, name), value in self.losses.items()}

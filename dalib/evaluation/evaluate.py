@@ -1,6 +1,6 @@
 """Scoring a network on a data set; what has no labels is judged by label-free measures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
@@ -12,8 +12,10 @@ from dalib.errors import DalibError, DataError
 from dalib.evaluation.chunks import share_of_chunks
 from dalib.evaluation.label_free import LabelFreeSums
 from dalib.evaluation.metrics import ConfusionMatrix, best_class
+from dalib.evaluation.pixel_sample import PixelSample
 from dalib.evaluation.protocols import Protocol, get_protocol
 from dalib.evaluation.result import Result, class_ids
+from dalib.evaluation.validators import Evidence
 from dalib.hooks import Predict
 from dalib.labels import CITYSCAPES_CLASSES, default_classes
 from dalib.ranks import gathered_objects, rank, world
@@ -31,6 +33,7 @@ def evaluate(
     predict: Predict | None = None,
     other: Predict | None = None,
     limit: int | None = None,
+    needs: Collection[str] = (),
     workers: int = 0,
     in_order: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -55,6 +58,8 @@ def evaluate(
         predict: maps images to logits in place of the model, such as a sliding window around it.
         other: likewise for another network, such as the teacher: on images without labels, its agreement is measured.
         limit: the number of leading items to score; None: all.
+        needs: what of the result's ``evidence`` is gathered, of images with labels, too: any of "measures", "sample"
+            and "agreement", as validators declare it.
         workers: processes that read the images, on each rank; 0 reads in this one.
         in_order: of several ranks the first scores all images, in their order, for a ``predict`` that adapts to what it
             has seen.
@@ -75,29 +80,43 @@ def evaluate(
     device = model_device(model) if device is None else torch.device(device)
     predict = protocol.predictor(predict or model.to(device))
     other = other and protocol.predictor(other)
-    matrix, label_free = ConfusionMatrix(len(names), device), LabelFreeSums(len(names), device, other is not None)
+    matrix = ConfusionMatrix(len(names), device)
+    label_free = LabelFreeSums(len(names), device, other is not None)
+    labelled = LabelFreeSums(len(names), device, other is not None and "agreement" in needs)
+    sample = PixelSample(length) if "sample" in needs else None
     with (
         _raised_on_all_ranks(),
         inference(model.to(device)),
         share_of_chunks(dataset, length, batch_size, workers, device, in_order=in_order) as chunks,
     ):
         for number, chunk in enumerate(chunks, start=1):
+            first = (rank() + (number - 1) * world()) * batch_size
             for batch, label in chunk:
                 image = protocol.resize_image(batch.to(device, non_blocking=True).float().div_(255))
                 logits = _checked(predict(image), len(names))
-                if label is None:
-                    size = (batch.shape[-2], batch.shape[-1])
-                    others = None if other is None else protocol.resize_logits(other(image), size)
-                    label_free.update(protocol.resize_logits(logits, size), others)
-                else:
+                sums, scored_size = label_free, (batch.shape[-2], batch.shape[-1])
+                if label is not None:
                     same_classes({"the network": names, "the data set": own or names})
                     truth = protocol.resize_label(label.to(device, non_blocking=True))
-                    scored = protocol.resize_logits(logits, (truth.shape[-2], truth.shape[-1]))
+                    sums, scored_size = labelled, (truth.shape[-2], truth.shape[-1])
+                scored = protocol.resize_logits(logits, scored_size)
+                if label is not None:
                     matrix.update(best_class(scored), truth)
+                if label is None or "measures" in needs:
+                    others = protocol.resize_logits(other(image), scored_size) if other and sums.compared else None
+                    sums.update(scored, others)
+                if sample:
+                    sample.update(first, scored)
+                first += len(batch)
             if progress and rank() == 0:
                 progress(min(number * batch_size * (1 if in_order else world()), length), length)
     matrix.add_ranks()
     label_free.add_ranks()
+    labelled.add_ranks()
+    evidence = Evidence(
+        measures=(labelled + label_free).compute() if "measures" in needs else None,
+        sample=sample.gather() if sample else None,
+    )
     return Result(
         confusion=matrix.compute(),
         classes=names,
@@ -106,6 +125,7 @@ def evaluate(
         images=length,
         epsilon=protocol.epsilon,
         label_free=label_free.compute(),
+        evidence=evidence,
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +12,7 @@ from torch import Tensor
 from dalib.errors import DataError, suggest
 from dalib.evaluation.label_free import LabelFree
 from dalib.evaluation.metrics import intersection_over_union
+from dalib.evaluation.validators import Evidence
 
 SUBSETS: dict[str, tuple[str, ...]] = {
     "synthia16": (
@@ -67,6 +68,7 @@ class Result:
         images: number of images, those without labels included.
         epsilon: added to each union, in pixels (0 in all but one published protocol).
         label_free: measures of the images without labels; None where there are none.
+        evidence: what validators see, see the ``needs`` of ``dalib.evaluate``.
     """
 
     confusion: Tensor
@@ -76,6 +78,7 @@ class Result:
     images: int = 0
     epsilon: float = 0.0
     label_free: LabelFree | None = None
+    evidence: Evidence = field(default_factory=Evidence)
 
     @property
     def iou(self) -> Tensor:

@@ -45,6 +45,23 @@ def build_dataset(recipe: Recipe, name: str) -> "SegmentationDataset | None":
     return scored() if scored else dataset
 
 
+def build_pictures(recipe: Recipe) -> "SegmentationDataset":
+    """Return the images that a run is evaluated on, without their labels as far as its reader can leave these out.
+
+    They are the target's own where ``data.eval`` is left out and the target has no split val.
+    """
+    own_eval = recipe.data.eval is not None or recipe.data.target is None
+    try:
+        entries = recipe.data.entries("eval").items()
+        datasets = {path: open_dataset("target", options, path) for path, options in entries}
+    except DataError:
+        target = None if own_eval else build_dataset(recipe, "target")
+        if target is None:
+            raise
+        return target
+    return Joined(datasets, None) if len(datasets) > 1 else next(iter(datasets.values()))
+
+
 def open_dataset(name: str, options: Options, path: str) -> "SegmentationDataset":
     """Return one data set of a stream or ``eval``; of the target the images alone, if its reader has ``labels: null``.
 

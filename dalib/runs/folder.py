@@ -117,13 +117,6 @@ class RunFolder:
         lines = [*([above] if above else []), json.dumps(json.loads(last) | figures)]
         write_text(self.metrics, "".join(f"{line}\n" for line in lines))
 
-    def score(self, step: int) -> float:
-        """Return the mIoU that the metrics have of a step; -1 where they have none."""
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
-        return max(
-            (json.loads(line).get("eval/miou", -1.0) for line in lines if _logged_step(line) == step), default=-1.0
-        )
-
     def rewind(self, step: int) -> None:
         """Drop the metrics after ``step``, which a resumed run logs again, and an incomplete line."""
         if not self.metrics.exists():

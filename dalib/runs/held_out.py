@@ -1,16 +1,49 @@
 """Whether the images that a run is scored on are held out from its training."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from torch.utils.data import Dataset, Subset
+
+from dalib.data.dataset import spread
 from dalib.data.joined import Joined
 from dalib.data.loader import place_of
+from dalib.errors import DalibError, RecipeError, add_to
 from dalib.runs.build import build_dataset
 from dalib.runs.recipe import Recipe
 
 if TYPE_CHECKING:
     from dalib.data.dataset import SegmentationDataset
+
+
+def held_out_source(
+    recipe: Recipe, count: int, streams: "Mapping[str, SegmentationDataset] | None" = None
+) -> "SegmentationDataset":
+    """Return up to ``count`` labelled images of the source with split val, spread over it, for the source's own score.
+
+    Args:
+        streams: the recipe's data sets by stream; None: they are opened.
+
+    Raises:
+        DalibError: there is no such split, or its images are trained on.
+    """
+    entries = [{**options, "split": "val"} for options in recipe.data.entries("source").values()]
+    advice = "The validator `source` scores on labelled images that are held out, data.source with `split: val`"
+    if not entries:
+        raise RecipeError(f"{advice}, and there is no data.source; take another validator.")
+    scored = replace(recipe, data=replace(recipe.data, eval=entries if len(entries) > 1 else entries[0]))
+    try:
+        dataset = build_dataset(scored, "eval")
+        seen = trained_on(scored, None if streams is None else {**streams, "eval": dataset})
+    except DalibError as error:
+        add_to(error, f"{advice}.")
+        raise
+    assert dataset is not None
+    if seen:
+        raise RecipeError(f"{advice}, and images of that are trained on; give the splits other images.")
+    return Subset(cast("Dataset[Any]", dataset), spread(len(dataset), count))
 
 
 def trained_on(recipe: Recipe, datasets: "Mapping[str, SegmentationDataset | None] | None" = None) -> str:

@@ -23,6 +23,9 @@ from dalib.yaml import dump_yaml, parse_yaml, read_yaml
 Options = dict[str, Any]
 DataSets = Options | list[Options]
 
+MIOU = "miou"
+DEFAULT_VALIDATORS = ("entropy", "infomax", "snd", "ensv")  # those that take no further forward
+
 _DEFAULTS: dict[str, Options] = {"optimizer": {"use": "sgd", "lr": 2.5e-4}, "schedule": {"use": "poly"}}
 
 
@@ -147,13 +150,27 @@ class TrainOptions(OptionGroup):
 
 
 class EvaluateOptions(OptionGroup):
-    """``evaluate:``. ``classes``: see ``dalib.evaluate``; None = those present. ``limit``: how many images to score."""
+    """``evaluate:``. ``classes``: see ``dalib.evaluate``; None = those present. ``limit``: how many images to score.
+
+    ``validators``: what judges each evaluation without labels, names or ``{use: name, **options}``; ``best``: by what
+    ``best.pt`` is chosen, ``miou`` or a validator, which is then one of the run's.
+    """
 
     model: Literal["student", "teacher"] = "student"
     classes: list[str | int] | str | None = None
     protocol: Annotated[str, AfterValidator(_protocol)] = "full"
     batch_size: Count = 1
     limit: Count | None = None
+    validators: list[str | Options] = field(default_factory=lambda: list(DEFAULT_VALIDATORS))
+    best: str = "miou"
+
+    def validator_options(self) -> dict[str, Options]:
+        """Return the options of each validator by its place in the recipe, that of ``best`` included."""
+        given = [{"use": entry} if isinstance(entry, str) else entry for entry in self.validators]
+        chosen = {f"evaluate.validators[{number}]": options for number, options in enumerate(given)}
+        if self.best != MIOU and self.best not in [options.get("use") for options in given]:
+            chosen["evaluate.best"] = {"use": self.best}
+        return chosen
 
 
 class Recipe(OptionGroup):
@@ -293,6 +310,15 @@ def _check_uses(recipe: Recipe) -> None:
     if recipe.schedule is not None:
         _check_whole("schedule", recipe.schedule)
         schedule_from(recipe.schedule, recipe.train.steps, "schedule")
+    _check_validators(recipe.evaluate)
+
+
+def _check_validators(evaluate: EvaluateOptions) -> None:
+    places: dict[str, str] = {}
+    for path, options in evaluate.validator_options().items():
+        check_use("validator", options, path)
+        if (first := places.setdefault(options["use"], path)) != path:
+            raise RecipeError(f"{path}: {options['use']!r} is named at {first}, too; name each validator once.")
 
 
 def _check_data(data: DataOptions) -> None:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,15 @@ from dalib.labels import IGNORE
 from dalib.models.activation_checkpointing import checkpoint_activations
 from dalib.models.batchnorm import synchronised
 from dalib.runs.build import build_dataset, build_engine, build_eval, build_model, check_classes, compiled
+from dalib.runs.candidates import Candidates, check_teacher, needs_of, validators_of
 from dalib.runs.environment import environment_of
 from dalib.runs.folder import RunFolder
-from dalib.runs.held_out import trained_on
+from dalib.runs.held_out import held_out_source, trained_on
 from dalib.runs.loading import Earlier
 from dalib.runs.lock import locked
 from dalib.runs.pictures import Samples
 from dalib.runs.progress import Display, image_bar, tell
-from dalib.runs.recipe import Recipe
+from dalib.runs.recipe import MIOU, Recipe
 from dalib.runs.report import write_report
 from dalib.runs.resuming import check_same_data, check_same_recipe, identities
 from dalib.runs.saving import Saving
@@ -116,9 +118,13 @@ class Run:
         sizes = {name: stream.size for name, stream in seen.items()}
         plan = self.engine.plan(sizes, {name: stream.fields() for name, stream in seen.items()})
         check_sizes(self.engine.model, plan.rows[-1].sizes if plan.rows else sizes)
+        scored = min(len(self.eval), recipe.evaluate.limit or len(self.eval))
+        self.candidates = Candidates(recipe.evaluate.best, validators_of(recipe), scored)
+        self.needs = needs_of(self.candidates.validators)
+        check_teacher(self.candidates.validators, self.engine)
+        self.source = held_out_source(recipe, scored, self.streams) if "source" in self.needs else None
         self.shares = self._look_at_labels()
         self.seconds = 0.0  # of training, before a resume included
-        self.best, self.best_step = -1.0, 0
         self.saving = Saving(self.engine, self.folder, recipe.train, self._extras)
         self.time: Counter[str] = Counter()  # by section, before a resume
         self._logged = (0, 0.0)  # step and seconds of the last line of metrics
@@ -141,11 +147,12 @@ class Run:
             raise
         with image_bar(self.console, "evaluating") as progress:
             result = self._score(progress)
+        figures = self._judge(result)
         if self.recipe.train.eval_every:
-            self._keep_best(result)
+            self.saving.save_judged()
         self._gather_bad_items()
         if samples is not None:
-            self.folder.log_score(self.engine.index, _figures(result))
+            self.folder.log_score(self.engine.index, figures)
             with ranks.alone():
                 samples.predict("prediction", self.engine, teacher=self._teacher)
             samples.write(self.folder.panels)
@@ -184,7 +191,7 @@ class Run:
         return state
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        if not {"seconds", "best", "best_step", "time", "bad_items"} <= state.keys():
+        if not {"seconds", "candidates", "time", "bad_items"} <= state.keys():
             raise CheckpointError(f"the checkpoint in {self.folder.path} is not one that `dalib train` wrote.")
         with checkpoint.taken_from(self.folder.path):
             self.engine.load_state_dict(state)
@@ -195,16 +202,13 @@ class Run:
                     f"`dalib train {self.folder.path} --resume`."
                 )
             self.seconds = float(state["seconds"])
-            self.best, self.best_step = float(state["best"]), int(state["best_step"])
+            self.candidates.load_state_dict(state["candidates"])
             self.time, self.bad_items.messages = Counter(state["time"]), dict(state["bad_items"])
         self._logged, self.saving.saved = (self.engine.index, self.seconds), self.engine.index
         if self.first:
             self.folder.clean()
             write_text(self.folder.recipe, self.recipe.to_yaml())
             self.folder.rewind(self.engine.index)
-            last = self.folder.score(self.engine.index)  # of an evaluation after this checkpoint was written
-            if self.recipe.train.eval_every and last > self.best:
-                self.best, self.best_step = last, self.engine.index
         tell(self.console, f"resuming {self.folder.path} at step {self.engine.index}")
         if (were := state.get("ranks", 1)) != (now := ranks.world()):
             self._warn(
@@ -223,7 +227,7 @@ class Run:
             workers=data.workers,
             bad_items=self.bad_items,
         )
-        best = self.best, self.best_step
+        best = self.candidates.highest_miou
         agreed = ranks.Soon()
         with (
             Display(self.console, train.steps, self.engine.index, data.batch_size, best) as display,
@@ -231,6 +235,8 @@ class Run:
             self.saving.rescued(interruption),
             closing(steps),
         ):
+            if self._evaluates and self.engine.index not in self.candidates.steps:
+                display.log(self.engine.index, self._score_on_the_way(display))  # the run broke off in it
             for terms in steps:
                 self.seconds = earlier + time.perf_counter() - started
                 self._record(terms, display)
@@ -256,12 +262,19 @@ class Run:
             self._gather_bad_items()
         if logs:
             metrics |= self._metrics(terms)
-        if train.eval_every and step % train.eval_every == 0 and step < train.steps:
+        if metrics and self.first:  # before the evaluation, of which a resumed run can make up for
+            self.folder.log({"step": step, **metrics})
+        if self._evaluates:
             metrics |= self._score_on_the_way(display)
         if metrics and self.first:
-            self.folder.log({"step": step, **metrics})
             display.log(step, metrics)
         display.step(step)
+
+    @property
+    def _evaluates(self) -> bool:
+        """Whether the run is evaluated at this step, on the way."""
+        step, train = self.engine.index, self.recipe.train
+        return bool(train.eval_every and step and step % train.eval_every == 0 and step < train.steps)
 
     def _gather_bad_items(self) -> None:
         """Count what the other ranks could not read."""
@@ -293,19 +306,23 @@ class Run:
 
     def _score_on_the_way(self, display: Display) -> dict[str, float]:
         """Evaluate during training and keep the best checkpoint; a run's results are those of its last step."""
-        result = self._score(display.evaluating)
-        self._keep_best(result)
-        return _figures(result)
+        figures = self._judge(self._score(display.evaluating))
+        if self.first:
+            self.folder.log_score(self.engine.index, figures)
+        return figures
 
-    def _keep_best(self, result: Result) -> None:
-        if result.miou is not None and result.miou > self.best:
-            self.best, self.best_step = result.miou, self.engine.index
+    def _judge(self, result: Result) -> dict[str, float]:
+        """Return what the metrics say of an evaluation, and keep its weights if they are the best so far."""
+        figures = self.candidates.add(self.engine.index, result)
+        if self.recipe.train.eval_every and self.candidates.improved():
             self.saving.save_best()
+        return {f"eval/{name}": value for name, value in figures.items()}
 
     def _look_at_labels(self) -> dict[str, float]:
         """Say what is wrong with labels, and return the share of each class in the source's, {} without a source."""
         if self.unlabelled:
-            kept = " Without a mIoU there is no best.pt." if self.recipe.train.eval_every else ""
+            lacks_best = self.recipe.train.eval_every and self.recipe.evaluate.best == MIOU
+            kept = " Without a mIoU there is no best.pt; evaluate.best can name a validator." if lacks_best else ""
             self._warn(f"no labels to score on: {self.unlabelled}. The run is judged by label-free measures.{kept}")
         elif self.seen:
             self._warn(f"data.eval: {self.seen}")
@@ -332,8 +349,7 @@ class Run:
             "palette": [list(color) for color in self.palette],
             "seconds": self.seconds,
             "time": dict(self._time()),
-            "best": self.best,
-            "best_step": self.best_step,
+            "candidates": self.candidates.state_dict(),
             "bad_items": self.bad_items.messages,
         }
 
@@ -343,16 +359,19 @@ class Run:
 
     def _score(self, progress: Callable[[int, int], None]) -> Result:
         options = self.recipe.evaluate
-        return self.engine.evaluate(
-            self.eval,
+        evaluate: Callable[..., Result] = partial(
+            self.engine.evaluate,
             teacher=self._teacher,
             protocol=options.protocol,
             classes=options.classes,
             batch_size=options.batch_size,
-            limit=options.limit,
             workers=self.recipe.data.workers,
             progress=progress,
         )
+        result = evaluate(self.eval, limit=options.limit, needs=self.needs)
+        if self.source is None:
+            return result
+        return replace(result, evidence=replace(result.evidence, source=evaluate(self.source).miou))
 
     def _skipping(self, message: str) -> None:
         self._warn(f"skipping a bad item: {message}")
@@ -368,8 +387,9 @@ class Run:
             "time": {name: round(seconds, 3) for name, seconds in self._time().items()},
             "palette": {name: list(color) for name, color in zip(self.classes, self.palette, strict=True)},
         }
-        if self.best_step:
-            results["best"] = {"miou": self.best, "step": self.best_step}
+        results["validators"] = self.candidates.last_scores()
+        if best := self.candidates.describe_best():
+            results["best"] = best
         if self.unlabelled:
             results["unlabelled"] = self.unlabelled
         if self.seen:
@@ -384,8 +404,9 @@ class Run:
         self.console.print(result.table(self.shares))
         if skipped := self.bad_items.messages:
             self._warn("\n  ".join([f"skipped, {len(skipped)} items in all:", *skipped.values()]))
-        if self.best_step:
-            tell(self.console, f"best: mIoU {100 * self.best:.1f} % at step {self.best_step}, {self.folder.best}")
+        if best:
+            scored = f"mIoU {100 * best['miou']:.1f} %" if "by" not in best else f"{best['by']} {best['score']:.4g}"
+            tell(self.console, f"best: {scored} at step {best['step']}, {self.folder.best}")
         tell(self.console, f"report: {self.folder.path / 'report.html'}")
 
     @property
@@ -401,9 +422,3 @@ def _check_divides(recipe: Recipe) -> None:
             f"data.batch_size: {size} images, which count all ranks, do not divide into {world} ranks{times}; expected "
             f"a multiple of {micro * world}."
         )
-
-
-def _figures(result: Result) -> dict[str, float]:
-    """Return what the metrics say of an evaluation."""
-    figures = result.label_free.figures() if result.label_free else {}
-    return {f"eval/{name}": value for name, value in ({"miou": result.miou} | figures).items() if value is not None}

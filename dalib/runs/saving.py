@@ -54,6 +54,10 @@ class Saving:
             self._save(self._folder.last, self._folder.previous)
             self.saved = self._engine.index
 
+    def save_judged(self) -> None:
+        """Save ``last.pt`` again, with the evaluation that followed it."""
+        self._save(self._folder.last)
+
     def save_best(self) -> None:
         """Save the model that scored best so far."""
         self._save(self._folder.best)

@@ -1,5 +1,6 @@
 """Quantisation to int8: what agrees, what stays in float, and what the user's terminal shows."""
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -75,8 +76,13 @@ def test_every_convolution_reads_and_writes_8_bits_where_enough_pixels_agree(
 
 
 def test_what_loses_most_stays_in_float_and_nothing_is_said_on_the_way_but_that(
-    file: Path, pictures: list[Tensor], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    file: Path,
+    pictures: list[Tensor],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("dalib"), "level", logging.WARNING)  # the command line lowers it
     naive = quantize(file, tmp_path / "naive.onnx", pictures, goal=0)
     made = quantize(file, tmp_path / "int8.onnx", pictures, goal=1)
     assert len(made.kept) == 1 and made.agreement > naive.agreement

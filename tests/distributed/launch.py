@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,10 @@ def dalib(ranks: int, *arguments: object, restarts: int = 0, **variables: str) -
 class Started:
     """A job of ``dalib`` that goes on while a test acts on its processes; it ends with the block."""
 
-    def __init__(self, ranks: int, *arguments: object, restarts: int = 0) -> None:
+    def __init__(self, ranks: int, *arguments: object, restarts: int = 0, meeting: Sequence[str] = ()) -> None:
+        """Start one; ``meeting`` says to torchrun where it meets that of another host."""
         command = torchrun(ranks, "-m", "dalib", *arguments, restarts=restarts)
+        command = [*command[:3], *(meeting or command[3:4]), *command[4:]]
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -55,7 +57,7 @@ class Started:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pid in [self._process.pid, *self._pids().values()]:
+        for pid in [self._process.pid, *self.pids().values()]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -68,7 +70,7 @@ class Started:
 
     def send(self, number: int, rank: int | None = None) -> None:
         """Send a signal to a rank, or to torchrun."""
-        os.kill(self._process.pid if rank is None else self._pids()[rank], number)
+        os.kill(self._process.pid if rank is None else self.pids()[rank], number)
         self._acted = time.monotonic()
 
     def end(self) -> tuple[int, str, float]:
@@ -76,7 +78,7 @@ class Started:
         said, _ = self._process.communicate(timeout=PATIENCE)
         return self._process.returncode, said, time.monotonic() - self._acted
 
-    def _pids(self) -> dict[int, int]:
+    def pids(self) -> dict[int, int]:
         """Return the ranks' process ids."""
         found = {}
         for children in Path(f"/proc/{self._process.pid}/task").glob("*/children"):

@@ -6,11 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from dalib import make_recipe, run
+from dalib.core.create import validator_from
 from dalib.errors import DataError
 from dalib.evaluation.evaluate import evaluate
+from dalib.runs.select import select
+from dalib.yaml import parse_yaml
+from tests.command import TINY
 from tests.distributed.launch import on_ranks
 
 RANKS = 4
+NEEDS = ("measures", "agreement", "sample")
 BAD = 102  # an item's label outside the classes
 
 
@@ -47,10 +53,13 @@ class Network(nn.Module):
 def score(length, bad=None, **options):
     calls, started, scenes = [], time.monotonic(), Scenes(length, bad)
     try:
-        result = evaluate(Network(), scenes, other=Network(1), progress=lambda *done: calls.append(done), **options)
+        options |= {"other": Network(1), "needs": NEEDS, "progress": lambda *done: calls.append(done)}
+        result = evaluate(Network(), scenes, **options)
     except DataError as error:
         return {"error": str(error), "seconds": time.monotonic() - started}
-    return {"figures": result.to_dict(), "confusion": result.confusion, "iou": result.iou, "calls": calls}
+    figures = result.to_dict() | {"measures": result.evidence.measures.to_dict(scenes.classes)}
+    tensors = {"confusion": result.confusion, "iou": result.iou, "sample": result.evidence.sample}
+    return {"figures": figures, **tensors, "calls": calls}
 
 
 def several(cases):
@@ -75,6 +84,8 @@ def test_ranks_that_share_the_images_have_the_result_of_one_process(tmp_path):
         for told in shared:
             assert told[number]["figures"] == expected["figures"]
             assert torch.equal(told[number]["confusion"], expected["confusion"])
+            assert len(expected["sample"]) == expected["figures"]["images"] == expected["figures"]["measures"]["images"]
+            assert all(torch.equal(a, b) for a, b in zip(told[number]["sample"], expected["sample"], strict=True))
             assert told[number]["iou"].tolist() == pytest.approx(expected["iou"].tolist(), abs=0, rel=0, nan_ok=True)
     first, *others = ([case["calls"] for case in told[: len(CASES)]] for told in shared)
     assert first[1] == [(16 * done, 101) for done in range(1, 7)] + [(101, 101)]
@@ -84,3 +95,21 @@ def test_ranks_that_share_the_images_have_the_result_of_one_process(tmp_path):
         for case in told[len(CASES) :]:
             assert case["error"] == f"item 19: expected train ids in 0..2 or 255, found {BAD}."
             assert case["seconds"] < 30
+
+
+def ranked(folders):
+    names = ("ensv", "ensv_miou", "entropy", "infomax", "snd", "source")
+    return select(folders, {name: validator_from({"use": name}, "--by") for name in names}).to_dict("ensv")
+
+
+@pytest.mark.distributed
+def test_ranks_choose_the_checkpoint_that_one_process_does_by_the_same_scores(tmp_path):
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    for seed, folder in enumerate(folders):
+        value = parse_yaml(TINY)
+        value["train"] |= {"keep_every": 1, "seed": seed}
+        value["data"]["eval"]["length"] = 7
+        run(make_recipe(value), folder)
+    alone = ranked(folders)
+    assert len(alone["candidates"]) == 4
+    assert all(told == alone for told in on_ranks(2, ranked, tmp_path, folders=folders))

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,25 @@ def test_a_job_whose_rank_is_killed_ends_or_restarts_and_goes_on_bit_for_bit(
         if rank:
             assert checkpoint(folder)["step"] >= step  # rescued by rank 0
         finish(2, recipe, folder, "--resume")
+    assert_equal(outcome(unbroken), outcome(folder))
+
+
+@pytest.mark.distributed
+def test_a_job_on_two_hosts_restarts_and_goes_on_bit_for_bit(recipe, unbroken, tmp_path):
+    folder = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"
+    told = {"restarts": 1, "meeting": ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=two", place]}
+    with (
+        Started(1, "train", recipe, "--out", folder, **told) as one,
+        Started(1, "train", recipe, "--out", folder, **told) as other,
+    ):
+        one.await_step(4, folder)
+        (other if 1 in other.pids() else one).send(signal.SIGKILL, 1)
+        ends = [host.end() for host in (one, other)]
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    assert "rank 1 on " in "".join(said for _, said, _ in ends)
     assert_equal(outcome(unbroken), outcome(folder))
 
 

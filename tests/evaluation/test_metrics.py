@@ -178,7 +178,13 @@ def test_a_class_that_is_never_found_is_told_from_an_absent_one_that_is_predicte
 
 
 def test_without_labels_a_class_that_is_never_predicted_has_no_figure():
-    measures = LabelFree(images=1, entropy=0.5, confident=0.5, predicted=torch.tensor([0.9999, 0.0001, 0.0]))
+    measures = LabelFree(
+        images=1,
+        entropy=0.5,
+        confident=0.5,
+        predicted=torch.tensor([0.9999, 0.0001, 0.0]),
+        probability=torch.ones(3) / 3,
+    )
     table = result([[0] * 3] * 3, label_free=measures).table({"road": 1.0, "sky": 0.0, "car": 0.0})
     assert [list(column.cells) for column in table.columns[1:]] == [["100.0", "<0.1", "–"], ["100.0", "–", "–"]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dalib import Engine, create_dataset, make_recipe, wrap_model
+from dalib import Engine, Evidence, create_dataset, make_recipe, wrap_model
 from dalib.cli import main, make_parser
 from dalib.core.hookspecs import HOOKS
 from dalib.data.label_map import read_label_map
@@ -23,7 +23,7 @@ from tests.equal import assert_equal
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "examples" / "third_party"
-PAGES = ("quickstart", "data", "plugins", "methods", "models", "scaling", "fidelity")
+PAGES = ("quickstart", "data", "plugins", "methods", "models", "scaling", "choosing", "fidelity")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -81,6 +81,21 @@ def test_code_of_the_plugin_page_runs(with_example_plugin):
     for code in blocks("plugins", "python"):
         if not code.startswith("def step"):  # the loop is of methods; the test above compares it
             exec(compile(code, "docs/plugins.md", "exec"), {"__name__": "docs"})
+
+
+def test_the_page_of_choosing_names_every_validator_and_its_own_one_scores():
+    registry = type(default_registry())()
+    load_module(registry, "dalib.evaluation")
+    page = (ROOT / "docs" / "choosing.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \| (\w+) \|", page, flags=re.MULTILINE) and all(
+        f"| `{name}` | {'higher' if registry.get('validator', name).higher else 'lower'} |" in page
+        for name in registry.names("validator")
+    )
+    namespace: dict[str, object] = {"__name__": "docs"}
+    (code,) = blocks("choosing", "python")
+    exec(compile(code, "docs/choosing.md", "exec"), namespace)
+    sample = (torch.tensor([[0.95, 0.05], [0.6, 0.4]]),)
+    assert namespace["Confidence"](threshold=0.8).score(Evidence(sample=sample)) == 0.5
 
 
 def test_strategies_of_the_plugin_page_train_and_resume(with_example_plugin):

@@ -116,6 +116,19 @@ def test_a_run_that_was_broken_off_resumes_to_the_same_end(at, whole, tmp_path):
     assert_same_run(folder, tmp_path / "broken")
 
 
+def test_an_evaluation_on_the_way_that_was_broken_off_is_made_up_for(whole, tmp_path, monkeypatch):
+    def breaks(self, *arguments, **options):
+        raise StoppedError
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(Engine, "evaluate", breaks)
+        run(recipe(eval_every=2), tmp_path / "broken")
+    run(recipe(eval_every=2), tmp_path / "broken", resume=True)
+    assert_same_run(whole[0], tmp_path / "broken")
+    best = [torch.load(at / "checkpoints" / "best.pt", weights_only=True) for at in (whole[0], tmp_path / "broken")]
+    assert best[0]["step"] == best[1]["step"]
+
+
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_end(whole, tmp_path, caplog):
     folder = tmp_path / "run"
     with broken_off(3):
@@ -169,18 +182,21 @@ def test_the_best_checkpoint_is_that_of_the_highest_score_the_last_included_acro
 
     monkeypatch.setattr(Engine, "evaluate", scored)
     options = {"steps": 5, "eval_every": 1, "checkpoint_every": 1}
+    judged = recipe(**options)
+    judged.evaluate.validators = []
     with broken_off(3):
-        run(recipe(**options), tmp_path / "run")
+        run(judged, tmp_path / "run")
     console = Console(file=io.StringIO(), width=200)
-    run(recipe(**options), tmp_path / "run", resume=True, console=console)
+    run(judged, tmp_path / "run", resume=True, console=console)
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
     score = max(0.6, last)
-    assert (best["step"], best["best"]) == (step, pytest.approx(score))
+    assert (best["step"], best["candidates"]["mious"][-1]) == (step, pytest.approx(score))
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["best"] == {"miou": pytest.approx(score), "step": step}
     assert f"best: mIoU {100 * score:.1f} % at step {step}, " in console.file.getvalue()
     assert f"best at step {step}" in (tmp_path / "run" / "report.html").read_text()
-    run(recipe(**options | {"steps": 6}), tmp_path / "run", resume=True)
+    judged.train.steps = 6
+    run(judged, tmp_path / "run", resume=True)
     assert torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["step"] == (
         5 if last > 0.7 else 6
     )

@@ -100,6 +100,60 @@ def test_label_free_measures_are_those_of_a_loop_over_the_pixels(write, tmp_path
     assert result.label_free.agreement == pytest.approx((p.argmax(1) == other.argmax(1)).double().mean().item())
 
 
+def test_without_any_label_of_the_target_best_is_by_a_validator_and_select_ranks(write, tmp_path, capsys):
+    path = write()
+    text = path.read_text().replace("steps: 2,", "steps: 3, keep_every: 1,")
+    path.write_text(text + "evaluate: {best: agreement, validators: [entropy, infomax, snd, ensv]}\n")
+    _, results, said = trained(path, tmp_path / "run")
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    agreements = [line["eval/agreement"] for line in logged]
+    best = agreements.index(max(agreements)) + 1
+    assert results["best"] == {"miou": None, "step": best, "by": "agreement", "score": pytest.approx(max(agreements))}
+    assert torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["step"] == best
+    assert f"best: agreement {max(agreements):.4g} at step {best}" in said and "there is no best.pt" not in said
+    assert {"eval/entropy", "eval/infomax", "eval/snd"} <= logged[0].keys() and "eval/ensv" not in logged[0]
+    assert results["validators"]["ensv"] == logged[2]["eval/ensv"] > 0
+    assert "best by agreement" in (tmp_path / "run" / "report.html").read_text()
+    assert main(["select", str(tmp_path / "run"), "--validators", "agreement", "snd"]) == 0
+    assert "chosen by ensv" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "expected"),
+    [
+        ("{best: snb}", r"evaluate.best.use: there is no validator 'snb'"),
+        (
+            "{validators: [snd, {use: snd}]}",
+            r"evaluate.validators\[1\]: 'snd' is named at evaluate.validators\[0\], too",
+        ),
+    ],
+)
+def test_a_validator_that_cannot_be_is_refused(evaluate, expected, write, tmp_path):
+    path = write()
+    path.write_text(path.read_text() + f"evaluate: {evaluate}\n")
+    with pytest.raises(DalibError, match=expected):
+        trained(path, tmp_path / "run")
+
+
+def test_the_sources_own_score_judges_by_its_held_out_images_and_says_where_there_are_none(write, tmp_path):
+    path = write()
+    path.write_text(path.read_text() + "evaluate: {best: source, validators: []}\n")
+    result, results, _ = trained(path, tmp_path / "run")
+    assert result.miou is None and results["best"]["by"] == "source"
+    assert results["validators"] == {"source": pytest.approx(result.evidence.source)} and result.evidence.source > 0
+    path.write_text(path.read_text().replace("split: train", "split: null"))
+    with pytest.raises(DalibError, match=r"held out, data.source with `split: val`, and images of that are trained on"):
+        trained(path, tmp_path / "again")
+
+
+def test_agreement_without_a_teacher_is_refused(write, tmp_path):
+    path = write()
+    text = path.read_text().replace(", {use: dacs, threshold: 0.2}", "")
+    path.write_text(text + "evaluate: {validators: [agreement]}\n")
+    with pytest.raises(DalibError, match="'agreement' compares student and teacher, and no strategy of this stack"):
+        trained(path, tmp_path / "run")
+
+
 @pytest.mark.parametrize("damage", ["partial", "encoding", "size", "broken", "classes"])
 def test_labels_of_the_target_that_are_partial_or_other_do_not_stop_a_run(damage, write, tmp_path):
     root = tmp_path / "other"

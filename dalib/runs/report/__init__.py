@@ -17,11 +17,12 @@ def write_report(run_folder: Path) -> Path:
     - ``metrics.jsonl``: a line per logged step, with ``step``, terms named ``strategy/term``, ``eval/miou``, ``lr``,
       ``images_per_second``;
     - ``results.json``: ``miou``, ``iou`` by class name, ``counted`` (names that the mean is over), ``absent`` (asked
-      for, but without a labelled pixel), ``best`` (``miou`` and ``step`` of the best evaluation), ``steps``,
-      ``seconds``, ``time`` (seconds by strategy name), ``before`` (``miou`` and ``iou`` before adaptation), ``palette``
-      (RGB by class name), ``trained_on`` (that scored images are trained on); where there are no labels,
-      ``unlabelled`` (why) and ``label_free`` (``entropy``, ``confident``, ``threshold``, ``agreement``, ``predicted``
-      and ``source``: shares by class name);
+      for, but without a labelled pixel), ``best`` (``miou`` and ``step`` of the best evaluation; ``by`` and ``score``
+      where a validator chose it), ``validators`` (scores by name), ``steps``, ``seconds``, ``time`` (seconds by
+      strategy name), ``before`` (``miou`` and ``iou`` before adaptation), ``palette`` (RGB by class name),
+      ``trained_on`` (that scored images are trained on); where there are no labels, ``unlabelled`` (why) and
+      ``label_free`` (``entropy``, ``confident``, ``threshold``, ``agreement``, ``predicted`` and ``source``: shares by
+      class name);
     - ``environment.json``, ``recipe.yaml`` and ``panels/*.png``.
 
     Raises:

@@ -55,7 +55,7 @@ def headline(run: RunRecord) -> str:
     rates = [value for _, value in run.curves.get("images_per_second", []) if math.isfinite(value)]
     tiles = [
         _tile("mIoU %", _percent(results.get("miou")), _under_miou(run), main=True),
-        _tile("best mIoU %", _percent(best["miou"]), f"best at step {best['step']:,}") if best else "",
+        _best_tile(best) if best else "",
         *_label_free_tiles(results.get("label_free")),
         _tile("mIoU % before", _percent(before.get("miou")), before.get("name", "")) if before else "",
         _tile("pixel accuracy %", _percent(accuracy)) if (accuracy := results.get("pixel_accuracy")) else "",
@@ -66,6 +66,12 @@ def headline(run: RunRecord) -> str:
     tiles = [tile for tile in tiles if tile]
     row = math.ceil(len(tiles) / math.ceil(len(tiles) / TILES))  # rows of even length, none of a single tile
     return f'<section class="tiles" style="--row:{row}">{"".join(tiles)}</section>'
+
+
+def _best_tile(best: Mapping[str, Any]) -> str:
+    if "by" in best:
+        return _tile(f"best by {best['by']}", f"{best['score']:.4g}", f"best at step {best['step']:,}")
+    return _tile("best mIoU %", _percent(best["miou"]), f"best at step {best['step']:,}")
 
 
 def overview(run: RunRecord) -> str:
