@@ -124,12 +124,16 @@ class _ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = _wrapped(self.format(record))
-        print(_colored(text, YELLOW) if record.levelno >= logging.WARNING else text, file=sys.stderr)  # noqa: T201
+        _write(_colored(text, YELLOW) if record.levelno >= logging.WARNING else text)
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(f"{line}\n")  # at once, since torchrun's processes are unbuffered and share the stream
 
 
 def _say(message: str) -> None:
     if _first_to_say(message):
-        print(_colored(_wrapped(f"dalib: {message}"), RED), file=sys.stderr)  # noqa: T201
+        _write(_colored(_wrapped(f"dalib: {message}"), RED))
 
 
 def _first_to_say(message: str) -> bool:
