@@ -84,9 +84,9 @@ def timed_reading(waited: list[float]) -> Iterator[None]:
     """Note the seconds that evaluation waits for images, the start of the workers among them, while the body runs."""
 
     @contextmanager
-    def timed(*arguments: Any) -> Iterator[Iterator[Any]]:
+    def timed(*arguments: Any, **options: Any) -> Iterator[Iterator[Any]]:
         started = time.perf_counter()
-        with share_of_chunks(*arguments) as chunks:
+        with share_of_chunks(*arguments, **options) as chunks:
             waited.append(time.perf_counter() - started)
             yield each_timed(chunks)
 
