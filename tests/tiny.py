@@ -48,10 +48,10 @@ class TinyNetwork(TinyModel):
         return super().forward(x, outputs=True)
 
 
-def tappable_model(seed: int = 0) -> nn.Module:
+def tappable_model(seed: int = 0, num_classes: int = 5) -> nn.Module:
     """Return the model in dalib's wrapper, so that its layers can be tapped."""
     torch.manual_seed(seed)
-    return wrap_model(TinyNetwork(), 5)
+    return wrap_model(TinyNetwork(num_classes), num_classes)
 
 
 def tiny_batch(seed: int = 0, size: tuple[int, int] = (12, 16), batch: int = 2, num_classes: int = 5) -> Batch:
