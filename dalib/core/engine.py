@@ -329,10 +329,12 @@ class Engine:
                 the source's. The target's labels are never read.
         """
         given = {"source": source, **(streams or {}), **({"eval": eval} if eval is not None and labelled(eval) else {})}
-        given_classes = {name: dataset for name, dataset in given.items() if dataset is not None}
-        self.classes = check_classes(given_classes, self.num_classes, self.classes)
+        datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
+        self.classes = check_classes(datasets, self.num_classes, self.classes)
+        if eval is not None and any(eval is dataset for name, dataset in datasets.items() if name != "eval"):
+            logger.warning("the images to evaluate on are trained on, too, so their score says nothing about others.")
         own = None if source is None else own_classes(source)
-        looked_at = given_classes if own or may_leave_classes(self.stack.strategies, self.segmentation_loss) else {}
+        looked_at = datasets if own or may_leave_classes(self.stack.strategies, self.segmentation_loss) else {}
         pixels = {name: label_pixels(dataset) for name, dataset in looked_at.items() if name != "eval"}
         if source is not None and own and (absent := absent_classes(own, pixels["source"])):
             logger.warning("the source, %d of %d images looked at: %s", min(32, len(source)), len(source), absent)

@@ -82,6 +82,14 @@ def test_images_alone_are_a_target_and_are_evaluated_without_labels():
     assert torch.equal(result.confusion, torch.zeros(5, 5, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("scored", ["source", "few", "others"])
+def test_scoring_on_images_that_are_trained_on_is_said(scored, caplog):
+    data = {name: TinyData(seed=seed) for seed, name in enumerate(("source", "few", "others"))}
+    engine = Engine(tiny_model(), [Supervised()], device="cpu")
+    engine.fit(data["source"], streams={"few": data["few"]}, steps=1, batch_size=2, eval=data[scored])
+    assert ("are trained on, too" in caplog.text) == (scored != "others")
+
+
 def test_a_class_without_a_pixel_is_said_before_the_first_step(caplog):
     source = Named(*NAMES)
     source.labels.clamp_(max=3)

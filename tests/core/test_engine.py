@@ -709,3 +709,21 @@ def test_images_reach_a_predictor_that_adapts_in_their_order():
     strategy, data = Adapts(), TinyData(5)
     engine([Supervised(), strategy]).evaluate(data, batch_size=2, workers=1)
     assert torch.equal(torch.cat(strategy.seen), data.images.float() / 255)
+
+
+def test_draws_differ_by_rank_and_are_the_same_each_time(monkeypatch):
+    def drawn(rank):
+        monkeypatch.setattr("dalib.ranks.rank", lambda: rank)
+        values = []
+
+        class Draws(Supervised):
+            @hookimpl
+            def pre_batch(self, step):
+                values.append(torch.rand(()).item())
+
+        engine = Engine(tiny_model(dropout=0.5), [Draws()], device="cpu")
+        return [values, *(float(engine.step(tiny_batch())["draws/loss"]) for _ in range(2))]
+
+    first, second = drawn(0), drawn(1)
+    assert drawn(0) == first and drawn(1) == second and drawn(2)[0] != second[0]
+    assert all(a != b for a, b in zip(first[0], second[0], strict=True)) and first[1] != second[1]  # dropout's, too
